@@ -1,0 +1,63 @@
+//! The seam between Hadal's drivers and the machine: clock, randomness, tasks, disk and network
+//! as traits.
+//!
+//! There are two sides to it. `engine/shard` (with `wire/quic`) is the real machine; `tests/sim`
+//! is a deterministic world that runs the same drivers and the same store. The traits put no
+//! `Send` bound on anything: a shard is one thread. Code that must also run on a
+//! multi-threaded runtime (the client library) simply holds nothing thread-bound across an await,
+//! and the compiler infers the rest.
+#![forbid(unsafe_code)]
+
+mod disk;
+mod net;
+
+pub use disk::{Create, DirEntry, Disk, DiskBuf, DiskError, DiskOp, File, OpenOptions, Space, ALIGN};
+pub use net::{Conn, Expect, Net, NetError, NetErrorKind, RecvStream, SendStream};
+
+use core::future::Future;
+use hadal_types::Tick;
+
+/// Time. Cores never see this; drivers read it and hand the values in.
+pub trait Clock {
+    /// Monotonic time (`CLOCK_BOOTTIME`: goes on through a suspend).
+    fn now(&self) -> Tick;
+
+    /// Wall time in milliseconds since 1970. Only for what people read and for inode times;
+    /// no decision of a protocol rests on it.
+    fn wall_ms(&self) -> u64;
+
+    /// Resolves at `deadline` or as soon after it as the runtime gets to it.
+    fn sleep_until(&self, deadline: Tick) -> impl Future<Output = ()>;
+}
+
+/// Randomness. In the simulator a seeded stream.
+pub trait Random {
+    /// Sixty-four random bits, of cryptographic quality in production.
+    fn random_u64(&self) -> u64;
+}
+
+/// What a client needs: time, randomness, network.
+pub trait Seam: Clock + Random + Clone + 'static {
+    /// The network.
+    type Net: Net;
+
+    /// This node's endpoint.
+    fn net(&self) -> &Self::Net;
+}
+
+/// What a daemon's shard needs: a [`Seam`], tasks and a disk.
+pub trait Env: Seam {
+    /// The disk.
+    type Disk: Disk;
+
+    /// The disk of this shard.
+    fn disk(&self) -> &Self::Disk;
+
+    /// Runs `task` on this shard. A panic in it stops the whole process with an exit code: it
+    /// never leaves half a node serving. `name` is for logs and the simulator's trace.
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static);
+
+    /// Stops the process at once with this exit code, after logging the reason. In the simulator
+    /// it crashes the node. Never returns control to the caller's task: callers `return` after it.
+    fn stop(&self, exit_code: i32, reason: &str);
+}

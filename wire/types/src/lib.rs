@@ -1,0 +1,23 @@
+//! The nouns of HDFS as types: identifiers, stamps, states and the identity of a namespace.
+//!
+//! Every other crate of Hadal builds on this one, so it depends on nothing and does nothing
+//! but name things, order them and print them.
+#![no_std]
+#![forbid(unsafe_code)]
+extern crate alloc;
+
+mod block;
+mod ids;
+mod identity;
+mod state;
+mod tick;
+
+pub use block::{Block, PARTITION_COUNT, mix, partition_of, unmix};
+pub use identity::{
+    BlockPoolId, CURRENT_LAYOUT, ClusterId, LayoutVersion, NamespaceInfo, Principal, Role,
+};
+pub use ids::{
+    BlockId, CallId, ClientId, DatanodeUuid, Epoch, GenerationStamp, InodeId, StorageUuid, TxId,
+};
+pub use state::{BlockState, HaState, ReplicaState};
+pub use tick::Tick;
