@@ -16,7 +16,11 @@ pub struct Block {
 
 impl fmt::Display for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}_{}({} bytes)", self.id, self.generation_stamp, self.length)
+        write!(
+            f,
+            "{}_{}({} bytes)",
+            self.id, self.generation_stamp, self.length
+        )
     }
 }
 

@@ -62,7 +62,13 @@ pub enum Role {
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 5] = [Self::Namenode, Self::Journalnode, Self::Datanode, Self::Client, Self::Admin];
+    pub const ALL: [Self; 5] = [
+        Self::Namenode,
+        Self::Journalnode,
+        Self::Datanode,
+        Self::Client,
+        Self::Admin,
+    ];
 
     /// The word in certificates and on the command line.
     #[must_use]

@@ -7,8 +7,8 @@
 extern crate alloc;
 
 mod block;
-mod ids;
 mod identity;
+mod ids;
 mod state;
 mod tick;
 

@@ -1,0 +1,1 @@
+//! QJournalProtocol: NameNodes to JournalNodes.

@@ -1,0 +1,149 @@
+//! What is said to DataNodes: headers of block streams, and the small calls beside them.
+
+use crate::client::{BlockToken, ReplicaTarget};
+use crate::protocol::{Protocol, ProtocolId};
+use crate::{wire_enum, wire_struct};
+use alloc::vec::Vec;
+use hadal_types::{
+    Block, BlockId, BlockPoolId, ClientId, GenerationStamp, ReplicaState, StorageUuid,
+};
+
+/// The protocol towards DataNodes.
+pub struct TransferProtocol;
+
+impl Protocol for TransferProtocol {
+    const ID: ProtocolId = ProtocolId::Transfer;
+    const VERSION: u16 = 1;
+    type Request = Request;
+    type Response = Response;
+}
+
+wire_struct! {
+    /// Header of an append stream to a DataNode: a block is coming. Frames are
+    /// [`crate::frame::AppendFrame`]s whose `aux` is one little-endian CRC32C per chunk and whose payload is the
+    /// data; every node verifies, stores, and forwards the same bytes to the next target. The first
+    /// [`crate::frame::Ack`] (sequence `u64::MAX`, before any frame is acknowledged) says that the whole pipeline
+    /// is set up, or which node is at fault. The next acks are cumulative over the whole pipeline.
+    pub struct WriteBlock {
+        /// Which pool.
+        pub pool: BlockPoolId,
+        /// Id and stamp; `length` is the bytes the replica holds already (recovery stages), else 0.
+        pub block: Block,
+        /// What kind of set-up.
+        pub stage: WriteStage,
+        /// Storage to use at the receiver.
+        pub storage: StorageUuid,
+        /// The rest of the pipeline, next first.
+        pub targets: Vec<ReplicaTarget>,
+        /// Data bytes per checksum.
+        pub bytes_per_checksum: u32,
+        /// Who writes; zero for DataNode copies.
+        pub client: ClientId,
+        /// Finished replicas must be durable before the last ack (default true; HDFS `synconclose`).
+        pub sync_on_close: bool,
+        /// Block size of the file: room to reserve.
+        pub expected_length: u64,
+        /// Right to write.
+        pub token: BlockToken,
+    }
+}
+
+wire_enum! {
+    /// Why a pipeline is set up.
+    pub enum WriteStage {
+        /// A new block.
+        0 => Create,
+        /// A finalised block reopened; the stamp is the new one, `old` the one on disk.
+        1 => Append { old: GenerationStamp },
+        /// A pipeline that failed while streaming goes on: replicas are RBW under `old`, all hold at least
+        /// `acked` bytes and are cut back to it.
+        2 => StreamingRecovery { old: GenerationStamp, acked: u64 },
+        /// A pipeline that failed while closing: finalise under the new stamp at this length.
+        3 => CloseRecovery { old: GenerationStamp, length: u64 },
+        /// A copy between DataNodes: the replica is TEMPORARY until finished.
+        4 => Copy,
+        /// Bytes for a node that joins a running pipeline: the replica becomes RBW when finished.
+        5 => TransferRbw,
+    }
+}
+
+wire_struct! {
+    /// Header of a read stream. The answer is `{length u32, ReadReply}`, then Data frames (`aux` = checksums) and
+    /// a Finish or Abort frame.
+    pub struct ReadBlock {
+        /// Which pool.
+        pub pool: BlockPoolId,
+        /// Id and the lowest stamp accepted.
+        pub block: Block,
+        /// First byte wanted.
+        pub offset: u64,
+        /// How many.
+        pub length: u64,
+        /// Right to read.
+        pub token: BlockToken,
+    }
+}
+
+wire_struct! {
+    /// What precedes the data of a read.
+    pub struct ReadReply {
+        /// Data bytes per checksum.
+        pub bytes_per_checksum: u32,
+        /// Where the first frame starts: the chunk boundary at or below the offset asked.
+        pub start: u64,
+        /// Where the last frame ends: past the range asked up to a chunk boundary or the end of the replica.
+        pub end: u64,
+        /// Visible length of the replica.
+        pub visible_length: u64,
+    }
+}
+
+wire_enum! {
+    /// Small calls to a DataNode.
+    pub enum Request {
+        /// Bytes of a replica a reader may see (F-08).
+        0 => GetVisibleLength { pool: BlockPoolId, block: Block, token: BlockToken },
+        /// Joins a block recovery (E-18): freezes the replica under a recovery id.
+        1 => InitReplicaRecovery { pool: BlockPoolId, block: Block, recovery_id: GenerationStamp },
+        /// Ends it: new stamp and length.
+        2 => UpdateReplica {
+            pool: BlockPoolId,
+            block: Block,
+            recovery_id: GenerationStamp,
+            new_id: BlockId,
+            new_length: u64,
+        },
+        /// Checksum over a replica's chunk checksums, for `-checksum`.
+        3 => GetBlockChecksum { pool: BlockPoolId, block: Block, token: BlockToken },
+        /// Copy the bytes of an open replica to a node that joins its pipeline.
+        4 => TransferReplica { pool: BlockPoolId, block: Block, targets: Vec<ReplicaTarget>, token: BlockToken },
+    }
+}
+
+wire_enum! {
+    /// Answers of a DataNode.
+    pub enum Response {
+        /// To GetVisibleLength.
+        0 => VisibleLength { length: u64 },
+        /// To InitReplicaRecovery; `None` when there is no such replica.
+        1 => ReplicaInfo { info: Option<ReplicaInfo> },
+        /// To UpdateReplica.
+        2 => Updated { storage: StorageUuid },
+        /// To GetBlockChecksum: CRC32C over the little-endian chunk checksums.
+        3 => Checksum { crc: u32, bytes_per_checksum: u32, length: u64 },
+        /// To TransferReplica.
+        4 => Done,
+    }
+}
+
+wire_struct! {
+    /// A replica as block recovery sees it.
+    pub struct ReplicaInfo {
+        /// Id, stamp, length on disk.
+        pub block: Block,
+        /// State before recovery began.
+        pub state: ReplicaState,
+        /// Where.
+        pub storage: StorageUuid,
+    }
+}
