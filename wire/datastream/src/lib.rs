@@ -1,1 +1,17 @@
-//! (skeleton)
+//! The pure mind of a client: how a block stream survives its DataNodes, which replica to read next, which
+//! NameNode to ask next, and how long to go on trying.
+//!
+//! No clock, no socket, no checksum: the driver (`wire/client`) brings time, bytes and connections.
+#![no_std]
+#![forbid(unsafe_code)]
+extern crate alloc;
+
+pub mod block_stream;
+pub mod failover;
+pub mod packet;
+pub mod replica_choice;
+
+pub use block_stream::{BlockStream, PipelineError, Recovery};
+pub use failover::{Failover, FailoverOptions, Verdict};
+pub use packet::{Packet, Packetizer};
+pub use replica_choice::ReplicaChoice;

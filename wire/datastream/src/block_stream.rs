@@ -1,0 +1,395 @@
+//! One block on its way through a pipeline: what is in flight, what is acknowledged, and what to do when a
+//! node fails (E-21).
+
+use crate::packet::Packet;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use hadal_proto::client::ReplicaTarget;
+use hadal_proto::transfer::WriteStage;
+use hadal_types::{Block, DatanodeUuid, GenerationStamp};
+use thiserror::Error;
+
+/// More recoveries than this for one packet end the write (T-P16, HDFS
+/// `dfs.client.pipeline.recovery.max-retries`).
+pub const RECOVERIES_MAX: u32 = 5;
+
+/// Why a block stream is given up.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum PipelineError {
+    /// No node is left.
+    #[error("All datanodes of {block} are bad. Aborting...")]
+    AllBad {
+        /// Which block.
+        block: Block,
+    },
+    /// The same packet failed too often.
+    #[error(
+        "failing write: tried pipeline recovery of {block} {RECOVERIES_MAX} times without success at offset {offset}"
+    )]
+    TooManyRecoveries {
+        /// Which block.
+        block: Block,
+        /// First byte not acknowledged.
+        offset: u64,
+    },
+}
+
+/// What the driver does after a failure.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Recovery {
+    /// Nothing was acknowledged and no byte can be anywhere: abandon the block, ask for another one without the
+    /// bad nodes, and send everything again.
+    Abandon,
+    /// Ask for a new stamp, set the remaining nodes up again at the acknowledged length, tell the NameNode, and
+    /// send again what was not acknowledged.
+    Continue,
+}
+
+/// The state of one block's stream. Packets move from *queued* to *sent* to gone (acknowledged).
+#[derive(Debug)]
+pub struct BlockStream {
+    block: Block,
+    nodes: Vec<ReplicaTarget>,
+    queued: VecDeque<Packet>,
+    sent: VecDeque<Packet>,
+    in_flight: usize,
+    acked: u64,
+    established: bool,
+    finishing: Option<u64>,
+    finish_sent: bool,
+    finished: bool,
+    recoveries: u32,
+    recoveries_at: u64,
+    bad: Vec<DatanodeUuid>,
+}
+
+impl BlockStream {
+    /// A fresh block and its pipeline.
+    #[must_use]
+    pub fn new(block: Block, nodes: Vec<ReplicaTarget>) -> Self {
+        Self {
+            block,
+            nodes,
+            queued: VecDeque::new(),
+            sent: VecDeque::new(),
+            in_flight: 0,
+            acked: 0,
+            established: false,
+            finishing: None,
+            finish_sent: false,
+            finished: false,
+            recoveries: 0,
+            recoveries_at: 0,
+            bad: Vec::new(),
+        }
+    }
+
+    /// Id and present stamp; the length is what is acknowledged.
+    #[must_use]
+    pub fn block(&self) -> Block {
+        Block {
+            length: self.acked,
+            ..self.block
+        }
+    }
+
+    /// The nodes still in the pipeline, in order.
+    #[must_use]
+    pub fn nodes(&self) -> &[ReplicaTarget] {
+        &self.nodes
+    }
+
+    /// Nodes that failed on this block.
+    #[must_use]
+    pub fn bad_nodes(&self) -> &[DatanodeUuid] {
+        &self.bad
+    }
+
+    /// Bytes acknowledged by every node of the pipeline.
+    #[must_use]
+    pub fn acked(&self) -> u64 {
+        self.acked
+    }
+
+    /// Bytes queued or sent and not acknowledged.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Every node has finalised its replica.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Takes a packet for sending.
+    pub fn push(&mut self, packet: Packet) {
+        assert!(
+            self.finishing.is_none(),
+            "no packet follows the end of a block"
+        );
+        self.in_flight += packet.length;
+        self.queued.push_back(packet);
+    }
+
+    /// The block ends at `length` bytes, all of which were pushed.
+    pub fn finish(&mut self, length: u64) {
+        self.finishing = Some(length);
+    }
+
+    /// The next packet to put on the stream; it counts as sent.
+    pub fn poll_send(&mut self) -> Option<&Packet> {
+        let packet = self.queued.pop_front()?;
+        self.sent.push_back(packet);
+        self.sent.back()
+    }
+
+    /// Whether the end-of-block frame is due now; it counts as sent.
+    pub fn poll_finish(&mut self) -> Option<u64> {
+        let length = self.finishing?;
+        if self.finish_sent || !self.queued.is_empty() {
+            return None;
+        }
+        self.finish_sent = true;
+        Some(length)
+    }
+
+    /// The pipeline reported that it is set up.
+    pub fn handle_established(&mut self) {
+        self.established = true;
+    }
+
+    /// Everything up to `offset` is acknowledged by every node; `finished` when the end-of-block frame is.
+    pub fn handle_ack(&mut self, offset: u64, finished: bool) {
+        self.established = true;
+        self.acked = self.acked.max(offset);
+        while let Some(packet) = self.sent.front() {
+            if packet.end() > self.acked {
+                break;
+            }
+            self.in_flight -= packet.length;
+            self.sent.pop_front();
+        }
+        if finished {
+            let length = self
+                .finishing
+                .expect("a finish is acknowledged only after it was sent");
+            assert_eq!(
+                self.acked, length,
+                "a finished block is acknowledged to its end"
+            );
+            self.finished = true;
+        }
+    }
+
+    /// The stream failed. `bad_node` is the pipeline index at fault, when known; an unknown one blames the first
+    /// node, which is the only one this client talks to.
+    ///
+    /// # Errors
+    /// [`PipelineError`] when the write cannot go on.
+    pub fn handle_failure(&mut self, bad_node: Option<usize>) -> Result<Recovery, PipelineError> {
+        let index = bad_node
+            .filter(|index| *index < self.nodes.len())
+            .unwrap_or(0);
+        if index < self.nodes.len() {
+            self.bad.push(self.nodes.remove(index).datanode);
+        }
+        if self.acked > self.recoveries_at {
+            self.recoveries = 0;
+        }
+        self.recoveries_at = self.acked;
+        self.recoveries += 1;
+        if self.recoveries > RECOVERIES_MAX {
+            return Err(PipelineError::TooManyRecoveries {
+                block: self.block(),
+                offset: self.acked,
+            });
+        }
+        // Un-acked packets go back to the head of the queue, in order (E-21).
+        while let Some(packet) = self.sent.pop_back() {
+            self.queued.push_front(packet);
+        }
+        self.finish_sent = false;
+        if !self.established && self.acked == 0 {
+            return Ok(Recovery::Abandon);
+        }
+        self.established = false;
+        if self.nodes.is_empty() {
+            return Err(PipelineError::AllBad {
+                block: self.block(),
+            });
+        }
+        Ok(Recovery::Continue)
+    }
+
+    /// A recovered pipeline could not be set up: one more node is bad.
+    ///
+    /// # Errors
+    /// As [`BlockStream::handle_failure`].
+    pub fn handle_recovery_failure(
+        &mut self,
+        bad_node: Option<usize>,
+    ) -> Result<Recovery, PipelineError> {
+        self.established = true;
+        self.handle_failure(bad_node)
+    }
+
+    /// The stage to set a recovered pipeline up with: replicas are under `old`.
+    #[must_use]
+    pub fn recovery_stage(&self, old: GenerationStamp) -> WriteStage {
+        WriteStage::StreamingRecovery {
+            old,
+            acked: self.acked,
+        }
+    }
+
+    /// The block goes on under a new stamp.
+    pub fn handle_new_stamp(&mut self, stamp: GenerationStamp) {
+        assert!(stamp > self.block.generation_stamp, "stamps only grow");
+        self.block.generation_stamp = stamp;
+    }
+
+    /// Another block takes over everything queued (after [`Recovery::Abandon`]).
+    pub fn handle_replaced(&mut self, block: Block, nodes: Vec<ReplicaTarget>) {
+        assert_eq!(
+            self.acked, 0,
+            "only a block without acknowledged bytes is replaced"
+        );
+        self.block = block;
+        self.nodes = nodes;
+        self.established = false;
+        self.finish_sent = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::String;
+    use alloc::vec;
+    use bytes::Bytes;
+    use hadal_types::{BlockId, StorageUuid};
+
+    fn node(number: u128) -> ReplicaTarget {
+        ReplicaTarget {
+            datanode: DatanodeUuid(number),
+            storage: StorageUuid(number),
+            name: String::new(),
+            address: String::new(),
+            shards: 1,
+            rack: String::new(),
+        }
+    }
+
+    fn stream() -> BlockStream {
+        let block = Block {
+            id: BlockId(7),
+            generation_stamp: GenerationStamp(1000),
+            length: 0,
+        };
+        BlockStream::new(block, vec![node(1), node(2), node(3)])
+    }
+
+    fn packet(offset: u64) -> Packet {
+        Packet {
+            offset,
+            pieces: vec![Bytes::from_static(b"0123")],
+            length: 4,
+            flags: 0,
+        }
+    }
+
+    fn drain(stream: &mut BlockStream) -> Vec<u64> {
+        let mut offsets = Vec::new();
+        while let Some(packet) = stream.poll_send() {
+            offsets.push(packet.offset);
+        }
+        offsets
+    }
+
+    #[test]
+    fn unacked_packets_are_sent_again_in_order_after_a_failure_e21() {
+        let mut stream = stream();
+        for offset in [0, 4, 8] {
+            stream.push(packet(offset));
+        }
+        assert_eq!(drain(&mut stream), [0, 4, 8]);
+        stream.handle_ack(4, false);
+        stream.push(packet(12));
+        assert_eq!(stream.handle_failure(Some(1)), Ok(Recovery::Continue));
+        assert_eq!(
+            stream
+                .nodes()
+                .iter()
+                .map(|n| n.datanode.0)
+                .collect::<Vec<_>>(),
+            [1, 3]
+        );
+        assert_eq!(stream.bad_nodes(), [DatanodeUuid(2)]);
+        stream.handle_new_stamp(GenerationStamp(1001));
+        assert_eq!(drain(&mut stream), [4, 8, 12]);
+        stream.finish(16);
+        assert_eq!(stream.poll_finish(), Some(16));
+        assert_eq!(stream.poll_finish(), None);
+        stream.handle_ack(16, true);
+        assert!(stream.is_finished());
+        assert_eq!(stream.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_block_nobody_accepted_is_abandoned_e21() {
+        let mut stream = stream();
+        stream.push(packet(0));
+        drain(&mut stream);
+        assert_eq!(stream.handle_failure(None), Ok(Recovery::Abandon));
+        assert_eq!(stream.bad_nodes(), [DatanodeUuid(1)]);
+        let block = Block {
+            id: BlockId(8),
+            generation_stamp: GenerationStamp(1001),
+            length: 0,
+        };
+        stream.handle_replaced(block, vec![node(2)]);
+        assert_eq!(drain(&mut stream), [0]);
+    }
+
+    #[test]
+    fn more_than_five_recoveries_of_one_packet_fail_the_write_t_p16() {
+        let mut stream = BlockStream::new(Block::default(), (0..20).map(node).collect());
+        stream.push(packet(0));
+        stream.push(packet(4));
+        drain(&mut stream);
+        stream.handle_ack(4, false);
+        for _ in 0..RECOVERIES_MAX {
+            assert_eq!(stream.handle_failure(None), Ok(Recovery::Continue));
+            stream.handle_established();
+        }
+        assert!(matches!(
+            stream.handle_failure(None),
+            Err(PipelineError::TooManyRecoveries { .. })
+        ));
+    }
+
+    #[test]
+    fn progress_resets_the_recovery_count() {
+        let mut stream = BlockStream::new(Block::default(), (0..40).map(node).collect());
+        for round in 0..20u64 {
+            stream.push(packet(round * 4));
+            drain(&mut stream);
+            stream.handle_ack(round * 4 + 4, false);
+            assert_eq!(stream.handle_failure(None), Ok(Recovery::Continue));
+        }
+    }
+
+    #[test]
+    fn all_nodes_bad_aborts() {
+        let mut stream = stream();
+        stream.handle_established();
+        assert_eq!(stream.handle_failure(None), Ok(Recovery::Continue));
+        assert_eq!(stream.handle_recovery_failure(None), Ok(Recovery::Continue));
+        assert!(matches!(
+            stream.handle_recovery_failure(None),
+            Err(PipelineError::AllBad { .. })
+        ));
+    }
+}
