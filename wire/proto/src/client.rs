@@ -5,8 +5,8 @@ use crate::{wire_enum, wire_struct};
 use alloc::string::String;
 use alloc::vec::Vec;
 use hadal_types::{
-    Block, BlockPoolId, CallId, ClientId, DatanodeUuid, GenerationStamp, HaState, InodeId,
-    StorageUuid, TxId,
+    Block, BlockId, BlockPoolId, CallId, ClientId, DatanodeUuid, GenerationStamp, HaState, InodeId,
+    StorageUuid, TxId, shard_of,
 };
 
 /// Longest path in bytes (HDFS: 8000 characters).
@@ -293,6 +293,17 @@ wire_struct! {
         pub shards: u16,
         /// Its rack (`/default-rack`).
         pub rack: String,
+    }
+}
+
+impl ReplicaTarget {
+    /// Where to dial for this block: the port of the shard that owns its partition (architecture.md, decision 5).
+    /// `None` when the address is malformed.
+    #[must_use]
+    pub fn address_for(&self, block: BlockId) -> Option<core::net::SocketAddr> {
+        let mut address: core::net::SocketAddr = self.address.parse().ok()?;
+        address.set_port(address.port().checked_add(shard_of(block, self.shards))?);
+        Some(address)
     }
 }
 

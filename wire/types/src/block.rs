@@ -66,6 +66,13 @@ pub const fn partition_of(id: BlockId) -> usize {
     (mix(id) >> 56) as usize
 }
 
+/// Which of a node's `shards` owns this block: whole partitions, evenly split.
+#[must_use]
+pub const fn shard_of(id: BlockId, shards: u16) -> u16 {
+    let shards = if shards == 0 { 1 } else { shards };
+    (partition_of(id) * shards as usize / PARTITION_COUNT) as u16
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ mod ids;
 mod state;
 mod tick;
 
-pub use block::{Block, PARTITION_COUNT, mix, partition_of, unmix};
+pub use block::{Block, PARTITION_COUNT, mix, partition_of, shard_of, unmix};
 pub use identity::{
     BlockPoolId, CURRENT_LAYOUT, ClusterId, LayoutVersion, NamespaceInfo, Principal, Role,
 };
