@@ -1,1 +1,17 @@
-//! (skeleton)
+//! The DataNode's mind: which NameNode to obey, what to report to whom and when, and what may be acknowledged
+//! on a block stream. Pure: no clock, no socket, no file.
+#![no_std]
+#![forbid(unsafe_code)]
+extern crate alloc;
+
+pub mod ack_book;
+pub mod actor;
+pub mod offer_service;
+pub mod pending_reports;
+pub mod schedule;
+
+pub use ack_book::AckBook;
+pub use actor::{Actor, ActorConfig, ActorOutput};
+pub use offer_service::{Admission, ClaimOutcome, IdentityError, OfferService};
+pub use pending_reports::PendingReports;
+pub use schedule::ReportSchedule;

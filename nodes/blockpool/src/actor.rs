@@ -1,0 +1,543 @@
+//! The conversation of a DataNode with one NameNode: handshake, heartbeats, reports (seed A). One actor never
+//! waits for another.
+
+use crate::pending_reports::PendingReports;
+use crate::schedule::ReportSchedule;
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+use hadal_proto::datanode::ReplicaChange;
+use hadal_proto::{Fault, FaultClass};
+use hadal_types::{StorageUuid, Tick};
+
+/// Periods and bounds of an actor; HDFS's defaults.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ActorConfig {
+    /// Between heartbeats.
+    pub heartbeat_interval_ms: u64,
+    /// Between full reports.
+    pub report_interval_ms: u64,
+    /// The first full report comes inside this time after registration.
+    pub report_initial_delay_ms: u64,
+    /// DELETED changes wait at most this long.
+    pub delete_report_interval_ms: u64,
+    /// After a failed version request.
+    pub handshake_retry_ms: u64,
+    /// After a failed registration.
+    pub register_retry_ms: u64,
+    /// Unacknowledged changes kept for one NameNode.
+    pub pending_max: usize,
+    /// Changes in one incremental report.
+    pub batch_max: usize,
+}
+
+impl Default for ActorConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval_ms: 3_000,
+            report_interval_ms: 6 * 3_600_000,
+            report_initial_delay_ms: 0,
+            delete_report_interval_ms: 300_000,
+            handshake_retry_ms: 5_000,
+            register_retry_ms: 1_000,
+            pending_max: 100_000,
+            batch_max: 10_000,
+        }
+    }
+}
+
+/// What the driver must do for an actor.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ActorOutput {
+    /// Ask for version and identity.
+    SendVersionRequest,
+    /// Register.
+    SendRegister,
+    /// Send a heartbeat that asks for slots for these storages' full reports.
+    SendHeartbeat {
+        /// Storages with a report due.
+        wants_report: Vec<StorageUuid>,
+    },
+    /// Send this incremental report.
+    SendIncremental {
+        /// Its number.
+        sequence: u64,
+        /// What changed.
+        changes: Vec<ReplicaChange>,
+    },
+    /// Send a full report of this storage.
+    SendReport {
+        /// Which.
+        storage: StorageUuid,
+        /// Counts full reports.
+        report_id: u64,
+        /// Incremental reports up to this one are part of it.
+        includes: u64,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// Wants version and identity.
+    Handshake { at: Tick, in_flight: bool },
+    /// Wants to register.
+    Register { at: Tick, in_flight: bool },
+    /// Registered.
+    Serving,
+}
+
+/// State of the conversation.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    config: ActorConfig,
+    phase: Phase,
+    schedule: ReportSchedule,
+    pending: PendingReports,
+    storages: Vec<StorageUuid>,
+    owed_reports: BTreeSet<StorageUuid>,
+    granted: Option<StorageUuid>,
+    report_in_flight: bool,
+    report_id: u64,
+    heartbeat_in_flight: bool,
+    pause_until: Tick,
+    deletes_due: Tick,
+    random: u64,
+}
+
+impl Actor {
+    /// An actor for a DataNode with these storages; `seed` randomises its report times.
+    #[must_use]
+    pub fn new(config: ActorConfig, storages: Vec<StorageUuid>, seed: u64) -> Self {
+        let schedule = ReportSchedule::new(config.heartbeat_interval_ms, config.report_interval_ms);
+        Self {
+            phase: Phase::Handshake {
+                at: Tick(0),
+                in_flight: false,
+            },
+            schedule,
+            pending: PendingReports::new(config.pending_max),
+            config,
+            storages,
+            owed_reports: BTreeSet::new(),
+            granted: None,
+            report_in_flight: false,
+            report_id: 0,
+            heartbeat_in_flight: false,
+            pause_until: Tick(0),
+            deletes_due: Tick::NEVER,
+            random: seed | 1,
+        }
+    }
+
+    /// Registered with its NameNode.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.phase == Phase::Serving
+    }
+
+    /// Changes this NameNode has not acknowledged.
+    #[must_use]
+    pub fn pending(&self) -> &PendingReports {
+        &self.pending
+    }
+
+    fn draw(&mut self) -> u64 {
+        // xorshift64*: cheap, seeded, good enough to spread reports.
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// The connection to the NameNode is lost: everything in flight failed.
+    pub fn handle_disconnected(&mut self, now: Tick) {
+        match self.phase {
+            Phase::Handshake {
+                in_flight: true, ..
+            } => self.handle_version_failed(now),
+            Phase::Register {
+                in_flight: true, ..
+            } => self.handle_register_failed(now),
+            _ => {}
+        }
+        self.heartbeat_in_flight = false;
+        self.pending.handle_failed();
+        if self.report_in_flight {
+            self.report_in_flight = false;
+        }
+        self.granted = None;
+    }
+
+    /// Version and identity were accepted.
+    pub fn handle_version(&mut self, now: Tick) {
+        self.phase = Phase::Register {
+            at: now,
+            in_flight: false,
+        };
+    }
+
+    /// No answer, or not the right one: again after a while, for ever.
+    pub fn handle_version_failed(&mut self, now: Tick) {
+        // With jitter, so that a thousand DataNodes do not knock at one moment.
+        let wait = self.config.handshake_retry_ms * 3 / 4
+            + self.draw() % (self.config.handshake_retry_ms / 2).max(1);
+        self.phase = Phase::Handshake {
+            at: now.after_ms(wait),
+            in_flight: false,
+        };
+    }
+
+    /// Registered: a full report follows, so pending changes are dropped.
+    pub fn handle_registered(&mut self, now: Tick) {
+        self.phase = Phase::Serving;
+        self.pending.clear();
+        self.deletes_due = Tick::NEVER;
+        self.heartbeat_in_flight = false;
+        self.report_in_flight = false;
+        self.granted = None;
+        let random = self.draw();
+        self.schedule
+            .start(now, self.config.report_initial_delay_ms, random);
+        self.owed_reports = self.storages.iter().copied().collect();
+    }
+
+    /// No answer: again after a second.
+    pub fn handle_register_failed(&mut self, now: Tick) {
+        self.phase = Phase::Register {
+            at: now.after_ms(self.config.register_retry_ms),
+            in_flight: false,
+        };
+    }
+
+    /// REGISTER was commanded: both phases again.
+    pub fn handle_register_command(&mut self, now: Tick) {
+        self.phase = Phase::Handshake {
+            at: now,
+            in_flight: false,
+        };
+        self.heartbeat_in_flight = false;
+        self.report_in_flight = false;
+        self.granted = None;
+    }
+
+    /// A heartbeat was answered, perhaps with a slot for one storage's full report.
+    pub fn handle_heartbeat(&mut self, slot: Option<StorageUuid>) {
+        self.heartbeat_in_flight = false;
+        if let Some(storage) = slot.filter(|storage| self.owed_reports.contains(storage)) {
+            self.granted = Some(storage);
+        }
+    }
+
+    /// An incremental report was acknowledged.
+    pub fn handle_incremental(&mut self, sequence: u64) {
+        self.pending.handle_acknowledged(sequence);
+        if !self.pending.has_unsent() {
+            self.deletes_due = Tick::NEVER;
+        }
+    }
+
+    /// A full report arrived whole.
+    pub fn handle_report_done(&mut self, now: Tick, storage: StorageUuid) {
+        self.report_in_flight = false;
+        self.owed_reports.remove(&storage);
+        if self.owed_reports.is_empty() {
+            let random = self.draw();
+            self.schedule.handle_report_sent(now, random);
+        } else {
+            self.schedule.heartbeat_now(now);
+        }
+    }
+
+    /// A full report was refused or lost: it stays owed and asks for another slot (Q3, Q4).
+    pub fn handle_report_failed(&mut self, now: Tick, fault: Option<&Fault>) {
+        self.report_in_flight = false;
+        if let Some(fault) = fault {
+            self.handle_fault(now, fault);
+        }
+    }
+
+    /// A call was answered with a fault.
+    pub fn handle_fault(&mut self, now: Tick, fault: &Fault) {
+        self.heartbeat_in_flight = false;
+        self.pending.handle_failed();
+        match fault.class {
+            FaultClass::UnregisteredNode => self.handle_register_command(now),
+            FaultClass::IdentityMismatch | FaultClass::IncorrectVersion => {
+                self.handle_version_failed(now)
+            }
+            FaultClass::Busy => self.pause_until = now.after_ms(fault.value.clamp(1, 10_000)),
+            _ => self.pause_until = now.after_ms(self.config.heartbeat_interval_ms.min(1_000)),
+        }
+    }
+
+    /// A replica changed (A-36: every actor is told).
+    pub fn push_change(&mut self, now: Tick, change: ReplicaChange) {
+        if self.pending.push(change) {
+            self.report_now(now);
+            return;
+        }
+        let due = now.after_ms(self.config.delete_report_interval_ms);
+        self.deletes_due = self.deletes_due.min(due);
+    }
+
+    /// A full report of every storage as soon as the NameNode lets us.
+    pub fn report_now(&mut self, now: Tick) {
+        let random = self.draw();
+        self.schedule.schedule_report(now, 0, random);
+        self.owed_reports = self.storages.iter().copied().collect();
+        self.schedule.heartbeat_now(now);
+    }
+
+    /// A heartbeat at the next opportunity.
+    pub fn heartbeat_now(&mut self, now: Tick) {
+        self.schedule.heartbeat_now(now);
+    }
+
+    /// What to send now; call until it returns `None`.
+    pub fn poll_output(&mut self, now: Tick) -> Option<ActorOutput> {
+        match &mut self.phase {
+            Phase::Handshake { at, in_flight } if !*in_flight && now >= *at => {
+                *in_flight = true;
+                return Some(ActorOutput::SendVersionRequest);
+            }
+            Phase::Register { at, in_flight } if !*in_flight && now >= *at => {
+                *in_flight = true;
+                return Some(ActorOutput::SendRegister);
+            }
+            Phase::Serving => {}
+            _ => return None,
+        }
+        if now < self.pause_until {
+            return None;
+        }
+        if !self.pending.is_in_flight()
+            && (self.pending.is_urgent() || (self.pending.has_unsent() && now >= self.deletes_due))
+            && let Some((sequence, changes)) = self.pending.take_batch(self.config.batch_max)
+        {
+            return Some(ActorOutput::SendIncremental { sequence, changes });
+        }
+        if !self.report_in_flight
+            && let Some(storage) = self.granted.take()
+        {
+            self.report_in_flight = true;
+            self.report_id += 1;
+            let includes = self.pending.sequence();
+            return Some(ActorOutput::SendReport {
+                storage,
+                report_id: self.report_id,
+                includes,
+            });
+        }
+        if !self.heartbeat_in_flight && self.schedule.heartbeat_due(now) {
+            self.heartbeat_in_flight = true;
+            self.schedule.handle_heartbeat_sent(now);
+            if self.schedule.report_due(now) && self.owed_reports.is_empty() {
+                self.owed_reports = self.storages.iter().copied().collect();
+            }
+            let wants =
+                self.schedule.report_due(now) && !self.report_in_flight && self.granted.is_none();
+            let wants_report = if wants {
+                self.owed_reports.iter().copied().collect()
+            } else {
+                Vec::new()
+            };
+            return Some(ActorOutput::SendHeartbeat { wants_report });
+        }
+        None
+    }
+
+    /// When something is due at the latest if nothing happens before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        match self.phase {
+            Phase::Handshake { at, in_flight } | Phase::Register { at, in_flight } => {
+                (!in_flight).then_some(at)
+            }
+            Phase::Serving => {
+                let mut due = Tick::NEVER;
+                if !self.heartbeat_in_flight {
+                    due = due.min(self.schedule.next_heartbeat());
+                }
+                if self.pending.has_unsent() && !self.pending.is_in_flight() {
+                    due = due.min(if self.pending.is_urgent() {
+                        Tick(0)
+                    } else {
+                        self.deletes_due
+                    });
+                }
+                if self.granted.is_some() && !self.report_in_flight {
+                    due = Tick(0);
+                }
+                (due != Tick::NEVER).then(|| due.max(self.pause_until))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hadal_proto::datanode::ChangeKind;
+    use hadal_types::{Block, BlockId, DatanodeUuid, GenerationStamp};
+
+    fn actor() -> Actor {
+        Actor::new(
+            ActorConfig::default(),
+            [StorageUuid(1), StorageUuid(2)].into(),
+            42,
+        )
+    }
+
+    fn registered() -> Actor {
+        let mut actor = actor();
+        assert_eq!(
+            actor.poll_output(Tick(0)),
+            Some(ActorOutput::SendVersionRequest)
+        );
+        assert_eq!(actor.poll_output(Tick(0)), None);
+        actor.handle_version(Tick(0));
+        assert_eq!(actor.poll_output(Tick(0)), Some(ActorOutput::SendRegister));
+        actor.handle_registered(Tick(0));
+        actor
+    }
+
+    fn received(id: u64) -> ReplicaChange {
+        ReplicaChange {
+            storage: StorageUuid(1),
+            block: Block {
+                id: BlockId(id),
+                generation_stamp: GenerationStamp(1),
+                length: 1,
+            },
+            kind: ChangeKind::Received,
+            delete_hint: DatanodeUuid(0),
+        }
+    }
+
+    #[test]
+    fn handshake_is_tried_for_ever_a07_a12_a43_q37() {
+        let mut actor = actor();
+        let mut now = Tick(0);
+        for _ in 0..100 {
+            assert_eq!(
+                actor.poll_output(now),
+                Some(ActorOutput::SendVersionRequest)
+            );
+            actor.handle_version_failed(now);
+            assert_eq!(actor.poll_output(now), None);
+            now = actor.poll_timeout().unwrap();
+        }
+        actor.handle_version(now);
+        assert_eq!(actor.poll_output(now), Some(ActorOutput::SendRegister));
+        actor.handle_register_failed(now);
+        assert_eq!(actor.poll_timeout(), Some(now.after_ms(1000)));
+    }
+
+    #[test]
+    fn each_storage_reports_once_after_registration_with_a_slot_a28_q2() {
+        let mut actor = registered();
+        let now = Tick(0);
+        let mut reported = Vec::new();
+        for _ in 0..2 {
+            let Some(ActorOutput::SendHeartbeat { wants_report }) = actor.poll_output(now) else {
+                panic!("a heartbeat is due");
+            };
+            assert!(!wants_report.is_empty());
+            assert_eq!(actor.poll_output(now), None, "no report without a slot");
+            actor.handle_heartbeat(Some(wants_report[0]));
+            let Some(ActorOutput::SendReport { storage, .. }) = actor.poll_output(now) else {
+                panic!("the slot is used");
+            };
+            actor.handle_report_done(now, storage);
+            reported.push(storage);
+        }
+        assert_eq!(reported, [StorageUuid(1), StorageUuid(2)]);
+        let next = actor.poll_timeout().unwrap();
+        let Some(ActorOutput::SendHeartbeat { wants_report }) = actor.poll_output(next) else {
+            panic!("a heartbeat is due");
+        };
+        assert!(
+            wants_report.is_empty(),
+            "nothing owed before the next interval"
+        );
+    }
+
+    #[test]
+    fn a_refused_report_stays_owed_q3_q4() {
+        let mut actor = registered();
+        actor.poll_output(Tick(0));
+        actor.handle_heartbeat(Some(StorageUuid(1)));
+        assert!(matches!(
+            actor.poll_output(Tick(0)),
+            Some(ActorOutput::SendReport { .. })
+        ));
+        actor.handle_report_failed(
+            Tick(0),
+            Some(&Fault::new(FaultClass::Busy, "later").with_value(500)),
+        );
+        assert_eq!(actor.poll_output(Tick(0)), None, "paused");
+        let later = actor.poll_timeout().unwrap();
+        let Some(ActorOutput::SendHeartbeat { wants_report }) = actor.poll_output(later) else {
+            panic!("asks again");
+        };
+        assert!(wants_report.contains(&StorageUuid(1)));
+    }
+
+    #[test]
+    fn a_received_block_wakes_the_actor_a18_a35() {
+        let mut actor = registered();
+        actor.poll_output(Tick(0));
+        actor.handle_heartbeat(None);
+        actor.push_change(Tick(5), received(1));
+        assert_eq!(actor.poll_timeout(), Some(Tick(0)));
+        let Some(ActorOutput::SendIncremental { sequence, changes }) = actor.poll_output(Tick(5))
+        else {
+            panic!("sent at once");
+        };
+        assert_eq!(changes, [received(1)]);
+        actor.push_change(Tick(6), received(2));
+        assert_eq!(actor.poll_output(Tick(6)), None, "one batch in flight");
+        actor.handle_incremental(sequence);
+        assert!(matches!(
+            actor.poll_output(Tick(6)),
+            Some(ActorOutput::SendIncremental { .. })
+        ));
+    }
+
+    #[test]
+    fn a_lost_connection_keeps_what_was_not_acknowledged_a36() {
+        let mut actor = registered();
+        actor.push_change(Tick(1), received(1));
+        assert!(matches!(
+            actor.poll_output(Tick(1)),
+            Some(ActorOutput::SendIncremental { .. })
+        ));
+        actor.handle_disconnected(Tick(2));
+        let Some(ActorOutput::SendIncremental { changes, .. }) = actor.poll_output(Tick(2)) else {
+            panic!("sent again");
+        };
+        assert_eq!(changes, [received(1)]);
+    }
+
+    #[test]
+    fn re_registration_drops_pending_changes_and_owes_full_reports_a13_t_d8() {
+        let mut actor = registered();
+        actor.push_change(Tick(1), received(1));
+        actor.handle_fault(
+            Tick(1),
+            &Fault::new(FaultClass::UnregisteredNode, "who are you"),
+        );
+        assert!(!actor.is_registered());
+        assert_eq!(
+            actor.poll_output(Tick(1)),
+            Some(ActorOutput::SendVersionRequest)
+        );
+        actor.handle_version(Tick(1));
+        actor.poll_output(Tick(1));
+        actor.handle_registered(Tick(1));
+        assert!(actor.pending().is_empty());
+        let Some(ActorOutput::SendHeartbeat { wants_report }) = actor.poll_output(Tick(1)) else {
+            panic!("a heartbeat at once");
+        };
+        assert_eq!(wants_report.len(), 2);
+    }
+}

@@ -1,0 +1,438 @@
+//! Reading a file: one replica after the other until one gives the right bytes.
+
+use crate::checksum;
+use crate::dfs::DistributedFileSystem;
+use crate::error::ClientError;
+use crate::timeout::until;
+use bytes::Bytes;
+use hadal_datastream::ReplicaChoice;
+use hadal_env::{Clock, Conn, Expect, Net, Seam};
+use hadal_proto::client::{BadReplica, LocatedBlock, LocatedBlocks, ReplicaTarget, Request};
+use hadal_proto::frame::FrameKind;
+use hadal_proto::transfer::{ReadBlock, ReadReply, TransferProtocol};
+use hadal_proto::{Fault, FaultClass, Protocol, decode, transfer};
+use hadal_quic::{FrameReceiver, open_read};
+use hadal_types::Role;
+use std::collections::VecDeque;
+
+/// Bytes of block locations asked for at once.
+const LOCATIONS_SPAN: u64 = 10 << 30;
+
+type NetConn<S> = <<S as Seam>::Net as Net>::Conn;
+
+/// A stream from one replica.
+struct Source<C: Conn> {
+    frames: FrameReceiver<C>,
+    node: ReplicaTarget,
+    block: LocatedBlock,
+    chunk: usize,
+    /// Where in the block the next frame starts.
+    next: u64,
+    /// Where in the block the reader stops.
+    end: u64,
+}
+
+/// An open file. Positions are bytes from the start of the file.
+pub struct DfsInputStream<S: Seam> {
+    dfs: DistributedFileSystem<S>,
+    path: String,
+    located: LocatedBlocks,
+    length: u64,
+    position: u64,
+    ready: VecDeque<Bytes>,
+    source: Option<Source<NetConn<S>>>,
+    choice: ReplicaChoice,
+}
+
+enum ReadFailure {
+    /// The replica's bytes are wrong.
+    Corrupt(String),
+    /// The node or the connection.
+    Other(String),
+}
+
+impl<S: Seam> DfsInputStream<S> {
+    pub(crate) async fn open(
+        dfs: DistributedFileSystem<S>,
+        path: &str,
+    ) -> Result<Self, ClientError> {
+        let located = dfs.locations(path, 0, LOCATIONS_SPAN).await?;
+        let mut stream = Self {
+            length: located.file_length,
+            dfs,
+            path: path.to_owned(),
+            located,
+            position: 0,
+            ready: VecDeque::new(),
+            source: None,
+            choice: ReplicaChoice::default(),
+        };
+        if stream.located.under_construction {
+            stream.see_open_block().await;
+        }
+        Ok(stream)
+    }
+
+    /// The file's length as known: what was there when it was opened, with the visible bytes of a block that is
+    /// still being written (F-08).
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Where the next read starts.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Moves to a position; past the end reads give nothing.
+    pub fn seek(&mut self, position: u64) {
+        if position == self.position {
+            return;
+        }
+        self.position = position;
+        self.ready.clear();
+        self.source = None;
+    }
+
+    /// Asks the replicas of an open last block how far it can be read; the first that answers counts (T-P22).
+    async fn see_open_block(&mut self) {
+        let Some(last) = self
+            .located
+            .blocks
+            .last()
+            .filter(|block| block.under_construction)
+            .cloned()
+        else {
+            return;
+        };
+        for node in &last.locations {
+            let Some(address) = node.address_for(last.block.id) else {
+                continue;
+            };
+            let expect = Expect::node(Role::Datanode, node.name.clone());
+            let request = transfer::Request::GetVisibleLength {
+                pool: self.located.pool.clone(),
+                block: last.block,
+                token: last.token.clone(),
+            };
+            let Ok(client) = self.dfs.shared.peers.transfer(address, &expect).await else {
+                continue;
+            };
+            if let Ok(transfer::Response::VisibleLength { length }) = client.call(&request).await {
+                let block = self
+                    .located
+                    .blocks
+                    .last_mut()
+                    .expect("there is a last block");
+                block.block.length = block.block.length.max(length);
+                self.length = self.length.max(block.offset + block.block.length);
+                return;
+            }
+        }
+    }
+
+    /// The next bytes at the position, as they came from the network, or `None` at the end of the file.
+    ///
+    /// # Errors
+    /// [`ClientError::BlockMissing`] when no replica gives the bytes.
+    pub async fn read_chunk(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            if let Some(bytes) = self.ready.pop_front() {
+                self.position += bytes.len() as u64;
+                return Ok(Some(bytes));
+            }
+            if self.position >= self.length {
+                return Ok(None);
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Reads into `buffer`; 0 at the end of the file.
+    ///
+    /// # Errors
+    /// As [`DfsInputStream::read_chunk`].
+    pub async fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ClientError> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let Some(mut bytes) = self.read_chunk().await? else {
+            return Ok(0);
+        };
+        let take = bytes.len().min(buffer.len());
+        buffer[..take].copy_from_slice(&bytes.split_to(take));
+        if !bytes.is_empty() {
+            self.position -= bytes.len() as u64;
+            self.ready.push_front(bytes);
+        }
+        Ok(take)
+    }
+
+    /// Everything from the position to the end, for files that fit into memory.
+    ///
+    /// # Errors
+    /// As [`DfsInputStream::read_chunk`].
+    pub async fn read_to_end(&mut self) -> Result<Vec<u8>, ClientError> {
+        let room = usize::try_from(self.length.saturating_sub(self.position)).unwrap_or(0);
+        let mut all = Vec::with_capacity(room.min(64 << 20));
+        while let Some(bytes) = self.read_chunk().await? {
+            all.extend_from_slice(&bytes);
+        }
+        Ok(all)
+    }
+
+    async fn fill(&mut self) -> Result<(), ClientError> {
+        let block = self.block_at_position().await?;
+        loop {
+            let outcome = match self.source.take() {
+                Some(source) if source.end > source.next => self.next_frame(source).await,
+                _ => match self
+                    .choice
+                    .choose(block.locations.iter().map(|node| node.datanode))
+                {
+                    Some(index) => self.dial(&block, block.locations[index].clone()).await,
+                    None => {
+                        self.another_round(&block, "every replica failed").await?;
+                        return Ok(());
+                    }
+                },
+            };
+            match outcome {
+                Ok(()) if self.ready.is_empty() => {}
+                Ok(()) => {
+                    self.choice.handle_progress();
+                    return Ok(());
+                }
+                Err((node, failure)) => self.replica_failed(&block, &node, failure).await?,
+            }
+        }
+    }
+
+    async fn block_at_position(&mut self) -> Result<LocatedBlock, ClientError> {
+        let position = self.position;
+        let holds = |block: &&LocatedBlock| {
+            block.offset <= position && position < block.offset + block.block.length
+        };
+        if let Some(block) = self.located.blocks.iter().find(holds) {
+            return Ok(block.clone());
+        }
+        let located = self
+            .dfs
+            .locations(&self.path, position, LOCATIONS_SPAN)
+            .await?;
+        self.located = located;
+        self.located
+            .blocks
+            .iter()
+            .find(holds)
+            .cloned()
+            .ok_or_else(|| {
+                ClientError::Fault(Fault::new(
+                    FaultClass::NotFound,
+                    format!(
+                        "{} has no block at byte {position}: it was changed while it was read",
+                        self.path
+                    ),
+                ))
+            })
+    }
+
+    async fn dial(
+        &mut self,
+        block: &LocatedBlock,
+        node: ReplicaTarget,
+    ) -> Result<(), (ReplicaTarget, ReadFailure)> {
+        let fail = |reason: String| (node.clone(), ReadFailure::Other(reason));
+        let address = node.address_for(block.block.id).ok_or_else(|| {
+            fail(format!(
+                "{} has the malformed address {}",
+                node.name, node.address
+            ))
+        })?;
+        let offset = self.position - block.offset;
+        let header = ReadBlock {
+            pool: self.located.pool.clone(),
+            block: block.block,
+            offset,
+            length: block.block.length - offset,
+            token: block.token.clone(),
+        };
+        let shared = &self.dfs.shared;
+        let expect = Expect::node(Role::Datanode, node.name.clone());
+        let opened = async {
+            let conn = shared
+                .peers
+                .connect(address, &expect)
+                .await
+                .map_err(|error| error.to_string())?;
+            open_read::<_, _, ReadReply>(
+                &conn,
+                TransferProtocol::ID,
+                TransferProtocol::VERSION,
+                &header,
+            )
+            .await
+            .map_err(|error| error.to_string())
+        };
+        let deadline = shared.seam.now().after_ms(shared.options.stream_timeout_ms);
+        let (reply, frames) = match until(&shared.seam, deadline, opened).await {
+            None => return Err(fail("no answer to a read".into())),
+            Some(Err(reason)) => return Err(fail(reason)),
+            Some(Ok(opened)) => opened,
+        };
+        let chunk = reply.bytes_per_checksum as usize;
+        if chunk == 0 || reply.start > offset || reply.end <= offset {
+            return Err(fail(format!(
+                "read reply of {} does not cover byte {offset}",
+                node.name
+            )));
+        }
+        self.source = Some(Source {
+            frames,
+            node,
+            block: block.clone(),
+            chunk,
+            next: reply.start,
+            end: reply.end.min(block.block.length),
+        });
+        Ok(())
+    }
+
+    async fn next_frame(
+        &mut self,
+        mut source: Source<NetConn<S>>,
+    ) -> Result<(), (ReplicaTarget, ReadFailure)> {
+        let shared = &self.dfs.shared;
+        let deadline = shared.seam.now().after_ms(shared.options.stream_timeout_ms);
+        let frame = match until(&shared.seam, deadline, source.frames.next()).await {
+            Some(Ok(Some(frame))) => frame,
+            Some(Ok(None)) => {
+                return Err((source.node, ReadFailure::Other("stream ended early".into())));
+            }
+            Some(Err(error)) => return Err((source.node, ReadFailure::Other(error.to_string()))),
+            None => return Err((source.node, ReadFailure::Other("no data in time".into()))),
+        };
+        match frame.head.kind {
+            FrameKind::Data if frame.head.offset == source.next => {}
+            FrameKind::KeepAlive => {
+                self.source = Some(source);
+                return Ok(());
+            }
+            FrameKind::Abort => {
+                let failure = match decode::<Fault>(frame.aux) {
+                    Ok(fault) if fault.class == FaultClass::Corrupt => {
+                        ReadFailure::Corrupt(fault.message)
+                    }
+                    Ok(fault) => ReadFailure::Other(fault.message),
+                    Err(error) => ReadFailure::Other(error.to_string()),
+                };
+                return Err((source.node, failure));
+            }
+            _ => {
+                return Err((
+                    source.node,
+                    ReadFailure::Other("a frame out of order".into()),
+                ));
+            }
+        }
+        if let Err(bad) = checksum::verify(&frame.payload, source.chunk, &frame.aux) {
+            let at = source.next + (bad.min(1 << 32) * source.chunk) as u64;
+            return Err((
+                source.node,
+                ReadFailure::Corrupt(format!("wrong checksum at byte {at}")),
+            ));
+        }
+        let mut at = source.next;
+        for mut piece in frame.payload {
+            let from = self
+                .position
+                .saturating_sub(source.block.offset)
+                .saturating_sub(at);
+            let length = piece.len() as u64;
+            // A replica may hold more than the reader asked for: cut at both ends.
+            let visible = length.min(source.end.saturating_sub(at));
+            piece.truncate(usize::try_from(visible).expect("a piece fits into memory"));
+            if from < piece.len() as u64 {
+                self.ready
+                    .push_back(piece.split_off(usize::try_from(from).expect("inside the piece")));
+            }
+            at += length;
+        }
+        source.next = at;
+        if source.next < source.end {
+            self.source = Some(source);
+        }
+        Ok(())
+    }
+
+    async fn replica_failed(
+        &mut self,
+        block: &LocatedBlock,
+        node: &ReplicaTarget,
+        failure: ReadFailure,
+    ) -> Result<(), ClientError> {
+        self.choice.handle_failure(node.datanode);
+        self.source = None;
+        let reason = match failure {
+            ReadFailure::Corrupt(reason) => {
+                tracing::warn!(
+                    "replica of {} on {} is corrupt: {reason}",
+                    block.block,
+                    node.name
+                );
+                let bad = BadReplica {
+                    block: block.block,
+                    datanode: node.datanode,
+                    storage: node.storage,
+                };
+                let report = Request::ReportBadBlocks { blocks: vec![bad] };
+                if let Err(error) = self.dfs.call(report).await {
+                    tracing::warn!("could not report it: {error}");
+                }
+                reason
+            }
+            ReadFailure::Other(reason) => {
+                tracing::debug!("reading {} from {}: {reason}", block.block, node.name);
+                reason
+            }
+        };
+        if self
+            .choice
+            .choose(block.locations.iter().map(|node| node.datanode))
+            .is_none()
+        {
+            self.another_round(block, &format!("{}: {reason}", node.name))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// All replicas failed: fresh locations and another try, a bounded number of times.
+    async fn another_round(
+        &mut self,
+        block: &LocatedBlock,
+        reason: &str,
+    ) -> Result<(), ClientError> {
+        if !self.choice.next_round() {
+            return Err(ClientError::BlockMissing {
+                block: block.block,
+                path: self.path.clone(),
+                reason: reason.to_owned(),
+            });
+        }
+        let shared = &self.dfs.shared;
+        let wait = 100 + shared.seam.random_u64() % 400;
+        shared
+            .seam
+            .sleep_until(shared.seam.now().after_ms(wait))
+            .await;
+        let located = self
+            .dfs
+            .locations(&self.path, self.position, LOCATIONS_SPAN)
+            .await?;
+        self.located = located;
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! What a client is told beforehand.
+
+use hadal_datastream::FailoverOptions;
+use std::net::SocketAddr;
+
+/// One NameNode: its node id (the name in its certificate) and where it listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamenodeAddress {
+    /// Node id (`nn1`).
+    pub name: String,
+    /// Its QUIC address.
+    pub address: SocketAddr,
+}
+
+/// Settings of a client; `Default`-like values come from [`ClientOptions::new`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClientOptions {
+    /// All NameNodes of the name service.
+    pub namenodes: Vec<NamenodeAddress>,
+    /// Retries and failover.
+    pub failover: FailoverOptions,
+    /// Data bytes per packet of a block stream, up to 1 MiB.
+    pub packet_bytes: u32,
+    /// Unacknowledged bytes a block stream may have, at least one packet.
+    pub write_window_bytes: usize,
+    /// A block stream without an acknowledgement for this long has failed.
+    pub stream_timeout_ms: u64,
+    /// Host name or address this client runs on, for writer-local placement and nearest reads.
+    pub host: String,
+    /// How long `close` asks for the last block's replicas before it gives up.
+    pub close_timeout_ms: u64,
+    /// Finished blocks must be durable on every node before they are acknowledged.
+    pub sync_on_close: bool,
+}
+
+impl ClientOptions {
+    /// Settings for a name service with these NameNodes (name, address).
+    pub fn new<N: Into<String>>(namenodes: impl IntoIterator<Item = (N, SocketAddr)>) -> Self {
+        Self {
+            namenodes: namenodes
+                .into_iter()
+                .map(|(name, address)| NamenodeAddress {
+                    name: name.into(),
+                    address,
+                })
+                .collect(),
+            failover: FailoverOptions::default(),
+            packet_bytes: 1 << 20,
+            write_window_bytes: 8 << 20,
+            stream_timeout_ms: 30_000,
+            host: String::new(),
+            close_timeout_ms: 60_000,
+            sync_on_close: true,
+        }
+    }
+}
+
+/// How a file is created. `None` takes the cluster's default.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CreateOptions {
+    /// Permission bits (the umask is the caller's matter).
+    pub permission: u16,
+    /// Replace an existing file.
+    pub overwrite: bool,
+    /// Create missing directories above it.
+    pub create_parent: bool,
+    /// Copies.
+    pub replication: Option<u16>,
+    /// Bytes per block.
+    pub block_size: Option<u64>,
+}
+
+impl Default for CreateOptions {
+    fn default() -> Self {
+        Self {
+            permission: 0o644,
+            overwrite: false,
+            create_parent: true,
+            replication: None,
+            block_size: None,
+        }
+    }
+}

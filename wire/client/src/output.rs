@@ -1,0 +1,254 @@
+//! Writing a file: bytes in order, flushes, close.
+
+use crate::dfs::{DistributedFileSystem, unexpected};
+use crate::error::ClientError;
+use crate::options::CreateOptions;
+use crate::pipeline::{FileHandle, Goal, Pipeline};
+use bytes::Bytes;
+use hadal_datastream::Packetizer;
+use hadal_env::{Clock, Seam};
+use hadal_proto::client::{Request, Response};
+use hadal_types::Block;
+
+/// First wait between two tries to close a file (HDFS: 400 ms; here replicas are reported at once).
+const CLOSE_WAIT_MIN_MS: u64 = 2;
+/// Longest wait between two tries.
+const CLOSE_WAIT_MAX_MS: u64 = 400;
+
+/// An append-only output stream. Bytes are on their way once a write returns, at the DataNodes' kernels after
+/// [`hflush`](Self::hflush), on their disks after [`hsync`](Self::hsync) or [`close`](Self::close). Dropping it
+/// without closing leaves the file open until its lease expires.
+pub struct DfsOutputStream<S: Seam> {
+    dfs: DistributedFileSystem<S>,
+    file: FileHandle,
+    cutter: Packetizer,
+    packet_bytes: u32,
+    pipeline: Option<Pipeline<S>>,
+    last: Option<Block>,
+    /// Bytes of finished blocks.
+    finished: u64,
+    open: bool,
+}
+
+impl<S: Seam> DfsOutputStream<S> {
+    pub(crate) async fn create(
+        dfs: DistributedFileSystem<S>,
+        path: &str,
+        options: &CreateOptions,
+    ) -> Result<Self, ClientError> {
+        let defaults = dfs.server_defaults().await?;
+        let block_size = options.block_size.unwrap_or(defaults.block_size);
+        let request = Request::Create {
+            path: path.into(),
+            permission: options.permission,
+            overwrite: options.overwrite,
+            create_parent: options.create_parent,
+            replication: options.replication.unwrap_or(defaults.replication),
+            block_size,
+        };
+        let status = match dfs.call(request).await? {
+            Response::FileInfo {
+                status: Some(status),
+            } => status,
+            other => return Err(unexpected(&other)),
+        };
+        let file = FileHandle {
+            path: path.to_owned(),
+            inode: status.inode,
+            pool: defaults.pool,
+            block_size: status.block_size,
+            bytes_per_checksum: defaults.bytes_per_checksum,
+        };
+        dfs.shared.file_opened();
+        let packet_bytes = dfs.shared.options.packet_bytes;
+        Ok(Self {
+            cutter: Packetizer::new(file.bytes_per_checksum, packet_bytes),
+            dfs,
+            file,
+            packet_bytes,
+            pipeline: None,
+            last: None,
+            finished: 0,
+            open: true,
+        })
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.finished + self.cutter.position()
+    }
+
+    /// Writes all of `data`, handing its memory on without a copy.
+    ///
+    /// # Errors
+    /// [`ClientError`]; after one the stream is closed, and what was flushed stays readable.
+    pub async fn write_bytes(&mut self, data: Bytes) -> Result<(), ClientError> {
+        self.check_open()?;
+        let outcome = self.write_inner(data).await;
+        self.settle(outcome)
+    }
+
+    /// Writes all of `data`, copying it.
+    ///
+    /// # Errors
+    /// As [`DfsOutputStream::write_bytes`].
+    pub async fn write_all(&mut self, data: &[u8]) -> Result<(), ClientError> {
+        self.write_bytes(Bytes::copy_from_slice(data)).await
+    }
+
+    /// Returns when the kernels of all nodes of the pipeline have what was written: new readers see it, and it
+    /// survives the death of the DataNode processes (F-08).
+    ///
+    /// # Errors
+    /// As [`DfsOutputStream::write_bytes`].
+    pub async fn hflush(&mut self) -> Result<(), ClientError> {
+        self.check_open()?;
+        let outcome = self.flush_inner(false).await;
+        self.settle(outcome)
+    }
+
+    /// As [`hflush`](Self::hflush), and on the devices.
+    ///
+    /// # Errors
+    /// As [`DfsOutputStream::write_bytes`].
+    pub async fn hsync(&mut self) -> Result<(), ClientError> {
+        self.check_open()?;
+        let outcome = self.flush_inner(true).await;
+        self.settle(outcome)
+    }
+
+    /// Ends the file. Returns when its blocks are durable and minimally replicated (F-09).
+    ///
+    /// # Errors
+    /// As [`DfsOutputStream::write_bytes`]; [`ClientError::NotClosed`] when the replicas are not reported in time.
+    pub async fn close(&mut self) -> Result<(), ClientError> {
+        self.check_open()?;
+        let outcome = async {
+            self.end_block().await?;
+            self.complete().await
+        }
+        .await;
+        self.settle(outcome)?;
+        self.shut();
+        Ok(())
+    }
+
+    fn check_open(&self) -> Result<(), ClientError> {
+        if self.open {
+            Ok(())
+        } else {
+            Err(ClientError::StreamClosed {
+                path: self.file.path.clone(),
+            })
+        }
+    }
+
+    fn settle(&mut self, outcome: Result<(), ClientError>) -> Result<(), ClientError> {
+        if outcome.is_err() {
+            self.shut();
+        }
+        outcome
+    }
+
+    fn shut(&mut self) {
+        if std::mem::replace(&mut self.open, false) {
+            self.dfs.shared.file_closed();
+            if let Some(pipeline) = &mut self.pipeline {
+                pipeline.abort();
+            }
+            self.pipeline = None;
+        }
+    }
+
+    async fn write_inner(&mut self, mut data: Bytes) -> Result<(), ClientError> {
+        while !data.is_empty() {
+            let room = self.file.block_size - self.cutter.position();
+            let mut part =
+                data.split_to(data.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+            while !part.is_empty() {
+                self.cutter.fill(&mut part);
+                if let Some(packet) = self.cutter.take_full() {
+                    let pipeline = self.pipeline().await?;
+                    pipeline.state.push(packet);
+                    pipeline.drive(Goal::Room).await?;
+                }
+            }
+            if self.cutter.position() == self.file.block_size {
+                self.end_block().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn pipeline(&mut self) -> Result<&mut Pipeline<S>, ClientError> {
+        if self.pipeline.is_none() {
+            let fresh = Pipeline::create(self.dfs.clone(), self.file.clone(), self.last).await?;
+            self.pipeline = Some(fresh);
+        }
+        Ok(self.pipeline.as_mut().expect("made above"))
+    }
+
+    async fn flush_inner(&mut self, sync: bool) -> Result<(), ClientError> {
+        if let Some(packet) = self.cutter.flush(0) {
+            self.pipeline().await?.state.push(packet);
+        }
+        match &mut self.pipeline {
+            Some(pipeline) => pipeline.drive(Goal::Flushed { sync }).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Finishes the current block, if there is one.
+    async fn end_block(&mut self) -> Result<(), ClientError> {
+        let length = self.cutter.position();
+        if length == 0 {
+            return Ok(());
+        }
+        if let Some(packet) = self.cutter.flush(0) {
+            self.pipeline().await?.state.push(packet);
+        }
+        let pipeline = self.pipeline().await?;
+        pipeline.state.finish(length);
+        pipeline.drive(Goal::Finished).await?;
+        self.last = Some(pipeline.state.block());
+        self.pipeline = None;
+        self.finished += length;
+        self.cutter = Packetizer::new(self.file.bytes_per_checksum, self.packet_bytes);
+        Ok(())
+    }
+
+    async fn complete(&mut self) -> Result<(), ClientError> {
+        let shared = &self.dfs.shared;
+        let started = shared.seam.now();
+        let mut wait_ms = CLOSE_WAIT_MIN_MS;
+        loop {
+            let request = Request::Complete {
+                path: self.file.path.clone(),
+                inode: self.file.inode,
+                last: self.last,
+            };
+            match self.dfs.call(request).await? {
+                Response::Flag { value: true } => return Ok(()),
+                Response::Flag { value: false } => {}
+                other => return Err(unexpected(&other)),
+            }
+            let now = shared.seam.now();
+            let waited_ms = now.ms_since(started);
+            if waited_ms >= shared.options.close_timeout_ms {
+                return Err(ClientError::NotClosed {
+                    path: self.file.path.clone(),
+                    waited_ms,
+                });
+            }
+            shared.seam.sleep_until(now.after_ms(wait_ms)).await;
+            wait_ms = (wait_ms * 2).min(CLOSE_WAIT_MAX_MS);
+        }
+    }
+}
+
+impl<S: Seam> Drop for DfsOutputStream<S> {
+    fn drop(&mut self) {
+        self.shut();
+    }
+}

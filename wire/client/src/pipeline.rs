@@ -1,0 +1,436 @@
+//! The connection side of one block stream: set-up, sending, acknowledgements, recovery (E-21). What to do is
+//! decided by [`BlockStream`]; here it is done.
+
+use crate::checksum;
+use crate::dfs::{DistributedFileSystem, unexpected};
+use crate::error::ClientError;
+use crate::timeout::until;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{Either, select};
+use hadal_datastream::{BlockStream, Recovery};
+use hadal_env::{Clock, Expect, Net, NetError, Seam};
+use hadal_proto::Protocol;
+use hadal_proto::client::{BlockToken, ReplicaTarget, Request, Response};
+use hadal_proto::frame::{Ack, FrameKind};
+use hadal_proto::transfer::{TransferProtocol, WriteBlock, WriteStage};
+use hadal_quic::{AckReceiver, AppendSender, open_append};
+use hadal_types::{Block, BlockPoolId, DatanodeUuid, GenerationStamp, InodeId, Role};
+use std::pin::pin;
+
+type NetConn<S> = <<S as Seam>::Net as Net>::Conn;
+
+/// The file a block belongs to, as calls about it need it.
+#[derive(Clone)]
+pub(crate) struct FileHandle {
+    pub(crate) path: String,
+    pub(crate) inode: InodeId,
+    pub(crate) pool: BlockPoolId,
+    pub(crate) block_size: u64,
+    pub(crate) bytes_per_checksum: u32,
+}
+
+/// What the caller waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Goal {
+    /// Everything pushed is sent and the window is not full.
+    Room,
+    /// Everything pushed is acknowledged, and completed by every node's kernel (`sync`: device).
+    Flushed { sync: bool },
+    /// The end of the block is acknowledged.
+    Finished,
+}
+
+/// Why the stream failed: the pipeline index at fault, when known, and words.
+struct Failure {
+    bad_node: Option<usize>,
+    reason: String,
+}
+
+impl Failure {
+    fn net(error: &NetError) -> Self {
+        Self {
+            bad_node: None,
+            reason: error.to_string(),
+        }
+    }
+}
+
+struct Wire<C: hadal_env::Conn> {
+    sender: AppendSender<C>,
+    acks: AckReceiver<C>,
+    finish_sequence: Option<u64>,
+    flush_sequence: Option<u64>,
+    acked_sequence: Option<u64>,
+}
+
+/// One block being written.
+pub(crate) struct Pipeline<S: Seam> {
+    dfs: DistributedFileSystem<S>,
+    file: FileHandle,
+    previous: Option<Block>,
+    token: BlockToken,
+    pub(crate) state: BlockStream,
+    wire: Option<Wire<NetConn<S>>>,
+}
+
+impl<S: Seam> Pipeline<S> {
+    /// Asks for a block and starts its pipeline. `previous` is committed by the same call.
+    pub(crate) async fn create(
+        dfs: DistributedFileSystem<S>,
+        file: FileHandle,
+        previous: Option<Block>,
+    ) -> Result<Self, ClientError> {
+        let (block, nodes, token) = allocate(&dfs, &file, previous, &[]).await?;
+        let state = BlockStream::new(block, nodes);
+        Ok(Self {
+            dfs,
+            file,
+            previous,
+            token,
+            state,
+            wire: None,
+        })
+    }
+
+    /// Works until the goal is reached, through failures.
+    pub(crate) async fn drive(&mut self, goal: Goal) -> Result<(), ClientError> {
+        loop {
+            if self.wire.is_none()
+                && let Err(failure) = self.set_up(WriteStage::Create, false).await
+            {
+                self.recover(failure).await?;
+                continue;
+            }
+            match self.advance(goal).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(failure) => self.recover(failure).await?,
+            }
+        }
+    }
+
+    /// Gives the block up without finishing it.
+    pub(crate) fn abort(&mut self) {
+        if let Some(wire) = &mut self.wire {
+            wire.sender.reset(0);
+        }
+        self.wire = None;
+    }
+
+    /// One step; `true` when the goal is reached.
+    async fn advance(&mut self, goal: Goal) -> Result<bool, Failure> {
+        let options = &self.dfs.shared.options;
+        let wire = self
+            .wire
+            .as_mut()
+            .expect("a pipeline that is driven is set up");
+        // Acknowledgements that are there already cost no wait.
+        while let Some(ack) = wire.acks.next().now_or_never() {
+            handle_ack(&mut self.state, wire, ack)?;
+        }
+        if let Some(packet) = self.state.poll_send() {
+            let chunk = self.file.bytes_per_checksum as usize;
+            let aux = checksum::compute(&packet.pieces, chunk);
+            let (flags, offset, mut pieces) = (packet.flags, packet.offset, packet.pieces.clone());
+            send(
+                &mut self.state,
+                wire,
+                FrameKind::Data,
+                flags,
+                offset,
+                aux,
+                &mut pieces,
+            )
+            .await?;
+            return Ok(false);
+        }
+        if wire.finish_sequence.is_none()
+            && let Some(length) = self.state.poll_finish()
+        {
+            let sent = send(
+                &mut self.state,
+                wire,
+                FrameKind::Finish,
+                0,
+                length,
+                Bytes::new(),
+                &mut [],
+            )
+            .await?;
+            wire.finish_sequence = Some(sent);
+            wire.sender.finish();
+            return Ok(false);
+        }
+        let reached = match goal {
+            Goal::Room => self.state.in_flight() <= options.write_window_bytes,
+            Goal::Finished => self.state.is_finished(),
+            Goal::Flushed { sync } => match wire.flush_sequence {
+                None => {
+                    let kind = if sync {
+                        FrameKind::Sync
+                    } else {
+                        FrameKind::Flush
+                    };
+                    let sent =
+                        send(&mut self.state, wire, kind, 0, 0, Bytes::new(), &mut []).await?;
+                    wire.flush_sequence = Some(sent);
+                    return Ok(false);
+                }
+                Some(sequence) if wire.acked_sequence.is_some_and(|acked| acked >= sequence) => {
+                    wire.flush_sequence = None;
+                    true
+                }
+                Some(_) => false,
+            },
+        };
+        if reached {
+            return Ok(true);
+        }
+        let deadline = self
+            .dfs
+            .shared
+            .seam
+            .now()
+            .after_ms(options.stream_timeout_ms);
+        match until(&self.dfs.shared.seam, deadline, wire.acks.next()).await {
+            Some(ack) => handle_ack(&mut self.state, wire, ack)?,
+            None => {
+                let reason = format!("no acknowledgement for {} ms", options.stream_timeout_ms);
+                return Err(Failure {
+                    bad_node: None,
+                    reason,
+                });
+            }
+        }
+        Ok(false)
+    }
+
+    /// Opens the append stream to the first node. With `wait` the whole pipeline must report itself set up.
+    async fn set_up(&mut self, stage: WriteStage, wait: bool) -> Result<(), Failure> {
+        let fail = |reason: String| Failure {
+            bad_node: Some(0),
+            reason,
+        };
+        let Some(first) = self.state.nodes().first().cloned() else {
+            return Err(fail("no DataNode in the pipeline".into()));
+        };
+        let block = self.state.block();
+        let header = WriteBlock {
+            pool: self.file.pool.clone(),
+            block,
+            stage,
+            storage: first.storage,
+            targets: self.state.nodes()[1..].to_vec(),
+            bytes_per_checksum: self.file.bytes_per_checksum,
+            client: self.dfs.client_id(),
+            sync_on_close: self.dfs.shared.options.sync_on_close,
+            expected_length: self.file.block_size,
+            token: self.token.clone(),
+        };
+        let address = first.address_for(block.id).ok_or_else(|| {
+            fail(format!(
+                "{} has the malformed address {}",
+                first.name, first.address
+            ))
+        })?;
+        let shared = &self.dfs.shared;
+        let expect = Expect::node(Role::Datanode, first.name.clone());
+        let deadline = shared.seam.now().after_ms(shared.options.stream_timeout_ms);
+        let opened = async {
+            let conn = shared
+                .peers
+                .connect(address, &expect)
+                .await
+                .map_err(|error| fail(error.to_string()))?;
+            open_append(
+                &conn,
+                TransferProtocol::ID,
+                TransferProtocol::VERSION,
+                &header,
+            )
+            .await
+            .map_err(|error| fail(error.to_string()))
+        };
+        let (sender, acks) = until(&shared.seam, deadline, opened)
+            .await
+            .unwrap_or_else(|| Err(fail(format!("{} does not answer", first.name))))?;
+        let mut wire = Wire {
+            sender,
+            acks,
+            finish_sequence: None,
+            flush_sequence: None,
+            acked_sequence: None,
+        };
+        if wait {
+            match until(&shared.seam, deadline, wire.acks.next()).await {
+                Some(ack) => handle_ack(&mut self.state, &mut wire, ack)?,
+                None => return Err(fail(format!("{} does not set the pipeline up", first.name))),
+            }
+        }
+        self.wire = Some(wire);
+        Ok(())
+    }
+
+    /// After a failure: drops the bad node and goes on with the others, or with another block.
+    async fn recover(&mut self, failure: Failure) -> Result<(), ClientError> {
+        self.abort();
+        tracing::debug!("pipeline of {}: {}", self.state.block(), failure.reason);
+        let mut next = self.state.handle_failure(failure.bad_node)?;
+        loop {
+            let again = match next {
+                Recovery::Abandon => self.start_over().await?,
+                Recovery::Continue => self.go_on().await?,
+            };
+            let Some(failure) = again else { return Ok(()) };
+            tracing::debug!("recovery of {}: {}", self.state.block(), failure.reason);
+            self.abort();
+            next = match next {
+                Recovery::Abandon => self.state.handle_failure(failure.bad_node)?,
+                Recovery::Continue => self.state.handle_recovery_failure(failure.bad_node)?,
+            };
+        }
+    }
+
+    async fn start_over(&mut self) -> Result<Option<Failure>, ClientError> {
+        let (path, inode) = (self.file.path.clone(), self.file.inode);
+        let abandon = Request::AbandonBlock {
+            path,
+            inode,
+            block: self.state.block(),
+        };
+        self.dfs.call(abandon).await?;
+        let bad = self.state.bad_nodes().to_vec();
+        let (block, nodes, token) = allocate(&self.dfs, &self.file, self.previous, &bad).await?;
+        self.token = token;
+        self.state.handle_replaced(block, nodes);
+        Ok(self.set_up(WriteStage::Create, true).await.err())
+    }
+
+    async fn go_on(&mut self) -> Result<Option<Failure>, ClientError> {
+        let old = self.state.block();
+        let (path, inode) = (self.file.path.clone(), self.file.inode);
+        let request = Request::UpdateBlockForPipeline {
+            path: path.clone(),
+            inode,
+            block: old,
+        };
+        let stamp: GenerationStamp = match self.dfs.call(request).await? {
+            Response::NewStamp {
+                generation_stamp,
+                token,
+            } => {
+                self.token = token;
+                generation_stamp
+            }
+            other => return Err(unexpected(&other)),
+        };
+        self.state.handle_new_stamp(stamp);
+        let stage = self.state.recovery_stage(old.generation_stamp);
+        if let Err(failure) = self.set_up(stage, true).await {
+            return Ok(Some(failure));
+        }
+        let nodes = self.state.nodes().to_vec();
+        let update = Request::UpdatePipeline {
+            path,
+            inode,
+            old,
+            new: self.state.block(),
+            nodes,
+        };
+        self.dfs.call(update).await?;
+        Ok(None)
+    }
+}
+
+/// Sends one frame while acknowledgements keep being read, so that a stream that failed is noticed even when
+/// nobody takes its bytes any more.
+async fn send<C: hadal_env::Conn>(
+    state: &mut BlockStream,
+    wire: &mut Wire<C>,
+    kind: FrameKind,
+    flags: u8,
+    offset: u64,
+    aux: Bytes,
+    pieces: &mut [Bytes],
+) -> Result<u64, Failure> {
+    let Wire {
+        sender,
+        acks,
+        finish_sequence,
+        acked_sequence,
+        ..
+    } = wire;
+    let mut sending = pin!(sender.send(kind, flags, offset, aux, pieces));
+    loop {
+        let ack = match select(sending.as_mut(), pin!(acks.next())).await {
+            Either::Left((sent, _)) => return sent.map_err(|error| Failure::net(&error)),
+            Either::Right((ack, _)) => ack,
+        };
+        take_ack(state, *finish_sequence, acked_sequence, ack)?;
+    }
+}
+
+fn handle_ack<C: hadal_env::Conn>(
+    state: &mut BlockStream,
+    wire: &mut Wire<C>,
+    ack: Result<Option<Ack>, NetError>,
+) -> Result<(), Failure> {
+    take_ack(state, wire.finish_sequence, &mut wire.acked_sequence, ack)
+}
+
+fn take_ack(
+    state: &mut BlockStream,
+    finish_sequence: Option<u64>,
+    acked_sequence: &mut Option<u64>,
+    ack: Result<Option<Ack>, NetError>,
+) -> Result<(), Failure> {
+    let ack = match ack {
+        Ok(Some(ack)) => ack,
+        Ok(None) => {
+            return Err(Failure {
+                bad_node: None,
+                reason: "the pipeline ended the stream".into(),
+            });
+        }
+        Err(error) => return Err(Failure::net(&error)),
+    };
+    if let Some(fault) = ack.fault {
+        let bad_node = (ack.bad_node != u8::MAX).then_some(usize::from(ack.bad_node));
+        return Err(Failure {
+            bad_node,
+            reason: fault.message,
+        });
+    }
+    if ack.sequence == u64::MAX {
+        state.handle_established();
+        return Ok(());
+    }
+    *acked_sequence = Some(ack.sequence);
+    state.handle_ack(
+        ack.offset,
+        finish_sequence.is_some_and(|finish| ack.sequence >= finish),
+    );
+    Ok(())
+}
+
+async fn allocate<S: Seam>(
+    dfs: &DistributedFileSystem<S>,
+    file: &FileHandle,
+    previous: Option<Block>,
+    exclude: &[DatanodeUuid],
+) -> Result<(Block, Vec<ReplicaTarget>, BlockToken), ClientError> {
+    let request = Request::AddBlock {
+        path: file.path.clone(),
+        inode: file.inode,
+        previous,
+        exclude: exclude.to_vec(),
+        writer_host: dfs.shared.options.host.clone(),
+    };
+    match dfs.call(request).await? {
+        Response::LocatedBlock {
+            block: Some(located),
+        } => Ok((located.block, located.locations, located.token)),
+        other => Err(unexpected(&other)),
+    }
+}

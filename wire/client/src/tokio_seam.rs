@@ -1,0 +1,115 @@
+//! The seam on tokio: what applications link.
+
+use crate::dfs::DistributedFileSystem;
+use crate::error::ClientError;
+use crate::options::ClientOptions;
+use hadal_env::{Clock, Random, Seam};
+use hadal_quic::{Identity, QuicNet, TransportOptions};
+use hadal_types::Tick;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Socket buffers asked for, in bytes; the system may give less.
+const SOCKET_BUFFER: usize = 8 << 20;
+
+/// A client's machine on tokio: its clock, its randomness, its UDP endpoint.
+#[derive(Clone)]
+pub struct TokioSeam {
+    net: QuicNet,
+    start: Instant,
+}
+
+impl TokioSeam {
+    /// On an endpoint made elsewhere.
+    #[must_use]
+    pub fn new(net: QuicNet) -> Self {
+        Self {
+            net,
+            start: Instant::now(),
+        }
+    }
+}
+
+impl Clock for TokioSeam {
+    fn now(&self) -> Tick {
+        Tick(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX - 1))
+    }
+
+    fn wall_ms(&self) -> u64 {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn sleep_until(&self, deadline: Tick) -> impl Future<Output = ()> + Send {
+        tokio::time::sleep_until((self.start + Duration::from_nanos(deadline.0)).into())
+    }
+}
+
+impl Random for TokioSeam {
+    fn random_u64(&self) -> u64 {
+        getrandom::u64().expect("the operating system gives random numbers")
+    }
+}
+
+impl Seam for TokioSeam {
+    type Net = QuicNet;
+
+    fn net(&self) -> &QuicNet {
+        &self.net
+    }
+}
+
+/// A file system on the current tokio runtime, with its own UDP endpoint and its background future spawned.
+///
+/// # Errors
+/// [`ClientError::Setup`] when the endpoint cannot be made.
+pub fn connect(
+    options: ClientOptions,
+    identity: &Identity,
+) -> Result<DistributedFileSystem<TokioSeam>, ClientError> {
+    connect_on(options, identity, Arc::new(quinn::TokioRuntime))
+}
+
+/// As [`connect`], with a `quinn::Runtime` of the caller's choice.
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_on(
+    options: ClientOptions,
+    identity: &Identity,
+    runtime: Arc<dyn quinn::Runtime>,
+) -> Result<DistributedFileSystem<TokioSeam>, ClientError> {
+    let setup = |what: &str, error: &dyn std::fmt::Display| {
+        ClientError::Setup(format!(
+            "cannot make the client's endpoint: {what}: {error}"
+        ))
+    };
+    // Dial from a wildcard socket of the family the NameNodes use.
+    let v6 = options
+        .namenodes
+        .first()
+        .is_some_and(|namenode| namenode.address.is_ipv6());
+    let any: SocketAddr = match v6 {
+        true => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
+        false => (Ipv4Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any).map_err(|error| setup("bind", &error))?;
+    let sizes = socket2::SockRef::from(&socket);
+    // Best effort: smaller buffers are slower, not wrong; `hadal doctor` says how to raise the limit.
+    drop(sizes.set_recv_buffer_size(SOCKET_BUFFER));
+    drop(sizes.set_send_buffer_size(SOCKET_BUFFER));
+    let net = QuicNet::new(
+        socket,
+        runtime,
+        identity,
+        &TransportOptions::default(),
+        false,
+    )
+    .map_err(|error| setup("QUIC", &error))?;
+    let (dfs, background) = DistributedFileSystem::new(TokioSeam::new(net), options);
+    tokio::spawn(background.run());
+    Ok(dfs)
+}
