@@ -34,14 +34,16 @@ mod control;
 mod faults;
 mod inode;
 mod names;
+mod op;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 pub use buf::SimBuf;
 pub use control::DiskImage;
 pub use faults::{DiskConfig, DiskCounters, DiskFault, FaultRates, Omissions};
-pub(crate) use state::OpKey;
+pub(crate) use op::OpKey;
 
 use crate::node::NodeId;
 use crate::report::Counters;
@@ -51,7 +53,8 @@ use crate::world::{Fire, Handle, Shared};
 use buf::Pool;
 use content::WriteOp;
 use hadal_env::{ALIGN, DirEntry, Disk, DiskError, File, OpenOptions, Space};
-use state::{DiskState, Reply, Request};
+use op::{Reply, Request};
+use state::DiskState;
 use std::cell::RefCell;
 use std::future::Future;
 use std::ops::Range;

@@ -20,6 +20,7 @@
 //!   dropping a half without finishing resets (or stops) it.
 
 mod conn;
+mod events;
 mod partition;
 mod pipe;
 mod state;
@@ -28,15 +29,17 @@ mod stream;
 mod tests;
 
 pub use conn::SimConn;
-pub(crate) use state::{NetEvent, NetState, happen, hearing_changed, node_ended, node_started};
+pub(crate) use events::{happen, hearing_changed, node_ended, node_started};
+pub(crate) use state::{NetEvent, NetState};
 pub use stream::{SimRecv, SimSend};
 
 use crate::node::{NodeId, Status};
 use crate::trace::Tag;
 use crate::world::{Handle, Shared};
+use events::{wait_in, wake_all};
 use hadal_env::{Expect, Net, NetError, NetErrorKind};
 use hadal_types::Principal;
-use state::{ConnKey, Side, wait_in, wake_all};
+use state::{ConnKey, Side};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -1,6 +1,7 @@
 //! Connections of the simulated network.
 
-use super::state::{ConnKey, StreamKey, close, wait_in, wake_all};
+use super::events::{close, wait_in, wake_all};
+use super::state::{ConnKey, StreamKey};
 use super::stream::{SimRecv, SimSend};
 use crate::node::NodeId;
 use crate::world::Shared;

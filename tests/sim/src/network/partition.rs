@@ -1,6 +1,6 @@
 //! Controls of the network's faults.
 
-use super::state::{end_side, hearing_changed, mended};
+use super::events::{end_side, hearing_changed, mended};
 use crate::node::NodeId;
 use crate::report::Counters;
 use crate::trace::Tag;

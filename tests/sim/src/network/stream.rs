@@ -1,8 +1,9 @@
 //! Streams of the simulated network.
 
 use super::conn::{ConnHandle, release_half};
+use super::events::send;
 use super::pipe::{Found, Item, Pipe};
-use super::state::{NetEvent, NetState, StreamKey, send};
+use super::state::{NetEvent, NetState, StreamKey};
 use crate::world::Fire;
 use bytes::Bytes;
 use hadal_env::{NetError, NetErrorKind, RecvStream, SendStream};
