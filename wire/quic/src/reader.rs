@@ -1,0 +1,231 @@
+//! Reads lengths and values off a stream of chunks, without joining payload.
+
+use bytes::{Bytes, BytesMut};
+use hadal_env::{NetError, RecvStream};
+use std::collections::VecDeque;
+
+/// Most bytes asked of the transport at once; also the most that is read past what was asked for.
+const READ_MAX: usize = 64 << 10;
+
+/// Pieces held before small ones are joined. A frame of 4 MiB over the smallest MTU comes in about
+/// 3 500; more means a peer that sends crumbs.
+const PIECES_MAX: usize = 8192;
+
+/// Pieces below this are crumbs; runs of them are joined up to twice this size.
+const CRUMB: usize = 4096;
+
+/// A receiving half and what was read of it but not taken yet.
+pub(crate) struct Reader<R> {
+    recv: R,
+    pieces: VecDeque<Bytes>,
+    buffered: usize,
+    ended: bool,
+    joined: u64,
+}
+
+impl<R: RecvStream> Reader<R> {
+    pub(crate) fn new(recv: R) -> Self {
+        Self {
+            recv,
+            pieces: VecDeque::new(),
+            buffered: 0,
+            ended: false,
+            joined: 0,
+        }
+    }
+
+    /// Reads until `length` bytes are held. `false` when the stream ended before. Cancel-safe.
+    pub(crate) async fn fill(&mut self, length: usize) -> Result<bool, NetError> {
+        while self.buffered < length {
+            if self.ended {
+                return Ok(false);
+            }
+            match self.recv.read_chunk(READ_MAX).await? {
+                Some(piece) => self.push(piece),
+                None => self.ended = true,
+            }
+        }
+        Ok(true)
+    }
+
+    /// Bytes held.
+    pub(crate) fn buffered(&self) -> usize {
+        self.buffered
+    }
+
+    /// Bytes joined because the peer sent crumbs.
+    pub(crate) fn joined(&self) -> u64 {
+        self.joined
+    }
+
+    /// The first `N` bytes held, left in place.
+    pub(crate) fn peek<const N: usize>(&self) -> [u8; N] {
+        let mut out = [0; N];
+        let mut have = 0;
+        for piece in &self.pieces {
+            let take = piece.len().min(N - have);
+            out[have..have + take].copy_from_slice(&piece[..take]);
+            have += take;
+            if have == N {
+                return out;
+            }
+        }
+        panic!("peek of {N} bytes with {have} held: fill first");
+    }
+
+    /// Takes `length` held bytes as one buffer: a slice where they lie in one piece, else a copy.
+    /// For heads and messages, not for payload.
+    pub(crate) fn take(&mut self, length: usize) -> Bytes {
+        assert!(length <= self.buffered, "take of more than is held");
+        if length == 0 {
+            return Bytes::new();
+        }
+        self.buffered -= length;
+        let first = self.pieces.front_mut().expect("bytes are held");
+        if first.len() > length {
+            return first.split_to(length);
+        }
+        if first.len() == length {
+            return self.pieces.pop_front().expect("bytes are held");
+        }
+        let mut out = BytesMut::with_capacity(length);
+        self.buffered += length;
+        self.each(length, |piece| out.extend_from_slice(&piece));
+        out.freeze()
+    }
+
+    /// Takes `length` held bytes as the pieces they came in.
+    pub(crate) fn take_pieces(&mut self, length: usize) -> Vec<Bytes> {
+        assert!(length <= self.buffered, "take of more than is held");
+        let mut out = Vec::new();
+        self.each(length, |piece| out.push(piece));
+        out
+    }
+
+    /// Forgets `length` held bytes.
+    pub(crate) fn skip(&mut self, length: usize) {
+        assert!(length <= self.buffered, "skip of more than is held");
+        self.each(length, drop);
+    }
+
+    /// Tells the sender to stop.
+    pub(crate) fn stop(&mut self, code: u64) {
+        self.recv.stop(code);
+    }
+
+    fn each(&mut self, mut length: usize, mut give: impl FnMut(Bytes)) {
+        self.buffered -= length;
+        while length > 0 {
+            let first = self.pieces.front_mut().expect("bytes are held");
+            if first.len() > length {
+                give(first.split_to(length));
+                return;
+            }
+            length -= first.len();
+            give(self.pieces.pop_front().expect("bytes are held"));
+        }
+    }
+
+    fn push(&mut self, piece: Bytes) {
+        if piece.is_empty() {
+            return;
+        }
+        self.buffered += piece.len();
+        self.pieces.push_back(piece);
+        if self.pieces.len() > PIECES_MAX {
+            self.join_crumbs();
+        }
+    }
+
+    /// Joins runs of small pieces, so that a peer sending byte by byte cannot make us hold a
+    /// datagram for each. A byte is copied at most twice.
+    fn join_crumbs(&mut self) {
+        let mut run = BytesMut::new();
+        let mut out = VecDeque::with_capacity(self.pieces.len());
+        for piece in self.pieces.drain(..) {
+            if piece.len() < CRUMB {
+                self.joined += piece.len() as u64;
+                run.extend_from_slice(&piece);
+                if run.len() < CRUMB {
+                    continue;
+                }
+                out.push_back(run.split().freeze());
+            } else {
+                if !run.is_empty() {
+                    out.push_back(run.split().freeze());
+                }
+                out.push_back(piece);
+            }
+        }
+        if !run.is_empty() {
+            out.push_back(run.freeze());
+        }
+        self.pieces = out;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Crumbs(Vec<Bytes>);
+
+    impl RecvStream for Crumbs {
+        async fn read_chunk(&mut self, _max: usize) -> Result<Option<Bytes>, NetError> {
+            Ok(self.0.pop())
+        }
+
+        fn stop(&mut self, _code: u64) {}
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        futures_util::FutureExt::now_or_never(future).expect("crumbs are ready")
+    }
+
+    #[test]
+    fn takes_slices_where_it_can_and_pieces_as_they_came() {
+        let first = Bytes::from_static(b"abcdef");
+        let second = Bytes::from_static(b"ghij");
+        let mut reader = Reader::new(Crumbs(vec![second.clone(), first.clone()]));
+        assert_eq!(run(reader.fill(10)), Ok(true));
+        assert_eq!(reader.peek::<8>(), *b"abcdefgh");
+        let head = reader.take(2);
+        assert_eq!(head.as_ptr(), first.as_ptr());
+        let pieces = reader.take_pieces(6);
+        assert_eq!(pieces, [&b"cdef"[..], b"gh"]);
+        assert_eq!(pieces[1].as_ptr(), second.as_ptr());
+        assert_eq!(reader.joined(), 0);
+        assert_eq!(reader.take(2), &b"ij"[..]);
+        assert_eq!(run(reader.fill(1)), Ok(false));
+    }
+
+    #[test]
+    fn joins_what_spans_pieces() {
+        let mut reader = Reader::new(Crumbs(vec![
+            Bytes::from_static(b"cd"),
+            Bytes::from_static(b"b"),
+            Bytes::from_static(b"a"),
+        ]));
+        assert_eq!(run(reader.fill(4)), Ok(true));
+        assert_eq!(reader.take(3), &b"abc"[..]);
+        assert_eq!(reader.buffered(), 1);
+        reader.skip(1);
+        assert_eq!(reader.buffered(), 0);
+    }
+
+    #[test]
+    fn crumbs_stay_bounded() {
+        let bytes = 100_000;
+        let mut reader = Reader::new(Crumbs(
+            (0..bytes)
+                .rev()
+                .map(|i| Bytes::copy_from_slice(&[i as u8]))
+                .collect(),
+        ));
+        assert_eq!(run(reader.fill(bytes)), Ok(true));
+        assert!(reader.pieces.len() <= PIECES_MAX);
+        assert!(reader.joined() <= 2 * bytes as u64);
+        let all = reader.take(bytes);
+        assert!(all.iter().enumerate().all(|(i, byte)| *byte == i as u8));
+    }
+}
