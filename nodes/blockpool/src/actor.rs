@@ -128,6 +128,12 @@ impl Actor {
         }
     }
 
+    /// The storages are known (the volumes were opened after the first handshake); `seed` randomises report times.
+    pub fn set_storages(&mut self, storages: Vec<StorageUuid>, seed: u64) {
+        self.storages = storages;
+        self.random = seed | 1;
+    }
+
     /// Registered with its NameNode.
     #[must_use]
     pub fn is_registered(&self) -> bool {

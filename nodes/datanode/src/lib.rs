@@ -1,1 +1,23 @@
-//! (skeleton)
+//! The DataNode daemon: the block pool's mind (`hadal-blockpool`) on a replica store and the network.
+//!
+//! One shard serves the whole node; a node with several shards answers `Unsupported` at start until the replica
+//! store is split over them.
+#![forbid(unsafe_code)]
+
+mod actors;
+mod calls;
+mod commands;
+mod config;
+mod copy;
+mod error;
+mod node;
+mod read;
+mod receive;
+mod serve;
+
+pub use config::{DatanodeConfig, NamenodePeer};
+pub use error::RunError;
+pub use node::run;
+
+/// Exit code when the record of the acknowledged epoch cannot be made durable.
+pub const EXIT_EPOCH_RECORD: i32 = 74;

@@ -3,7 +3,7 @@
 use crate::dfs::DistributedFileSystem;
 use crate::error::{Attempt, ClientError};
 use crate::timeout::until;
-use hadal_env::{Clock, Expect, Seam};
+use hadal_env::{Expect, Seam};
 use hadal_proto::admin::{Request, Response};
 use std::net::SocketAddr;
 

@@ -6,7 +6,7 @@ use futures_channel::{mpsc, oneshot};
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt, select_biased};
-use hadal_env::{Clock, Net, Seam};
+use hadal_env::{Net, Seam};
 use hadal_proto::admin::AdminProtocol;
 use hadal_proto::client::{ClientProtocol, Request};
 use hadal_proto::transfer::TransferProtocol;

@@ -6,7 +6,7 @@ use crate::error::ClientError;
 use crate::timeout::until;
 use bytes::Bytes;
 use hadal_datastream::ReplicaChoice;
-use hadal_env::{Clock, Conn, Expect, Net, Seam};
+use hadal_env::{Conn, Expect, Net, Seam};
 use hadal_proto::client::{BadReplica, LocatedBlock, LocatedBlocks, ReplicaTarget, Request};
 use hadal_proto::frame::FrameKind;
 use hadal_proto::transfer::{ReadBlock, ReadReply, TransferProtocol};

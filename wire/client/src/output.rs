@@ -6,7 +6,7 @@ use crate::options::CreateOptions;
 use crate::pipeline::{FileHandle, Goal, Pipeline};
 use bytes::Bytes;
 use hadal_datastream::Packetizer;
-use hadal_env::{Clock, Seam};
+use hadal_env::Seam;
 use hadal_proto::client::{Request, Response};
 use hadal_types::Block;
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use hadal_datastream::{BlockStream, Recovery};
-use hadal_env::{Clock, Expect, Net, NetError, Seam};
+use hadal_env::{Expect, Net, NetError, Seam};
 use hadal_proto::Protocol;
 use hadal_proto::client::{BlockToken, ReplicaTarget, Request, Response};
 use hadal_proto::frame::{Ack, FrameKind};

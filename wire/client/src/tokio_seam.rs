@@ -43,7 +43,7 @@ impl Clock for TokioSeam {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn sleep_until(&self, deadline: Tick) -> impl Future<Output = ()> + Send {
+    fn sleep_until(&self, deadline: Tick) -> impl Future<Output = ()> {
         tokio::time::sleep_until((self.start + Duration::from_nanos(deadline.0)).into())
     }
 }

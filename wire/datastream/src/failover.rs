@@ -119,7 +119,7 @@ impl Failover {
         self.attempts += 1;
         self.current = (self.current + 1) % self.namenodes;
         // The others are tried at once; a whole round without success waits.
-        let at = if self.attempts as usize % self.namenodes == 0 {
+        let at = if (self.attempts as usize).is_multiple_of(self.namenodes) {
             self.later(now, jitter)
         } else {
             now

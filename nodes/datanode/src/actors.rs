@@ -1,0 +1,434 @@
+//! One task per NameNode: connects, and does what the actor's mind asks for.
+
+use crate::commands;
+use crate::node::Node;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt, select_biased};
+use hadal_blockpool::ActorOutput;
+use hadal_blockpool::ClaimOutcome;
+use hadal_env::{Env, Expect, Net};
+use hadal_proto::Fault;
+use hadal_proto::FaultClass;
+use hadal_proto::datanode::{
+    BlockReport, Claim, DatanodeProtocol, Heartbeat, IncrementalReport, OpenReplica,
+    REPORT_PART_MAX, Registration, ReportEntries, Request, Response, StorageReport,
+};
+use hadal_quic::{CallClient, CallError};
+use hadal_types::{CURRENT_LAYOUT, ReplicaState, Role, StorageUuid, Tick};
+use std::rc::Rc;
+
+/// Between two tries to reach a NameNode.
+const REDIAL_MS: u64 = 500;
+
+/// What a call came to.
+enum Outcome {
+    Version(Result<Response, CallError>),
+    Registered(Result<Response, CallError>),
+    Heartbeat(Result<Response, CallError>),
+    Incremental(u64, Result<Response, CallError>),
+    Report(StorageUuid, Result<(), CallError>),
+    BadBlocks(usize, Result<Response, CallError>),
+}
+
+/// Talks to NameNode `index` for ever.
+pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, index: usize) {
+    let peer = node.config.namenodes[index].clone();
+    let expect = Expect::node(Role::Namenode, peer.name.clone());
+    let mut quiet = false;
+    loop {
+        let dialled = node.env.net().connect(peer.address, &expect).await;
+        let opened = match dialled {
+            Ok(conn) => CallClient::<DatanodeProtocol>::open(&conn)
+                .await
+                .map(|opened| (conn, opened)),
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok((conn, (client, driver))) => {
+                quiet = false;
+                serve(&node, index, client, driver).await;
+                drop(conn);
+            }
+            Err(error) => {
+                if !quiet {
+                    tracing::warn!(
+                        "NameNode {} at {} cannot be reached: {error}",
+                        peer.name,
+                        peer.address
+                    );
+                    quiet = true;
+                }
+            }
+        }
+        node.actors[index]
+            .core
+            .borrow_mut()
+            .handle_disconnected(node.env.now());
+        let jitter = node.env.random_u64() % REDIAL_MS;
+        node.env
+            .sleep_until(node.env.now().after_ms(REDIAL_MS / 2 + jitter))
+            .await;
+    }
+}
+
+async fn serve<E: Env>(
+    node: &Rc<Node<E>>,
+    index: usize,
+    client: CallClient<DatanodeProtocol>,
+    driver: impl Future<Output = hadal_env::NetError>,
+) {
+    let slot = &node.actors[index];
+    let driver = driver.fuse();
+    let mut driver = std::pin::pin!(driver);
+    let mut calls = FuturesUnordered::new();
+    loop {
+        let now = node.env.now();
+        let mark = slot.wake.mark();
+        loop {
+            let output = slot.core.borrow_mut().poll_output(now);
+            let Some(output) = output else { break };
+            calls.push(perform(Rc::clone(node), client.clone(), output).boxed_local());
+        }
+        if slot.core.borrow().is_registered() && !slot.bad.borrow().is_empty() {
+            let blocks = std::mem::take(&mut *slot.bad.borrow_mut());
+            let client = client.clone();
+            let report = async move {
+                let count = blocks.len();
+                Outcome::BadBlocks(
+                    count,
+                    client.call(&Request::ReportBadBlocks { blocks }).await,
+                )
+            };
+            calls.push(report.boxed_local());
+        }
+        let due = slot.core.borrow().poll_timeout().unwrap_or(Tick::NEVER);
+        let deadline = due.min(now.after_ms(60_000));
+        let sleep = node.env.sleep_until(deadline).fuse();
+        let woken = slot.wake.changed(mark).fuse();
+        let (mut sleep, mut woken) = (std::pin::pin!(sleep), std::pin::pin!(woken));
+        select_biased! {
+            error = driver => {
+                tracing::warn!("lost NameNode {}: {error}", node.config.namenodes[index].name);
+                return;
+            }
+            outcome = calls.select_next_some() => handle(node, index, outcome).await,
+            () = woken => {}
+            () = sleep => {}
+        }
+    }
+}
+
+async fn perform<E: Env>(
+    node: Rc<Node<E>>,
+    client: CallClient<DatanodeProtocol>,
+    output: ActorOutput,
+) -> Outcome {
+    match output {
+        ActorOutput::SendVersionRequest => {
+            Outcome::Version(client.call(&Request::VersionRequest).await)
+        }
+        ActorOutput::SendRegister => {
+            let registration = registration(&node);
+            Outcome::Registered(client.call(&Request::Register { registration }).await)
+        }
+        ActorOutput::SendHeartbeat { wants_report } => {
+            let heartbeat = heartbeat(&node, wants_report).await;
+            Outcome::Heartbeat(client.call(&Request::Heartbeat { heartbeat }).await)
+        }
+        ActorOutput::SendIncremental { sequence, changes } => {
+            let report = IncrementalReport {
+                uuid: node.uuid,
+                sequence,
+                changes,
+            };
+            Outcome::Incremental(
+                sequence,
+                client.call(&Request::IncrementalReport { report }).await,
+            )
+        }
+        ActorOutput::SendReport {
+            storage,
+            report_id,
+            includes,
+        } => {
+            let sent = full_report(&node, &client, storage, report_id, includes).await;
+            Outcome::Report(storage, sent)
+        }
+    }
+}
+
+fn registration<E: Env>(node: &Node<E>) -> Registration {
+    let config = &node.config;
+    Registration {
+        uuid: node.uuid,
+        name: config.name.clone(),
+        address: config.address.clone(),
+        http_address: config.http_address.clone(),
+        shards: 1,
+        rack: config.rack.clone(),
+        layout: CURRENT_LAYOUT,
+        info: node
+            .service
+            .borrow()
+            .info()
+            .cloned()
+            .expect("phase 1 came before (A-11)"),
+        software: config.software.clone(),
+        storages: storages(node),
+    }
+}
+
+fn storages<E: Env>(node: &Node<E>) -> Vec<StorageReport> {
+    let Ok(store) = node.store() else {
+        return Vec::new();
+    };
+    let report = |volume: store_replica::VolumeStatus| StorageReport {
+        storage: volume.storage,
+        failed: volume.failed.is_some(),
+        capacity: volume.capacity,
+        used: volume.used,
+        remaining: volume.remaining,
+        pool_used: volume.used,
+        blocks: volume.replicas as u64,
+    };
+    store.volumes().into_iter().map(report).collect()
+}
+
+async fn heartbeat<E: Env>(node: &Node<E>, wants_report: Vec<StorageUuid>) -> Heartbeat {
+    if let Ok(store) = node.store() {
+        store.refresh_space().await;
+    }
+    let storages = storages(node);
+    let service = node.service.borrow();
+    let acknowledged = service.acknowledged();
+    Heartbeat {
+        uuid: node.uuid,
+        failed_volumes: u32::try_from(storages.iter().filter(|storage| storage.failed).count())
+            .unwrap_or(u32::MAX),
+        storages,
+        transfers: node.copies.get(),
+        streams: node.streams.get(),
+        acknowledged,
+        wants_report,
+        executed: service.executed(acknowledged),
+    }
+}
+
+async fn full_report<E: Env>(
+    node: &Rc<Node<E>>,
+    client: &CallClient<DatanodeProtocol>,
+    storage: StorageUuid,
+    report_id: u64,
+    includes: u64,
+) -> Result<(), CallError> {
+    let store = node.store().map_err(CallError::Fault)?;
+    let finalized = store.finalized(storage);
+    let open: Vec<OpenReplica> = store
+        .open_replicas(storage)
+        .into_iter()
+        .filter(|replica| replica.state != ReplicaState::Temporary)
+        .map(|replica| OpenReplica {
+            block: replica.block,
+            state: replica.state,
+        })
+        .collect();
+    let parts = finalized.len().div_ceil(REPORT_PART_MAX).max(1);
+    let acknowledged = node.service.borrow().acknowledged();
+    let mut rest = finalized.as_slice();
+    for part in 0..parts {
+        let (now, later) = rest.split_at(rest.len().min(REPORT_PART_MAX));
+        rest = later;
+        let mut packed = Vec::with_capacity(now.len() * ReportEntries::ENTRY_LEN);
+        now.iter()
+            .for_each(|block| ReportEntries::push(&mut packed, block));
+        let report = BlockReport {
+            uuid: node.uuid,
+            storage,
+            report_id,
+            part: part as u32,
+            parts: parts as u32,
+            includes,
+            acknowledged,
+            finalized: packed.into(),
+            open: if part + 1 == parts {
+                open.clone()
+            } else {
+                Vec::new()
+            },
+        };
+        client.call(&Request::BlockReport { report }).await?;
+    }
+    tracing::info!(
+        "full report of {storage}: {} replicas in {parts} parts",
+        finalized.len()
+    );
+    Ok(())
+}
+
+async fn handle<E: Env>(node: &Rc<Node<E>>, index: usize, outcome: Outcome) {
+    let slot = &node.actors[index];
+    let now = node.env.now();
+    match outcome {
+        Outcome::Version(Ok(Response::Version {
+            info,
+            claim,
+            software,
+        })) => {
+            let known = node.service.borrow_mut().handle_info(&info);
+            let outcome = match known {
+                Ok(_) => node
+                    .open_store(&info)
+                    .await
+                    .map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            let now = node.env.now();
+            match outcome {
+                Ok(()) if node.store.borrow().is_some() => {
+                    slot.core.borrow_mut().handle_version(now);
+                    apply_claim(node, index, &claim).await;
+                    tracing::info!(
+                        "NameNode {} runs {software}, namespace {}",
+                        node.config.namenodes[index].name,
+                        info.namespace_id
+                    );
+                }
+                // Another actor is opening the volumes.
+                Ok(()) => slot.core.borrow_mut().handle_version_failed(now),
+                Err(reason) => {
+                    tracing::error!("{reason}");
+                    slot.core.borrow_mut().handle_version_failed(now);
+                }
+            }
+        }
+        Outcome::Registered(Ok(Response::Registered { .. })) => {
+            node.service.borrow_mut().handle_registered(index);
+            slot.core.borrow_mut().handle_registered(now);
+            tracing::info!(
+                "registered with NameNode {}",
+                node.config.namenodes[index].name
+            );
+        }
+        Outcome::Heartbeat(Ok(Response::Heartbeat {
+            claim,
+            commands,
+            report_slot,
+        })) => {
+            apply_claim(node, index, &claim).await;
+            slot.core.borrow_mut().handle_heartbeat(report_slot);
+            commands::run_all(node, index, commands);
+        }
+        Outcome::Incremental(
+            _,
+            Ok(Response::Reported {
+                sequence,
+                claim,
+                commands,
+            }),
+        ) => {
+            apply_claim(node, index, &claim).await;
+            slot.core.borrow_mut().handle_incremental(sequence);
+            commands::run_all(node, index, commands);
+        }
+        Outcome::Report(storage, Ok(())) => slot.core.borrow_mut().handle_report_done(now, storage),
+        Outcome::BadBlocks(_, Ok(_)) => {}
+        Outcome::Version(result) => {
+            log_failure(node, index, "version request", result.err().as_ref());
+            slot.core.borrow_mut().handle_version_failed(now);
+        }
+        Outcome::Registered(result) => {
+            let error = result.err();
+            log_failure(node, index, "registration", error.as_ref());
+            match error.as_ref().and_then(CallError::fault) {
+                Some(fault) => slot.core.borrow_mut().handle_fault(now, fault),
+                None => slot.core.borrow_mut().handle_register_failed(now),
+            }
+        }
+        Outcome::Heartbeat(result) | Outcome::Incremental(_, result) => {
+            failed(node, index, "report", now, result.err());
+        }
+        Outcome::Report(_, Err(error)) => {
+            let fault = error.fault().cloned();
+            log_failure(node, index, "full report", Some(&error));
+            slot.core
+                .borrow_mut()
+                .handle_report_failed(now, fault.as_ref());
+        }
+        Outcome::BadBlocks(count, Err(error)) => {
+            // only logged; a reader that meets the replica again reports it again.
+            tracing::warn!("{count} bad blocks not reported: {error}");
+        }
+    }
+}
+
+fn failed<E: Env>(
+    node: &Rc<Node<E>>,
+    index: usize,
+    what: &str,
+    now: Tick,
+    error: Option<CallError>,
+) {
+    log_failure(node, index, what, error.as_ref());
+    let fault = match error {
+        Some(CallError::Fault(fault)) => fault,
+        _ => Fault::new(FaultClass::Retry, "the connection was lost"),
+    };
+    node.actors[index]
+        .core
+        .borrow_mut()
+        .handle_fault(now, &fault);
+}
+
+fn log_failure<E: Env>(node: &Rc<Node<E>>, index: usize, what: &str, error: Option<&CallError>) {
+    let name = &node.config.namenodes[index].name;
+    match error {
+        Some(error) => tracing::warn!("{what} to NameNode {name} failed: {error}"),
+        None => tracing::warn!("{what} to NameNode {name} got an answer that does not fit"),
+    }
+}
+
+/// Applies a claim and makes a newly acknowledged epoch durable before any of its commands runs (M-L7).
+async fn apply_claim<E: Env>(node: &Rc<Node<E>>, index: usize, claim: &Claim) {
+    let outcome = node.service.borrow_mut().handle_claim(index, claim);
+    let name = &node.config.namenodes[index].name;
+    match outcome {
+        ClaimOutcome::Unchanged => {}
+        ClaimOutcome::Acknowledged { taken_over: false } => {
+            tracing::info!(
+                "acknowledging {name} as active in epoch {} at txid {}",
+                claim.epoch,
+                claim.txid
+            );
+        }
+        ClaimOutcome::Acknowledged { taken_over: true } => {
+            tracing::warn!(
+                "{name} takes over as active in epoch {} at txid {}",
+                claim.epoch,
+                claim.txid
+            );
+        }
+        ClaimOutcome::Ignored => {
+            tracing::warn!(
+                "{name} claims to be active in epoch {} at txid {}: older",
+                claim.epoch,
+                claim.txid
+            );
+        }
+        ClaimOutcome::Lost => tracing::warn!("{name} is active no more"),
+    }
+    let Some(epoch) = node.service.borrow().poll_persist() else {
+        return;
+    };
+    // One writer at a time: who finds the record taken leaves it to the next heartbeat.
+    let Some(mut record) = node.epoch_record.borrow_mut().take() else {
+        return;
+    };
+    match record.store(&epoch.0.to_le_bytes()).await {
+        Ok(()) => node.service.borrow_mut().handle_persisted(epoch),
+        Err(error) => {
+            node.env.stop(crate::EXIT_EPOCH_RECORD, &error.to_string());
+            return;
+        }
+    }
+    *node.epoch_record.borrow_mut() = Some(record);
+}

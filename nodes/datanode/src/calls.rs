@@ -1,0 +1,144 @@
+//! Small calls: lengths and checksums for readers, and what operators ask.
+
+use crate::error::fault_of;
+use crate::node::Node;
+use crate::read::check_pool;
+use hadal_env::{Conn, Env};
+use hadal_proto::admin::{self, AdminProtocol, NodeStatus, ReplicaStatus};
+use hadal_proto::transfer::{Request, Response, TransferProtocol};
+use hadal_proto::{Fault, FaultClass};
+use hadal_quic::CallRequests;
+use hadal_types::{Block, HaState, mix};
+use std::rc::Rc;
+use store_record::checksum::crc32c_append;
+
+/// Replicas in one page of `debug dn-replicas`.
+const REPLICAS_PAGE: usize = 10_000;
+
+pub(crate) async fn serve_transfer<E: Env, C: Conn>(
+    node: Rc<Node<E>>,
+    mut requests: CallRequests<TransferProtocol, C>,
+) {
+    while let Some((request, responder)) = requests.next().await {
+        let node = Rc::clone(&node);
+        let env = node.env.clone();
+        env.spawn("datanode call", async move {
+            responder.answer(transfer(&node, request).await)
+        });
+    }
+}
+
+async fn transfer<E: Env>(node: &Rc<Node<E>>, request: Request) -> Result<Response, Fault> {
+    let store = node.store()?;
+    match request {
+        Request::GetVisibleLength { pool, block, .. } => {
+            check_pool(node, &pool)?;
+            let length = store
+                .visible_length(block.id)
+                .map_err(|error| fault_of(&error))?;
+            Ok(Response::VisibleLength { length })
+        }
+        Request::GetBlockChecksum { pool, block, .. } => {
+            check_pool(node, &pool)?;
+            let info = store.get(block.id).ok_or_else(|| {
+                Fault::new(
+                    FaultClass::NotFound,
+                    format!("{}: no replica of it here", block.id),
+                )
+            })?;
+            let mut reader = store
+                .open_reader(block.id, block.generation_stamp, 0, info.visible_length)
+                .await
+                .map_err(|error| fault_of(&error))?;
+            let mut crc = 0;
+            while let Some(part) = reader.next().await.map_err(|error| fault_of(&error))? {
+                crc = crc32c_append(crc, &part.checksums);
+            }
+            let length = info.visible_length;
+            Ok(Response::Checksum {
+                crc,
+                bytes_per_checksum: info.bytes_per_checksum,
+                length,
+            })
+        }
+        other => Err(Fault::new(
+            FaultClass::Unsupported,
+            format!("{} is not supported in this version", other.name()),
+        )),
+    }
+}
+
+pub(crate) async fn serve_admin<E: Env, C: Conn>(
+    node: Rc<Node<E>>,
+    mut requests: CallRequests<AdminProtocol, C>,
+) {
+    while let Some((request, responder)) = requests.next().await {
+        responder.answer(admin(&node, request));
+    }
+}
+
+fn admin<E: Env>(node: &Rc<Node<E>>, request: admin::Request) -> Result<admin::Response, Fault> {
+    let now = node.env.now();
+    match request {
+        admin::Request::GetStatus => Ok(admin::Response::Status {
+            status: NodeStatus {
+                name: node.config.name.clone(),
+                role: "datanode".into(),
+                state: HaState::Initializing,
+                safe_mode: node.store.borrow().is_none(),
+                info: node.service.borrow().info().cloned().unwrap_or_default(),
+                software: node.config.software.clone(),
+            },
+        }),
+        admin::Request::Replicas { after, limit } => {
+            let store = node.store()?;
+            let mut all: Vec<ReplicaStatus> = Vec::new();
+            for volume in store.volumes() {
+                let finalized = store.finalized(volume.storage).into_iter();
+                let open = store.open_replicas(volume.storage).into_iter();
+                let ids = finalized
+                    .map(|block| block.id)
+                    .chain(open.map(|replica| replica.block.id));
+                for info in ids.filter_map(|id| store.get(id)) {
+                    all.push(ReplicaStatus {
+                        block: Block {
+                            length: info.visible_length,
+                            ..info.block
+                        },
+                        state: info.state,
+                        storage: info.storage,
+                        file: String::new(),
+                        file_offset: 0,
+                    });
+                }
+            }
+            all.sort_unstable_by_key(|replica| mix(replica.block.id));
+            all.retain(|replica| after == 0 || mix(replica.block.id) > after);
+            let limit = (limit as usize).clamp(1, REPLICAS_PAGE);
+            let more = all.len() > limit;
+            all.truncate(limit);
+            Ok(admin::Response::Replicas {
+                replicas: all,
+                more,
+            })
+        }
+        admin::Request::TriggerBlockReport => {
+            for slot in &node.actors {
+                slot.core.borrow_mut().report_now(now);
+                slot.wake.notify();
+            }
+            Ok(admin::Response::Done)
+        }
+        admin::Request::TriggerHeartbeat => {
+            for slot in &node.actors {
+                slot.core.borrow_mut().heartbeat_now(now);
+                slot.wake.notify();
+            }
+            Ok(admin::Response::Done)
+        }
+        other => Err(Fault::new(
+            FaultClass::Unsupported,
+            format!("{} is not something a DataNode answers", other.name()),
+        )),
+    }
+}

@@ -1,0 +1,77 @@
+//! Carrying out what the acknowledged active orders.
+
+use crate::copy;
+use crate::node::Node;
+use hadal_blockpool::Admission;
+use hadal_env::Env;
+use hadal_proto::datanode::{Action, ChangeKind, Command};
+use hadal_types::Block;
+use std::rc::Rc;
+use store_replica::StoreError;
+
+/// Admits the commands in order and starts those that run. A failure of one does not stop the rest.
+pub(crate) fn run_all<E: Env>(node: &Rc<Node<E>>, index: usize, commands: Vec<Command>) {
+    for command in commands {
+        let admission = node.service.borrow_mut().admit(index, &command);
+        match admission {
+            Admission::Run => run(node, index, command.action),
+            Admission::Repeated => {}
+            Admission::Refuse(reason) => {
+                let name = &node.config.namenodes[index].name;
+                tracing::warn!(
+                    "{} from {name} is not obeyed: {reason}",
+                    command.action.name()
+                );
+            }
+        }
+    }
+}
+
+fn run<E: Env>(node: &Rc<Node<E>>, index: usize, action: Action) {
+    let now = node.env.now();
+    match action {
+        Action::Invalidate { blocks } => {
+            node.env
+                .spawn("datanode invalidate", invalidate(Rc::clone(node), blocks));
+        }
+        Action::Transfer { work } => {
+            for work in work {
+                node.env
+                    .spawn("datanode copy", copy::copy(Rc::clone(node), work));
+            }
+        }
+        Action::Register => node.actors[index]
+            .core
+            .borrow_mut()
+            .handle_register_command(now),
+        Action::ReportNow => {
+            for slot in &node.actors {
+                slot.core.borrow_mut().report_now(now);
+                slot.wake.notify();
+            }
+        }
+        other @ (Action::RecoverBlock { .. }
+        | Action::AccessKeyUpdate { .. }
+        | Action::BalancerBandwidth { .. }
+        | Action::Shutdown) => {
+            tracing::warn!("{} is not supported in this version", other.name());
+        }
+    }
+}
+
+/// Detaches the replicas, tells the NameNodes, then frees the bytes.
+async fn invalidate<E: Env>(node: Rc<Node<E>>, blocks: Vec<Block>) {
+    let Ok(store) = node.store() else { return };
+    for block in blocks {
+        match store.delete(block.id, block.generation_stamp).await {
+            Ok(deleted) => {
+                node.report_change(deleted.storage, deleted.block, ChangeKind::Deleted);
+                if let Err(error) = store.collect(deleted).await {
+                    tracing::warn!("freeing the bytes of {block}: {error}");
+                }
+            }
+            Err(StoreError::NotFound { .. }) => {}
+            Err(error) => tracing::warn!("deleting {block}: {error}"),
+        }
+    }
+}

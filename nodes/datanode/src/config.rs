@@ -1,0 +1,43 @@
+//! What a DataNode is told at start.
+
+use hadal_blockpool::ActorConfig;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use store_replica::StoreOptions;
+
+/// A NameNode to serve.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamenodePeer {
+    /// Node id, the name in its certificate.
+    pub name: String,
+    /// Its QUIC address.
+    pub address: SocketAddr,
+}
+
+/// Settings of a DataNode.
+#[derive(Clone, Debug)]
+pub struct DatanodeConfig {
+    /// Node id, the name in its certificate.
+    pub name: String,
+    /// Data directories, one storage each.
+    pub dirs: Vec<PathBuf>,
+    /// Address of shard 0 that others dial.
+    pub address: String,
+    /// Address of the HTTP door, empty without.
+    pub http_address: String,
+    /// Rack, `/default-rack` unless configured.
+    pub rack: String,
+    /// All NameNodes of the name service.
+    pub namenodes: Vec<NamenodePeer>,
+    /// Periods and bounds of the reports.
+    pub actor: ActorConfig,
+    /// The replica store.
+    pub store: StoreOptions,
+    /// A block stream without a frame, or a next node without an acknowledgement, for this long has failed.
+    pub stream_timeout_ms: u64,
+    /// Open block streams (writes, reads, copies) at once; more are refused (HDFS
+    /// `dfs.datanode.max.transfer.threads`).
+    pub streams_max: u32,
+    /// Software version, for `-report`.
+    pub software: String,
+}

@@ -1,0 +1,466 @@
+//! Receiving a block: verify, store, forward, acknowledge (E-22).
+
+use crate::error::fault_of;
+use crate::node::{NetConn, Node};
+use crate::read::check_pool;
+use futures_util::future::{Either, select};
+use futures_util::{FutureExt, select_biased};
+use hadal_blockpool::AckBook;
+use hadal_daemon::Notify;
+use hadal_env::{Conn, Env, Expect};
+use hadal_proto::Protocol;
+use hadal_proto::datanode::ChangeKind;
+use hadal_proto::frame::{Ack, FLAG_HFLUSH, FLAG_HSYNC, FrameKind};
+use hadal_proto::transfer::{TransferProtocol, WriteBlock, WriteStage};
+use hadal_proto::{Fault, FaultClass, decode};
+use hadal_quic::{
+    AckReceiver, AckSender, AppendReceiver, AppendSender, FrameReceiver, open_append,
+};
+use hadal_types::{Block, ReplicaState, Role};
+use std::cell::RefCell;
+use std::pin::pin;
+use std::rc::Rc;
+use store_replica::{CreateSpec, ReplicaWriter, StoreError};
+
+/// Why a pipeline broke, and which node is to blame counted from here (0 is this one).
+struct Broken {
+    bad_node: u8,
+    fault: Fault,
+}
+
+impl Broken {
+    fn here(fault: Fault) -> Self {
+        Self { bad_node: 0, fault }
+    }
+
+    fn next(reason: impl Into<String>) -> Self {
+        Self {
+            bad_node: 1,
+            fault: Fault::new(FaultClass::Retry, reason),
+        }
+    }
+
+    /// The peer that writes to us is gone: nobody to blame, nobody to tell.
+    fn upstream(reason: impl Into<String>) -> Self {
+        Self {
+            bad_node: u8::MAX,
+            fault: Fault::new(FaultClass::Retry, reason),
+        }
+    }
+}
+
+/// What the frame loop and the reader of downstream acknowledgements share.
+struct Progress {
+    book: RefCell<AckBook>,
+    changed: Notify,
+    established: RefCell<bool>,
+}
+
+pub(crate) async fn receive<E: Env, C: Conn>(node: Rc<Node<E>>, stream: AppendReceiver<C>) {
+    let header: Result<WriteBlock, _> = decode(stream.header_bytes());
+    let (frames, mut acks) = stream.into_parts();
+    let outcome = match header {
+        Ok(header) => receive_block(&node, &header, frames, &mut acks)
+            .await
+            .map_err(|broken| {
+                tracing::debug!("write of {}: {}", header.block, broken.fault);
+                broken
+            }),
+        Err(error) => Err(Broken::here(Fault::new(
+            FaultClass::BadRequest,
+            error.to_string(),
+        ))),
+    };
+    if let Err(Broken { bad_node, fault }) = outcome {
+        let ack = Ack {
+            sequence: u64::MAX,
+            offset: 0,
+            fault: Some(fault),
+            bad_node,
+            slow_nodes: 0,
+        };
+        // The writer may be gone already; then there is nobody to tell.
+        drop(acks.send(&ack).await);
+    }
+    acks.finish();
+}
+
+type Downstream<E> = (AppendSender<NetConn<E>>, AckReceiver<NetConn<E>>);
+
+async fn receive_block<E: Env, C: Conn>(
+    node: &Rc<Node<E>>,
+    header: &WriteBlock,
+    mut frames: FrameReceiver<C>,
+    acks: &mut AckSender<C>,
+) -> Result<(), Broken> {
+    let _count = node.count_stream().map_err(Broken::here)?;
+    check_pool(node, &header.pool).map_err(Broken::here)?;
+    let (writer, downstream) = {
+        // Both at once: the disk of this node and the way to the next.
+        let open = pin!(open_writer(node, header));
+        let dial = pin!(open_downstream(node, header));
+        match select(open, dial).await {
+            Either::Left((writer, dial)) => (writer?, dial.await),
+            Either::Right((downstream, open)) => (open.await?, downstream),
+        }
+    };
+    let downstream = match downstream {
+        Ok(downstream) => downstream,
+        Err(broken) => {
+            park(header, writer).await;
+            return Err(broken);
+        }
+    };
+    if header.stage != WriteStage::Copy {
+        let info = writer.info();
+        node.report_change(info.storage, info.block, ChangeKind::Receiving);
+    }
+    let progress = Progress {
+        book: RefCell::new(AckBook::new(downstream.is_some())),
+        changed: Notify::new(),
+        established: RefCell::new(downstream.is_none()),
+    };
+    let (mut sender, mut next_acks) = downstream.unzip();
+    let mut writer = Some(writer);
+    let streamed = {
+        let frame_loop = pin!(frame_loop(
+            node,
+            header,
+            &mut frames,
+            acks,
+            &mut sender,
+            &mut writer,
+            &progress
+        ));
+        let ack_loop = pin!(ack_loop(node, &mut next_acks, &progress));
+        match select(frame_loop, ack_loop).await {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right((broken, _)) => Err(broken),
+        }
+    };
+    let finish = match streamed {
+        Ok(finish) => finish,
+        Err(broken) => {
+            if let Some(sender) = &mut sender {
+                sender.reset(0);
+            }
+            if let Some(writer) = writer {
+                park(header, writer).await;
+            }
+            return Err(broken);
+        }
+    };
+    // Every node behind has the bytes: finalising here and there goes on side by side.
+    let writer = writer.expect("the frame loop leaves the writer");
+    let storage = writer.info().storage;
+    let block = match writer.finish(header.sync_on_close).await {
+        Ok(block) => block,
+        Err(error) => {
+            tracing::warn!("finalising {}: {error}", header.block);
+            return Err(Broken::here(fault_of(&error)));
+        }
+    };
+    node.report_change(storage, block, ChangeKind::Received);
+    progress.book.borrow_mut().handle_local(finish);
+    loop {
+        let mark = progress.changed.mark();
+        send_acks::<E, C>(acks, &progress, None).await?;
+        if progress.book.borrow().open_frames() == 0 {
+            return Ok(());
+        }
+        let ack_loop = pin!(ack_loop(node, &mut next_acks, &progress));
+        match select(pin!(progress.changed.changed(mark)), ack_loop).await {
+            Either::Left(_) => {}
+            Either::Right((broken, _)) => return Err(broken),
+        }
+    }
+}
+
+async fn park<D: hadal_env::Disk>(header: &WriteBlock, writer: ReplicaWriter<D>) {
+    if let Err(error) = writer.park().await {
+        tracing::warn!("parking {}: {error}", header.block);
+    }
+}
+
+async fn open_writer<E: Env>(
+    node: &Rc<Node<E>>,
+    header: &WriteBlock,
+) -> Result<ReplicaWriter<E::Disk>, Broken> {
+    let store = node.store().map_err(Broken::here)?;
+    let spec = CreateSpec {
+        bytes_per_checksum: header.bytes_per_checksum,
+        expected_length: header.expected_length,
+        storage: None,
+    };
+    let Block {
+        id,
+        generation_stamp: stamp,
+        ..
+    } = header.block;
+    let opened = match &header.stage {
+        WriteStage::Create => store.create_rbw(id, stamp, spec).await,
+        WriteStage::Copy => store.create_temporary(id, stamp, spec).await,
+        WriteStage::StreamingRecovery { old, acked } => {
+            match store.recover_rbw(id, *old, stamp, *acked, u64::MAX).await {
+                // It had finished before the pipeline broke elsewhere: reopened, the bytes are all here.
+                Err(StoreError::NotRbw {
+                    state: ReplicaState::Finalized,
+                    ..
+                }) => {
+                    let length = store.get(id).map_or(0, |info| info.block.length);
+                    let known = Block {
+                        id,
+                        generation_stamp: *old,
+                        length,
+                    };
+                    store
+                        .recover_append(known, stamp, header.expected_length)
+                        .await
+                }
+                other => other,
+            }
+        }
+        other => {
+            let message = format!(
+                "pipeline stage {} is not supported in this version",
+                other.name()
+            );
+            return Err(Broken::here(Fault::new(FaultClass::Unsupported, message)));
+        }
+    };
+    opened.map_err(|error| Broken::here(fault_of(&error)))
+}
+
+async fn open_downstream<E: Env>(
+    node: &Rc<Node<E>>,
+    header: &WriteBlock,
+) -> Result<Option<Downstream<E>>, Broken> {
+    let Some((next, rest)) = header.targets.split_first() else {
+        return Ok(None);
+    };
+    let address = next.address_for(header.block.id).ok_or_else(|| {
+        Broken::next(format!(
+            "{} has the malformed address {}",
+            next.name, next.address
+        ))
+    })?;
+    let forwarded = WriteBlock {
+        storage: next.storage,
+        targets: rest.to_vec(),
+        ..header.clone()
+    };
+    let expect = Expect::node(Role::Datanode, next.name.clone());
+    let dial = async {
+        let conn = node.peer(address, &expect).await?;
+        open_append(
+            &conn,
+            TransferProtocol::ID,
+            TransferProtocol::VERSION,
+            &forwarded,
+        )
+        .await
+    };
+    let deadline = node.env.now().after_ms(node.config.stream_timeout_ms);
+    match select(pin!(dial), pin!(node.env.sleep_until(deadline))).await {
+        Either::Left((Ok(opened), _)) => Ok(Some(opened)),
+        Either::Left((Err(error), _)) => Err(Broken::next(format!("{}: {error}", next.name))),
+        Either::Right(_) => Err(Broken::next(format!("{} does not answer", next.name))),
+    }
+}
+
+/// Takes frames until the end of the block; returns the sequence of its last frame. Acknowledgements due are sent
+/// in between.
+async fn frame_loop<E: Env, C: Conn>(
+    node: &Rc<Node<E>>,
+    header: &WriteBlock,
+    frames: &mut FrameReceiver<C>,
+    acks: &mut AckSender<C>,
+    downstream: &mut Option<AppendSender<NetConn<E>>>,
+    writer: &mut Option<ReplicaWriter<E::Disk>>,
+    progress: &Progress,
+) -> Result<u64, Broken> {
+    let writer = writer.as_mut().expect("the writer was just opened");
+    let mut told_established = false;
+    // Frames before the last: what must be acknowledged downstream before the replica is finalised.
+    let mut before_finish = None;
+    let mut finishing = None;
+    loop {
+        let mark = progress.changed.mark();
+        if !told_established && *progress.established.borrow() {
+            told_established = true;
+            let ack = Ack {
+                sequence: u64::MAX,
+                offset: 0,
+                fault: None,
+                bad_node: u8::MAX,
+                slow_nodes: 0,
+            };
+            acks.send(&ack)
+                .await
+                .map_err(|error| Broken::upstream(error.to_string()))?;
+        }
+        send_acks::<E, C>(acks, progress, Some(writer)).await?;
+        if let Some(finish) = finishing {
+            if before_finish.is_none_or(|sequence| progress.book.borrow().downstream_has(sequence))
+            {
+                return Ok(finish);
+            }
+            progress.changed.changed(mark).await;
+            continue;
+        }
+        let deadline = node
+            .env
+            .now()
+            .after_ms(node.config.stream_timeout_ms.saturating_mul(2));
+        let frame = {
+            let mut timeout = pin!(node.env.sleep_until(deadline).fuse());
+            let mut changed = pin!(progress.changed.changed(mark).fuse());
+            let mut next = pin!(frames.next().fuse());
+            select_biased! {
+                () = changed => continue,
+                frame = next => frame,
+                () = timeout => return Err(Broken::upstream("the writer went silent")),
+            }
+        };
+        let frame = match frame {
+            Ok(Some(frame)) => frame,
+            Ok(None) => {
+                return Err(Broken::upstream(
+                    "the writer ended the stream before the end of the block",
+                ));
+            }
+            Err(error) => return Err(Broken::upstream(error.to_string())),
+        };
+        let head = frame.head;
+        let end = match head.kind {
+            FrameKind::Data => head.offset + u64::from(head.payload_length),
+            FrameKind::Finish => head.offset,
+            _ => writer.info().block.length,
+        };
+        progress
+            .book
+            .borrow_mut()
+            .handle_received(head.sequence, end);
+        if let Some(downstream) = downstream {
+            let mut pieces = frame.payload.clone();
+            downstream
+                .send(
+                    head.kind,
+                    head.flags,
+                    head.offset,
+                    frame.aux.clone(),
+                    &mut pieces,
+                )
+                .await
+                .map_err(|error| Broken::next(error.to_string()))?;
+        }
+        let mut flags = head.flags;
+        match head.kind {
+            FrameKind::Data => {
+                writer
+                    .write(head.offset, &frame.payload, &frame.aux)
+                    .await
+                    .map_err(|error| Broken::here(fault_of(&error)))?;
+            }
+            FrameKind::Flush => flags |= FLAG_HFLUSH,
+            FrameKind::Sync => flags |= FLAG_HSYNC,
+            FrameKind::KeepAlive => {}
+            FrameKind::Abort => return Err(Broken::upstream("the writer gave the block up")),
+            FrameKind::Finish => {
+                let length = writer.info().block.length;
+                if length != head.offset {
+                    let message = format!(
+                        "{} ends at {} but {length} bytes came",
+                        header.block, head.offset
+                    );
+                    return Err(Broken::here(Fault::new(FaultClass::BadRequest, message)));
+                }
+                if let Some(downstream) = downstream {
+                    downstream.finish();
+                }
+                finishing = Some(head.sequence);
+                continue;
+            }
+        }
+        let flushed = if flags & FLAG_HSYNC != 0 {
+            writer.sync().await.map(|_| ())
+        } else if flags & FLAG_HFLUSH != 0 {
+            writer.flush().await.map(|_| ())
+        } else {
+            Ok(())
+        };
+        flushed.map_err(|error| Broken::here(fault_of(&error)))?;
+        before_finish = Some(head.sequence);
+        progress.book.borrow_mut().handle_local(head.sequence);
+    }
+}
+
+/// Sends what may be acknowledged now. Readers may see the bytes before the writer hears of them, never after.
+async fn send_acks<E: Env, C: Conn>(
+    acks: &mut AckSender<C>,
+    progress: &Progress,
+    writer: Option<&ReplicaWriter<E::Disk>>,
+) -> Result<(), Broken> {
+    let due = progress.book.borrow_mut().poll_ack();
+    let Some((sequence, offset)) = due else {
+        return Ok(());
+    };
+    if let Some(writer) = writer {
+        writer.set_visible_length(offset);
+    }
+    let ack = Ack {
+        sequence,
+        offset,
+        fault: None,
+        bad_node: u8::MAX,
+        slow_nodes: 0,
+    };
+    acks.send(&ack)
+        .await
+        .map_err(|error| Broken::upstream(error.to_string()))
+}
+
+/// Reads the next node's acknowledgements for as long as the stream lives; returns only when it breaks.
+async fn ack_loop<E: Env>(
+    node: &Rc<Node<E>>,
+    acks: &mut Option<AckReceiver<NetConn<E>>>,
+    progress: &Progress,
+) -> Broken {
+    let Some(acks) = acks else {
+        return std::future::pending().await;
+    };
+    loop {
+        let deadline = node.env.now().after_ms(node.config.stream_timeout_ms);
+        let ack = match select(pin!(acks.next()), pin!(node.env.sleep_until(deadline))).await {
+            Either::Left((ack, _)) => ack,
+            Either::Right(_) if progress.book.borrow().open_frames() == 0 => continue,
+            Either::Right(_) => return Broken::next("the next node does not acknowledge"),
+        };
+        match ack {
+            Ok(Some(Ack {
+                fault: Some(fault),
+                bad_node,
+                ..
+            })) => {
+                let bad_node = if bad_node == u8::MAX {
+                    1
+                } else {
+                    bad_node.saturating_add(1)
+                };
+                return Broken { bad_node, fault };
+            }
+            Ok(Some(ack)) => {
+                *progress.established.borrow_mut() = true;
+                if ack.sequence != u64::MAX {
+                    progress.book.borrow_mut().handle_downstream(ack.sequence);
+                }
+                progress.changed.notify();
+            }
+            Ok(None) if progress.book.borrow().open_frames() == 0 => {
+                return std::future::pending().await;
+            }
+            Ok(None) => return Broken::next("the next node ended the stream"),
+            Err(error) => return Broken::next(error.to_string()),
+        }
+    }
+}
