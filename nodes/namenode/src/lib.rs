@@ -1,1 +1,22 @@
-//! (skeleton)
+//! The NameNode daemon: the namesystem's mind on the quorum journal, the image store and the network.
+//!
+//! One task, the *life*, claims the journal, catches up, serves, and starts over when it lost the role. All other
+//! tasks only hand requests in and answers out; [`node::Node::turn`] is the one place where the namesystem, the
+//! journal writer and the world meet.
+#![forbid(unsafe_code)]
+
+mod catch_up;
+mod checkpoint;
+mod config;
+mod error;
+mod format;
+mod identity;
+mod life;
+mod links;
+mod node;
+mod serve;
+
+pub use config::{GroupLookup, JournalnodePeer, NamenodeConfig};
+pub use error::{FormatError, RunError};
+pub use format::{FormatOptions, format};
+pub use life::run;

@@ -1,0 +1,139 @@
+//! Reading the journal up to the recovered end. Only finalised segments are read: what they hold is decided, and
+//! recovery has finalised everything up to the end at a majority. Each run must continue the running digest.
+
+use crate::error::RunError;
+use crate::links;
+use crate::node::Node;
+use hadal_env::Env;
+use hadal_proto::decode;
+use hadal_proto::edit::Edit;
+use hadal_proto::qjournal::{Call, CommitMark, Edits, LogDigest, READ_CAP, Request, Response, SegmentState};
+use hadal_types::TxId;
+use std::rc::Rc;
+use store_journal::Batch;
+
+/// Rounds over all JournalNodes before a gap is called one: nodes that were away may come back.
+const ROUNDS_MAX: u32 = 40;
+/// Between two rounds.
+const ROUND_WAIT_MS: u64 = 250;
+
+/// Applies everything from the last applied edit to `end`.
+pub(crate) async fn catch_up<E: Env>(
+    node: &Rc<Node<E>>,
+    mut digest: LogDigest,
+    end: CommitMark,
+) -> Result<(), RunError> {
+    let mut rounds = 0;
+    let mut asked = Vec::new();
+    loop {
+        let next = applied(node).next();
+        if next > end.txid {
+            assert_eq!(digest, end.digest, "the applied log is the recovered one");
+            return Ok(());
+        }
+        let mut progressed = false;
+        asked.clear();
+        for jn in 0..node.links.len() {
+            let name = node.config.journalnodes[jn].name.clone();
+            match read_from(node, jn, &mut digest, end.txid).await {
+                Ok(0) => asked.push(name),
+                Ok(_) => {
+                    progressed = true;
+                    break;
+                }
+                Err(Stop::Peer(reason)) => {
+                    tracing::debug!("reading edits from {name}: {reason}");
+                    asked.push(format!("{name}: {reason}"));
+                }
+                Err(Stop::Final(error)) => return Err(error),
+            }
+        }
+        if progressed {
+            rounds = 0;
+            continue;
+        }
+        rounds += 1;
+        if rounds == ROUNDS_MAX {
+            let asked = asked.join("; ");
+            return Err(RunError::Gap { expected: next.0, end: end.txid.0, asked });
+        }
+        node.env.sleep_until(node.env.now().after_ms(ROUND_WAIT_MS)).await;
+    }
+}
+
+enum Stop {
+    /// This JournalNode cannot help.
+    Peer(String),
+    /// Nobody can.
+    Final(RunError),
+}
+
+fn applied<E: Env>(node: &Rc<Node<E>>) -> TxId {
+    node.namesystem.borrow().as_ref().map_or(TxId(0), hadal_namesystem::Namesystem::applied)
+}
+
+/// Applies what this JournalNode has of the segment that holds the next edit; returns how many edits that were.
+async fn read_from<E: Env>(
+    node: &Rc<Node<E>>,
+    jn: usize,
+    digest: &mut LogDigest,
+    end: TxId,
+) -> Result<u64, Stop> {
+    let from = applied(node).next();
+    let manifest = match ask(node, jn, Call::GetManifest { from, in_progress: false }).await? {
+        Response::Manifest { manifest } => manifest,
+        other => return Err(Stop::Peer(format!("{} to GetManifest", other.name()))),
+    };
+    let holds = |segment: &&SegmentState| segment.finalized && segment.first <= from && from <= segment.last;
+    let Some(segment) = manifest.segments.iter().find(holds) else { return Ok(0) };
+    let mut read = 0;
+    loop {
+        let from = applied(node).next();
+        if from > segment.last || from > end {
+            return Ok(read);
+        }
+        let call = Call::ReadSegment { first: segment.first, from, max_bytes: READ_CAP };
+        let edits = match ask(node, jn, call).await? {
+            Response::Edits { edits } => edits,
+            other => return Err(Stop::Peer(format!("{} to ReadSegment", other.name()))),
+        };
+        read += apply(node, edits, digest, end)?;
+    }
+}
+
+async fn ask<E: Env>(node: &Rc<Node<E>>, jn: usize, call: Call) -> Result<Response, Stop> {
+    let namespace_id = node.config.namesystem.info.namespace_id;
+    let request = Request { namespace_id, call };
+    links::ask(node, jn, &request).await.map_err(|fault| Stop::Peer(fault.message))
+}
+
+fn apply<E: Env>(
+    node: &Rc<Node<E>>,
+    edits: Edits,
+    digest: &mut LogDigest,
+    end: TxId,
+) -> Result<u64, Stop> {
+    let from = applied(node).next();
+    if edits.count == 0 || edits.first != from {
+        return Err(Stop::Peer(format!("asked for {from}, got {} edits from {}", edits.count, edits.first)));
+    }
+    if edits.digest_before != *digest {
+        return Err(Stop::Peer(format!("its log differs from ours before txid {from}")));
+    }
+    let batch = Batch::verify(edits.records, from, digest.0).map_err(|error| Stop::Peer(error.to_string()))?;
+    let now = node.env.now();
+    let mut slot = node.namesystem.borrow_mut();
+    let namesystem = slot.as_mut().expect("loaded before it catches up");
+    let mut count = 0;
+    for record in batch.records() {
+        if record.txid > end {
+            return Err(Stop::Peer(format!("its segment goes on behind the recovered end {end}")));
+        }
+        let edit: Edit = decode(record.payload)
+            .map_err(|source| Stop::Final(RunError::Edit { txid: record.txid.0, source }))?;
+        namesystem.replay(now, record.txid, &edit);
+        count += 1;
+    }
+    *digest = LogDigest(batch.digest());
+    Ok(count)
+}

@@ -1,0 +1,101 @@
+//! Why a NameNode could not be formatted, start or go on.
+
+use hadal_env::DiskError;
+use hadal_proto::DecodeError;
+use store_fsimage::ImageError;
+use store_record::RecordError;
+use thiserror::Error;
+
+/// A NameNode stops with this.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Another process serves the directory.
+    #[error("{dir} is in use by another process: stop it, or give this NameNode another directory")]
+    Locked {
+        /// Which directory.
+        dir: String,
+    },
+    /// There is no namespace in the directory.
+    #[error("{dir} is not formatted: run `hadal namenode -format` once for a new cluster")]
+    NotFormatted {
+        /// Which directory.
+        dir: String,
+    },
+    /// The directory was written by another version.
+    #[error("{dir} has layout {found}, this version knows {known}: run the version that wrote it")]
+    Layout {
+        /// Which directory.
+        dir: String,
+        /// Layout found.
+        found: u32,
+        /// Layout of this version.
+        known: u32,
+    },
+    /// The identity cannot be read.
+    #[error("{path}: the identity of the namespace is damaged ({what}); restore the file from a backup or from the other NameNode")]
+    Damaged {
+        /// Which file.
+        path: String,
+        /// What was found.
+        what: String,
+    },
+    /// A small record failed.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// No image could be loaded.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// An edit of the journal cannot be decoded.
+    #[error("edit {txid} of the journal cannot be decoded: {source}; it was written by a newer version, or is damaged in a way its checksum does not show")]
+    Edit {
+        /// Which.
+        txid: u64,
+        /// Why.
+        source: DecodeError,
+    },
+    /// The journal does not hold what the image needs.
+    #[error("There appears to be a gap in the edit log. We expected txid {expected}, but the JournalNodes ({asked}) have none up to txid {end}; restore the missing segments on a JournalNode or start from a newer image")]
+    Gap {
+        /// First missing.
+        expected: u64,
+        /// End of the recovered log.
+        end: u64,
+        /// Who was asked.
+        asked: String,
+    },
+    /// An image is broken inside.
+    #[error("image at txid {txid} cannot be loaded: {what}")]
+    BrokenImage {
+        /// Which.
+        txid: u64,
+        /// Why.
+        what: String,
+    },
+}
+
+/// Formatting failed; nothing was changed unless the message says so.
+#[derive(Debug, Error)]
+pub enum FormatError {
+    /// The directory cannot be used, or holds a namespace.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// There is a namespace already.
+    #[error("{dir} already holds a namespace: pass -force to give it up")]
+    Exists {
+        /// Which directory.
+        dir: String,
+    },
+    /// A JournalNode could not be formatted.
+    #[error("JournalNode {name} at {address} could not be formatted: {reason}; all JournalNodes must be up while a cluster is formatted")]
+    Journalnode {
+        /// Who.
+        name: String,
+        /// Where.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+}

@@ -1,0 +1,207 @@
+//! The way to each JournalNode: a connection, calls, and the append stream of the moment.
+
+use crate::node::{Node, NetConn};
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use hadal_daemon::Notify;
+use hadal_env::{Env, Expect, Net};
+use hadal_proto::frame::FrameKind;
+use hadal_proto::qjournal::{BatchHead, JournalStream, QjournalProtocol, Request, Response};
+use hadal_proto::{Fault, FaultClass, Protocol, encode};
+use hadal_quic::{AckReceiver, AppendSender, CallClient, CallError, open_append};
+use hadal_qjournal::writer::{Jn, RequestId, StreamId};
+use hadal_types::Role;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::rc::Rc;
+
+/// Between two tries to reach a JournalNode.
+const REDIAL_MS: u64 = 200;
+
+/// Batches waiting for one append stream; bounded by the writer's batches in flight.
+#[derive(Default)]
+pub(crate) struct StreamQueue {
+    batches: RefCell<VecDeque<(BatchHead, Bytes)>>,
+    wake: Notify,
+    closed: Cell<bool>,
+}
+
+/// One JournalNode.
+pub(crate) struct Link<E: Env> {
+    conn: RefCell<Option<NetConn<E>>>,
+    client: RefCell<Option<CallClient<QjournalProtocol>>>,
+    stream: RefCell<Option<(StreamId, Rc<StreamQueue>)>>,
+}
+
+impl<E: Env> Link<E> {
+    pub(crate) fn new() -> Self {
+        Self { conn: RefCell::new(None), client: RefCell::new(None), stream: RefCell::new(None) }
+    }
+
+    pub(crate) fn push(&self, stream: StreamId, head: BatchHead, records: Bytes) {
+        if let Some((current, queue)) = &*self.stream.borrow()
+            && *current == stream
+        {
+            queue.batches.borrow_mut().push_back((head, records));
+            queue.wake.notify();
+        }
+    }
+
+    pub(crate) fn close_stream(&self, stream: StreamId) {
+        let mut slot = self.stream.borrow_mut();
+        if let Some((current, queue)) = &*slot
+            && *current == stream
+        {
+            queue.closed.set(true);
+            queue.wake.notify();
+            *slot = None;
+        }
+    }
+
+    /// The call stream, if the JournalNode is connected.
+    pub(crate) fn client(&self) -> Option<CallClient<QjournalProtocol>> {
+        self.client.borrow().clone()
+    }
+}
+
+/// Keeps a connection to JournalNode `jn` for ever.
+pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, jn: Jn) {
+    let peer = node.config.journalnodes[jn].clone();
+    let expect = Expect::node(Role::Journalnode, peer.name.clone());
+    let mut quiet = false;
+    loop {
+        let opened = match node.env.net().connect(peer.address, &expect).await {
+            Ok(conn) => CallClient::open(&conn).await.map(|opened| (conn, opened)),
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok((conn, (client, driver))) => {
+                quiet = false;
+                *node.links[jn].conn.borrow_mut() = Some(conn);
+                *node.links[jn].client.borrow_mut() = Some(client);
+                node.writer.borrow_mut().handle_connected(node.env.now(), jn);
+                node.kick();
+                let error = driver.await;
+                tracing::warn!("lost JournalNode {}: {error}", peer.name);
+                *node.links[jn].client.borrow_mut() = None;
+                *node.links[jn].conn.borrow_mut() = None;
+                if let Some((_, queue)) = node.links[jn].stream.borrow_mut().take() {
+                    queue.closed.set(true);
+                    queue.wake.notify();
+                }
+                node.writer.borrow_mut().handle_disconnected(node.env.now(), jn);
+                node.kick();
+            }
+            Err(error) => {
+                if !quiet {
+                    tracing::warn!("JournalNode {} at {} cannot be reached: {error}", peer.name, peer.address);
+                    quiet = true;
+                }
+            }
+        }
+        let jitter = node.env.random_u64() % REDIAL_MS;
+        node.env.sleep_until(node.env.now().after_ms(REDIAL_MS / 2 + jitter)).await;
+    }
+}
+
+/// Carries out one call of the writer and hands it the outcome.
+pub(crate) async fn call<E: Env>(node: Rc<Node<E>>, jn: Jn, id: RequestId, request: Request) {
+    let outcome = ask(&node, jn, &request).await;
+    node.writer.borrow_mut().handle_reply(node.env.now(), jn, id, outcome);
+    node.kick();
+}
+
+/// One call to a JournalNode.
+pub(crate) async fn ask<E: Env>(node: &Rc<Node<E>>, jn: Jn, request: &Request) -> Result<Response, Fault> {
+    let lost = |reason: String| Fault::new(FaultClass::Retry, reason);
+    let name = &node.config.journalnodes[jn].name;
+    let Some(client) = node.links[jn].client() else {
+        return Err(lost(format!("JournalNode {name} is not connected")));
+    };
+    match client.call(request).await {
+        Ok(response) => Ok(response),
+        Err(CallError::Fault(fault)) => Err(fault),
+        Err(error) => Err(lost(format!("JournalNode {name}: {error}"))),
+    }
+}
+
+/// Opens the writer's append stream and feeds it until it ends.
+pub(crate) fn open_stream<E: Env>(node: &Rc<Node<E>>, jn: Jn, stream: StreamId, header: JournalStream) {
+    let queue = Rc::new(StreamQueue::default());
+    if let Some((_, old)) = node.links[jn].stream.borrow_mut().replace((stream, Rc::clone(&queue))) {
+        old.closed.set(true);
+        old.wake.notify();
+    }
+    let node = Rc::clone(node);
+    let env = node.env.clone();
+    env.spawn("namenode journal stream", async move {
+        let conn = node.links[jn].conn.borrow().clone();
+        let reason = match conn {
+            None => "not connected".to_owned(),
+            Some(conn) => feed(&node, jn, stream, header, &conn, &queue).await,
+        };
+        if !queue.closed.get() {
+            tracing::debug!("stream to {}: {reason}", node.config.journalnodes[jn].name);
+        }
+        node.writer.borrow_mut().handle_stream_closed(node.env.now(), jn, stream);
+        node.kick();
+    });
+}
+
+async fn feed<E: Env>(
+    node: &Rc<Node<E>>,
+    jn: Jn,
+    stream: StreamId,
+    header: JournalStream,
+    conn: &NetConn<E>,
+    queue: &StreamQueue,
+) -> String {
+    let opened = open_append(conn, QjournalProtocol::ID, QjournalProtocol::VERSION, &header).await;
+    let (mut sender, mut acks) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return error.to_string(),
+    };
+    let sending = pin!(send_batches(queue, &mut sender));
+    let acking = pin!(read_acks(node, jn, stream, &mut acks));
+    match select(sending, acking).await {
+        Either::Left((reason, _)) | Either::Right((reason, _)) => reason,
+    }
+}
+
+async fn send_batches<C: hadal_env::Conn>(queue: &StreamQueue, sender: &mut AppendSender<C>) -> String {
+    loop {
+        let mark = queue.wake.mark();
+        if queue.closed.get() {
+            sender.reset(0);
+            return "closed".into();
+        }
+        let next = queue.batches.borrow_mut().pop_front();
+        let Some((head, records)) = next else {
+            queue.wake.changed(mark).await;
+            continue;
+        };
+        let offset = head.first.0;
+        if let Err(error) = sender.send(FrameKind::Data, 0, offset, encode(&head), &mut [records]).await {
+            return error.to_string();
+        }
+    }
+}
+
+async fn read_acks<E: Env>(
+    node: &Rc<Node<E>>,
+    jn: Jn,
+    stream: StreamId,
+    acks: &mut AckReceiver<NetConn<E>>,
+) -> String {
+    loop {
+        match acks.next().await {
+            Ok(Some(ack)) => {
+                node.writer.borrow_mut().handle_ack(node.env.now(), jn, stream, &ack);
+                node.kick();
+            }
+            Ok(None) => return "ended by the JournalNode".into(),
+            Err(error) => return error.to_string(),
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! The state all tasks of a NameNode share, and the turn in which namesystem, journal and world meet.
+
+use crate::config::NamenodeConfig;
+use crate::links::{self, Link};
+use bytes::Bytes;
+use hadal_daemon::Notify;
+use hadal_env::{Env, Net, Seam};
+use hadal_namesystem::{Answer, Caller, Event as NamesystemEvent, Namesystem, Output as NamesystemOutput};
+use hadal_proto::admin::{self, AdminProtocol, JournalLag};
+use hadal_proto::client::{ClientCall, ClientProtocol};
+use hadal_proto::datanode::{self, DatanodeProtocol};
+use hadal_proto::qjournal::LogDigest;
+use hadal_proto::{Fault, FaultClass};
+use hadal_quic::Responder;
+use hadal_qjournal::writer::{AppendError, EditBatch, Event, Output, Writer};
+use hadal_types::{Principal, TxId};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use store_journal::{BATCH_BYTES_MAX, Batch, RECORD_HEAD_LEN};
+
+pub(crate) type NetConn<E> = <<E as Seam>::Net as Net>::Conn;
+
+/// Whom a ticket's answer goes to.
+pub(crate) enum Waiting {
+    Client { responder: Responder<ClientProtocol>, mutation: bool },
+    Datanode(Responder<DatanodeProtocol>),
+    Admin(Responder<AdminProtocol>),
+}
+
+/// Everything the tasks of one NameNode share. One shard: no locks.
+pub(crate) struct Node<E: Env> {
+    pub(crate) env: E,
+    pub(crate) config: NamenodeConfig,
+    pub(crate) namesystem: RefCell<Option<Namesystem>>,
+    pub(crate) writer: RefCell<Writer>,
+    pub(crate) links: Vec<Link<E>>,
+    /// Wakes the life.
+    pub(crate) wake: Notify,
+    /// What the journal writer told and the life has not looked at.
+    pub(crate) events: RefCell<VecDeque<Event>>,
+    /// JournalNodes that keep a majority from answering, while they do (Q11).
+    pub(crate) silent: RefCell<Option<Vec<String>>>,
+    pub(crate) saving: Cell<bool>,
+    waiting: RefCell<BTreeMap<u64, Waiting>>,
+    next_ticket: Cell<u64>,
+    /// Encoded edits that wait for a place among the batches in flight.
+    edits: RefCell<VecDeque<(TxId, Bytes)>>,
+    /// Last txid of each batch in flight.
+    in_flight: RefCell<VecDeque<TxId>>,
+    digest: Cell<LogDigest>,
+}
+
+impl<E: Env> Node<E> {
+    pub(crate) fn new(env: E, config: NamenodeConfig, writer: Writer) -> Self {
+        let links = config.journalnodes.iter().map(|_| Link::new()).collect();
+        Self {
+            env,
+            config,
+            namesystem: RefCell::new(None),
+            writer: RefCell::new(writer),
+            links,
+            wake: Notify::new(),
+            events: RefCell::new(VecDeque::new()),
+            silent: RefCell::new(None),
+            saving: Cell::new(false),
+            waiting: RefCell::new(BTreeMap::new()),
+            next_ticket: Cell::new(1),
+            edits: RefCell::new(VecDeque::new()),
+            in_flight: RefCell::new(VecDeque::new()),
+            digest: Cell::new(LogDigest::default()),
+        }
+    }
+
+    /// Something happened: the life takes a turn once the tasks that are ready have run, so that all their calls
+    /// share one batch (group commit).
+    pub(crate) fn kick(&self) {
+        self.wake.notify();
+    }
+
+    fn ticket(&self, waiting: Waiting) -> u64 {
+        let ticket = self.next_ticket.get();
+        self.next_ticket.set(ticket + 1);
+        self.waiting.borrow_mut().insert(ticket, waiting);
+        ticket
+    }
+
+    fn starting(&self) -> Fault {
+        Fault::new(FaultClass::Retry, format!("{} is starting; try again", self.config.name))
+    }
+
+    /// A client's call arrived.
+    pub(crate) fn client_call(&self, peer: &Principal, call: ClientCall, responder: Responder<ClientProtocol>) {
+        let mutation = call.request.is_mutation();
+        let mut slot = self.namesystem.borrow_mut();
+        let Some(namesystem) = slot.as_mut() else { return responder.answer(Err(self.starting())) };
+        if mutation && let Some(fault) = self.journal_unavailable() {
+            return responder.answer(Err(fault));
+        }
+        let caller = self.caller(peer, namesystem);
+        let ticket = self.ticket(Waiting::Client { responder, mutation });
+        namesystem.handle_client(self.env.now(), self.env.wall_ms(), &caller, ticket, call);
+        self.kick();
+    }
+
+    /// A DataNode's call arrived.
+    pub(crate) fn datanode_call(
+        &self,
+        peer: &Principal,
+        request: datanode::Request,
+        responder: Responder<DatanodeProtocol>,
+    ) {
+        let mut slot = self.namesystem.borrow_mut();
+        let Some(namesystem) = slot.as_mut() else { return responder.answer(Err(self.starting())) };
+        let ticket = self.ticket(Waiting::Datanode(responder));
+        namesystem.handle_datanode(self.env.now(), self.env.wall_ms(), peer, ticket, request);
+        self.kick();
+    }
+
+    /// An operator's call arrived that the namesystem answers.
+    pub(crate) fn admin_call(&self, request: admin::Request, responder: Responder<AdminProtocol>) {
+        let mut slot = self.namesystem.borrow_mut();
+        let Some(namesystem) = slot.as_mut() else { return responder.answer(Err(self.starting())) };
+        let ticket = self.ticket(Waiting::Admin(responder));
+        namesystem.handle_admin(self.env.now(), self.env.wall_ms(), ticket, request);
+        self.kick();
+    }
+
+    fn caller(&self, peer: &Principal, namesystem: &Namesystem) -> Caller {
+        let groups = (self.config.groups)(&peer.name);
+        let settings = namesystem.config();
+        let superuser = peer.name == settings.superuser || groups.contains(&settings.supergroup);
+        Caller { user: peer.name.clone(), groups, superuser }
+    }
+
+    /// The fault for calls that need the journal while no majority answers.
+    pub(crate) fn journal_unavailable(&self) -> Option<Fault> {
+        let silent = self.silent.borrow();
+        let silent = silent.as_ref()?;
+        let message = format!(
+            "no majority of JournalNodes answers: waiting for {}; what was acknowledged is safe, writes go on by themselves when a majority is back",
+            silent.join(", ")
+        );
+        Some(Fault::new(FaultClass::JournalUnavailable, message))
+    }
+
+    /// No majority answers: the calls that wait for one are told so. Their edits stay on their way, and a retry of the
+    /// same call finds its outcome in the retry cache.
+    pub(crate) fn fail_waiting_mutations(&self) {
+        let Some(fault) = self.journal_unavailable() else { return };
+        let mut waiting = self.waiting.borrow_mut();
+        let tickets: Vec<u64> = waiting
+            .iter()
+            .filter(|(_, waiting)| matches!(waiting, Waiting::Client { mutation: true, .. }))
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for ticket in tickets {
+            if let Some(Waiting::Client { responder, .. }) = waiting.remove(&ticket) {
+                responder.answer(Err(fault.clone()));
+            }
+        }
+    }
+
+    /// The journal's end that the next batch builds on.
+    pub(crate) fn start_log(&self, digest: LogDigest) {
+        self.digest.set(digest);
+        self.edits.borrow_mut().clear();
+        self.in_flight.borrow_mut().clear();
+    }
+
+    /// One turn: takes everything out of the namesystem and the writer and does it, until both are quiet.
+    pub(crate) fn turn(self: &Rc<Self>) {
+        loop {
+            let mut quiet = true;
+            loop {
+                let output = self.namesystem.borrow_mut().as_mut().and_then(Namesystem::poll_output);
+                let Some(output) = output else { break };
+                quiet = false;
+                self.namesystem_output(output);
+            }
+            self.send_edits();
+            loop {
+                let output = self.writer.borrow_mut().poll_output();
+                let Some(output) = output else { break };
+                quiet = false;
+                self.writer_output(output);
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn namesystem_output(self: &Rc<Self>, output: NamesystemOutput) {
+        match output {
+            NamesystemOutput::Edits { first, records } => {
+                let numbered = (first.0..).map(TxId).zip(records);
+                self.edits.borrow_mut().extend(numbered);
+            }
+            NamesystemOutput::RollSegment { .. } => {
+                self.send_all_edits();
+                if let Err(error) = self.writer.borrow_mut().roll(self.env.now()) {
+                    tracing::warn!("rolling the edit log: {error}");
+                }
+            }
+            NamesystemOutput::Reply { ticket, answer } => self.answer(ticket, answer),
+            NamesystemOutput::Event(event) => log_event(&event),
+        }
+    }
+
+    fn answer(&self, ticket: u64, answer: Answer) {
+        // A ticket that is gone was answered before its outcome was known (journal unavailable).
+        let Some(waiting) = self.waiting.borrow_mut().remove(&ticket) else { return };
+        match (waiting, answer) {
+            (Waiting::Client { responder, .. }, Answer::Client(outcome)) => responder.answer(outcome),
+            (Waiting::Datanode(responder), Answer::Datanode(outcome)) => responder.answer(outcome),
+            (Waiting::Admin(responder), Answer::Admin(outcome)) => {
+                responder.answer(outcome.map(|response| self.with_journal(response)));
+            }
+            _ => unreachable!("an answer is of the protocol its call came in"),
+        }
+    }
+
+    /// What only the journal writer knows of the NameNode's numbers.
+    fn with_journal(&self, response: admin::Response) -> admin::Response {
+        let admin::Response::NamenodeStats { mut stats } = response else { return response };
+        let writer = self.writer.borrow();
+        stats.journal_lag = writer
+            .lags()
+            .into_iter()
+            .map(|lag| JournalLag { name: lag.journalnode, behind: lag.behind.unwrap_or(u64::MAX) })
+            .collect();
+        admin::Response::NamenodeStats { stats }
+    }
+
+    fn send_edits(self: &Rc<Self>) {
+        while self.in_flight.borrow().len() < self.config.batches_in_flight && self.send_batch() {}
+    }
+
+    fn send_all_edits(self: &Rc<Self>) {
+        while self.send_batch() {}
+    }
+
+    /// Hands the next batch to the writer; `false` when there is none or it cannot take any.
+    fn send_batch(self: &Rc<Self>) -> bool {
+        let mut edits = self.edits.borrow_mut();
+        let mut writer = self.writer.borrow_mut();
+        if edits.is_empty() || !writer.can_append() {
+            return false;
+        }
+        let first = edits[0].0;
+        let mut bytes = 0;
+        let fits = |(_, record): &&(TxId, Bytes)| {
+            bytes += record.len() + RECORD_HEAD_LEN;
+            bytes <= BATCH_BYTES_MAX
+        };
+        let count = edits.iter().take_while(fits).count();
+        let records: Vec<Bytes> = edits.drain(..count).map(|(_, record)| record).collect();
+        let batch = Batch::frame(writer.epoch(), first, self.digest.get().0, &records)
+            .expect("edits are numbered without gaps and far below the cap of a record");
+        self.digest.set(LogDigest(batch.digest()));
+        let appended = writer.append(
+            self.env.now(),
+            EditBatch {
+                first,
+                count: u32::try_from(count).expect("a batch is capped"),
+                records: batch.bytes().clone(),
+                digest_end: self.digest.get(),
+            },
+        );
+        match appended {
+            Ok(()) => self.in_flight.borrow_mut().push_back(batch.last()),
+            // The role is lost: the life hears of it by an event and drops the tree with these edits.
+            Err(AppendError::NotWriting) => return false,
+            Err(error) => unreachable!("asked before whether it can take edits: {error}"),
+        }
+        true
+    }
+
+    fn writer_output(self: &Rc<Self>, output: Output) {
+        match output {
+            Output::Call { jn, id, request } => {
+                let node = Rc::clone(self);
+                self.env.spawn("namenode journal call", links::call(node, jn, id, request));
+            }
+            Output::OpenStream { jn, stream, header } => links::open_stream(self, jn, stream, header),
+            Output::Batch { jn, stream, head, records } => self.links[jn].push(stream, head, records),
+            Output::CloseStream { jn, stream } => self.links[jn].close_stream(stream),
+            Output::Event(Event::Committed { mark }) => {
+                let mut in_flight = self.in_flight.borrow_mut();
+                while in_flight.front().is_some_and(|last| *last <= mark.txid) {
+                    in_flight.pop_front();
+                }
+                if let Some(namesystem) = self.namesystem.borrow_mut().as_mut()
+                    && mark.txid > namesystem.committed()
+                {
+                    namesystem.handle_committed(self.env.now(), mark.txid);
+                }
+            }
+            Output::Event(event) => {
+                self.events.borrow_mut().push_back(event);
+                self.kick();
+            }
+        }
+    }
+}
+
+fn log_event(event: &NamesystemEvent) {
+    match event {
+        NamesystemEvent::DatanodeError { name, code, message } => {
+            tracing::error!("DataNode {name} reports error {code}: {message}");
+        }
+        NamesystemEvent::RepliesFailed { count } => tracing::warn!("{count} calls failed: the active role is lost"),
+        other => tracing::info!("{other:?}"),
+    }
+}

@@ -1,0 +1,74 @@
+//! Connections and calls.
+
+use crate::checkpoint;
+use crate::node::{NetConn, Node};
+use hadal_env::{Conn, Env, Net};
+use hadal_proto::admin::{Request, Response};
+use hadal_proto::{FaultClass, ProtocolId};
+use hadal_quic::{Incoming, accept};
+use std::rc::Rc;
+
+pub(crate) async fn accept_connections<E: Env>(node: Rc<Node<E>>) {
+    while let Some(conn) = node.env.net().accept().await {
+        node.env.spawn("namenode connection", serve_connection(Rc::clone(&node), conn));
+    }
+}
+
+async fn serve_connection<E: Env>(node: Rc<Node<E>>, conn: NetConn<E>) {
+    loop {
+        let incoming = match accept(&conn).await {
+            Ok(incoming) => incoming,
+            Err(error) => {
+                tracing::debug!("connection of {} ended: {error}", conn.peer());
+                return;
+            }
+        };
+        let peer = conn.peer().clone();
+        let env = node.env.clone();
+        let node = Rc::clone(&node);
+        match incoming {
+            Incoming::Call(ProtocolId::Client, stream) => {
+                let (mut requests, writer) = stream.split();
+                env.spawn("namenode answers", writer);
+                env.spawn("namenode client calls", async move {
+                    while let Some((call, responder)) = requests.next().await {
+                        node.client_call(&peer, call, responder);
+                    }
+                });
+            }
+            Incoming::Call(ProtocolId::Datanode, stream) => {
+                let (mut requests, writer) = stream.split();
+                env.spawn("namenode answers", writer);
+                env.spawn("namenode datanode calls", async move {
+                    while let Some((request, responder)) = requests.next().await {
+                        node.datanode_call(&peer, request, responder);
+                    }
+                });
+            }
+            Incoming::Call(ProtocolId::Admin, stream) => {
+                let (mut requests, writer) = stream.split();
+                env.spawn("namenode answers", writer);
+                env.spawn("namenode admin calls", async move {
+                    while let Some((request, responder)) = requests.next().await {
+                        match request {
+                            Request::SaveNamespace => {
+                                let saved = checkpoint::save_namespace(Rc::clone(&node));
+                                node.env.spawn("namenode save", async move {
+                                    responder.answer(saved.await.map(|txid| Response::AtTxid { txid }));
+                                });
+                            }
+                            Request::CheckHealth => {
+                                let reason =
+                                    node.journal_unavailable().map_or(String::new(), |fault| fault.message);
+                                let healthy = reason.is_empty() && node.namesystem.borrow().is_some();
+                                responder.answer(Ok(Response::Health { healthy, reason }));
+                            }
+                            other => node.admin_call(other, responder),
+                        }
+                    }
+                });
+            }
+            other => other.refuse(FaultClass::Unsupported),
+        }
+    }
+}
