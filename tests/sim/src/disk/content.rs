@@ -1,6 +1,7 @@
 //! Bytes of a file as sparse shared pages, and writes as lists of pieces of pages.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::rc::Rc;
 
 /// Bytes of a page.
@@ -18,11 +19,17 @@ struct Piece {
 }
 
 /// One write of a file.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct WriteOp {
     pub(crate) offset: u64,
     pub(crate) length: u64,
     pieces: Vec<Piece>,
+}
+
+impl fmt::Debug for WriteOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}+{}", self.offset, self.length)
+    }
 }
 
 impl WriteOp {

@@ -31,6 +31,21 @@ impl SimDisk {
         std::mem::take(&mut self.cell.state.borrow_mut().planned).len()
     }
 
+    /// How many changes (names first, then file by file) the next power failure could take.
+    #[must_use]
+    pub fn unsynced_changes(&self) -> usize {
+        let state = self.cell.state.borrow();
+        let files: usize = state.inodes.values().map(Inode::unsynced_changes).sum();
+        state.names.unsynced_changes() + files
+    }
+
+    /// The next power failure (also a planned one) keeps exactly those unsynced changes whose bit is
+    /// set, in the order of [`Self::unsynced_changes`], and tears none: for enumerating all subsets
+    /// (reliability.md X6). Changes past the 64th are lost.
+    pub fn choose_loss(&self, kept: u64) {
+        self.cell.state.borrow_mut().chosen_loss = Some(kept);
+    }
+
     /// How often operations fail by themselves from now on.
     pub fn set_rates(&self, rates: FaultRates) {
         self.cell.state.borrow_mut().rates = rates;

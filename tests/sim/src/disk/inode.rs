@@ -22,6 +22,45 @@ pub(crate) enum Loss {
     AllButPrefix,
     /// Any subset; writes torn at 512 B or 4 KiB.
     Any,
+    /// Exactly those whose bit is set, counted over the whole disk; none torn.
+    Chosen(u64),
+}
+
+/// Decides change by change what a power failure leaves.
+pub(crate) struct Decision<'a> {
+    loss: Loss,
+    rng: &'a mut Rng,
+    /// Changes decided so far, on the whole disk.
+    decided: u32,
+}
+
+impl<'a> Decision<'a> {
+    pub(crate) fn new(loss: Loss, rng: &'a mut Rng) -> Self {
+        Self {
+            loss,
+            rng,
+            decided: 0,
+        }
+    }
+
+    /// Whether each of the `count` changes of one file or directory tree, oldest first, is kept.
+    pub(crate) fn kept(&mut self, count: usize) -> Vec<bool> {
+        let prefix = self.rng.below(count as u64 + 1) as usize;
+        let keep = |place: usize, decided: u32, rng: &mut Rng| match self.loss {
+            Loss::All => false,
+            Loss::None => true,
+            Loss::AllButPrefix => place < prefix,
+            Loss::Any => rng.chance(1, 2),
+            Loss::Chosen(bits) => decided < 64 && bits >> decided & 1 == 1,
+        };
+        (0..count)
+            .map(|place| {
+                let kept = keep(place, self.decided, self.rng);
+                self.decided += 1;
+                kept
+            })
+            .collect()
+    }
 }
 
 impl Loss {
@@ -165,53 +204,47 @@ impl Inode {
         }
     }
 
-    pub(crate) fn power_failure(&mut self, loss: Loss, rng: &mut Rng, tally: &mut LossTally) {
+    pub(crate) fn power_failure(&mut self, decision: &mut Decision<'_>, tally: &mut LossTally) {
         let changes = std::mem::take(&mut self.unsynced);
         self.unsynced_bytes = 0;
-        let prefix = rng.below(changes.len() as u64 + 1) as usize;
-        for (place, change) in changes.into_iter().enumerate() {
-            let kept = match loss {
-                Loss::All => false,
-                Loss::None => true,
-                Loss::AllButPrefix => place < prefix,
-                Loss::Any => rng.chance(1, 2),
-            };
+        let kept = decision.kept(changes.len());
+        for (change, kept) in changes.into_iter().zip(kept) {
             match change {
                 Unsynced::Length(length) if kept => self.durable.set_length(length),
                 Unsynced::Length(_) => {}
-                Unsynced::Write(write) => self.resolve(&write, kept, loss, rng, tally),
+                Unsynced::Write(write)
+                    if decision.loss == Loss::Any && decision.rng.chance(1, 3) =>
+                {
+                    self.tear(&write, decision.rng);
+                    tally.torn += 1;
+                }
+                Unsynced::Write(write) if kept => {
+                    self.durable.apply(&write);
+                    tally.kept += 1;
+                }
+                Unsynced::Write(_) => tally.lost += 1,
             }
         }
         self.live = self.durable.clone();
         self.opens = 0;
     }
 
-    fn resolve(
-        &mut self,
-        write: &WriteOp,
-        kept: bool,
-        loss: Loss,
-        rng: &mut Rng,
-        tally: &mut LossTally,
-    ) {
-        if loss == Loss::Any && rng.chance(1, 3) {
-            let unit = if rng.chance(1, 2) { SECTOR } else { PAGE };
-            let parts = write.torn(unit, || rng.chance(1, 2));
-            let (before, end) = (self.durable.length(), write.end());
-            for part in &parts {
-                self.durable.apply(part);
-            }
-            // The new length can be on the medium before the bytes are.
-            if end > before && rng.chance(1, 2) {
-                self.durable.extend_to(end);
-            }
-            tally.torn += 1;
-        } else if kept {
-            self.durable.apply(write);
-            tally.kept += 1;
-        } else {
-            tally.lost += 1;
+    fn tear(&mut self, write: &WriteOp, rng: &mut Rng) {
+        let unit = if rng.chance(1, 2) { SECTOR } else { PAGE };
+        let parts = write.torn(unit, || rng.chance(1, 2));
+        let (before, end) = (self.durable.length(), write.end());
+        for part in &parts {
+            self.durable.apply(part);
         }
+        // The new length can be on the medium before the bytes are.
+        if end > before && rng.chance(1, 2) {
+            self.durable.extend_to(end);
+        }
+    }
+
+    /// Changes a power failure could take.
+    pub(crate) fn unsynced_changes(&self) -> usize {
+        self.unsynced.len()
     }
 
     /// Turns one bit on the medium, where the page cache does not cover it.

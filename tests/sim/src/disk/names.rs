@@ -1,6 +1,6 @@
 //! The directory tree: what programs see, what the medium holds, and the changes between the two.
 
-use super::inode::Loss;
+use super::inode::Decision;
 use crate::rng::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
@@ -157,16 +157,15 @@ impl Names {
         });
     }
 
-    pub(crate) fn power_failure(&mut self, loss: Loss, rng: &mut Rng) {
+    /// Changes a power failure could take.
+    pub(crate) fn unsynced_changes(&self) -> usize {
+        self.unsynced.len()
+    }
+
+    pub(crate) fn power_failure(&mut self, decision: &mut Decision<'_>) {
         let changes = std::mem::take(&mut self.unsynced);
-        let prefix = rng.below(changes.len() as u64 + 1) as usize;
-        for (place, change) in changes.into_iter().enumerate() {
-            let kept = match loss {
-                Loss::All => false,
-                Loss::None => true,
-                Loss::AllButPrefix => place < prefix,
-                Loss::Any => rng.chance(1, 2),
-            };
+        let kept = decision.kept(changes.len());
+        for (change, kept) in changes.into_iter().zip(kept) {
             if kept {
                 change.apply(&mut self.durable);
             }

@@ -3,7 +3,7 @@
 use super::buf::{Pool, SimBuf};
 use super::content::{PAGE, WriteOp};
 use super::faults::{DiskConfig, DiskCounters, DiskFault, FaultRates, Omissions};
-use super::inode::{Inode, Loss, LossTally};
+use super::inode::{Decision, Inode, Loss, LossTally};
 use super::names::{Names, clean};
 use super::op::{Ops, Reply, Request};
 use crate::node::NodeId;
@@ -28,6 +28,8 @@ pub(super) struct DiskState {
     pub(super) omissions: Omissions,
     pub(super) counters: DiskCounters,
     pub(super) locks: BTreeMap<PathBuf, (NodeId, u32)>,
+    /// Which unsynced changes the next power failure keeps; drawn when `None`.
+    pub(super) chosen_loss: Option<u64>,
     /// Latencies are multiplied by this.
     pub(super) slow: u64,
     /// Every operation fails.
@@ -67,6 +69,7 @@ impl DiskState {
             omissions: Omissions::default(),
             counters: DiskCounters::default(),
             locks: BTreeMap::new(),
+            chosen_loss: None,
             slow: 1,
             dead: false,
             used: 0,
@@ -347,13 +350,15 @@ impl DiskState {
     }
 
     pub(super) fn power_failure(&mut self) {
-        let loss = Loss::draw(&mut self.rng);
+        let drawn = Loss::draw(&mut self.rng);
+        let loss = self.chosen_loss.take().map_or(drawn, Loss::Chosen);
         let mut rng = self.rng.fork();
+        let mut decision = Decision::new(loss, &mut rng);
         let mut tally = LossTally::default();
         self.counters.power_failures += 1;
-        self.names.power_failure(loss, &mut rng);
+        self.names.power_failure(&mut decision);
         for entry in self.inodes.values_mut() {
-            entry.power_failure(loss, &mut rng, &mut tally);
+            entry.power_failure(&mut decision, &mut tally);
         }
         self.counters.writes_lost += tally.lost;
         self.counters.writes_kept += tally.kept;

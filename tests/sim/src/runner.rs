@@ -1,0 +1,93 @@
+//! Runs a range of seeds on several threads, one world each, and gathers what they say.
+
+use crate::report::{Counters, Violation};
+use crate::scenario::{Run, Scenario, run_caught};
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// A seed that failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// What was violated.
+    pub violation: Violation,
+    /// The command that repeats it.
+    pub repeat: String,
+}
+
+/// What came of a range of seeds.
+#[derive(Clone, Default, Debug)]
+pub struct Summary {
+    /// Seeds without a violation.
+    pub passed: u64,
+    /// The others, by seed.
+    pub failures: Vec<Failure>,
+    /// Sum of all counters of the passed ones.
+    pub counters: Counters,
+    /// Seconds of processor time the runs took (wall time of each, summed).
+    pub busy_seconds: f64,
+}
+
+/// Runs all seeds. With `until_first`, stops early once a failure is found that no lower seed can
+/// precede. `report` is called for each failure as it happens.
+pub fn sweep(
+    scenario: &dyn Scenario,
+    seeds: Range<u64>,
+    minutes: u64,
+    planted: Option<&str>,
+    until_first: bool,
+    threads: usize,
+    report: &(dyn Fn(&Failure) + Sync),
+) -> Summary {
+    let next = AtomicU64::new(seeds.start);
+    let first_failure = AtomicU64::new(u64::MAX);
+    let summary = Mutex::new(Summary::default());
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end
+                        || (until_first && seed > first_failure.load(Ordering::Relaxed))
+                    {
+                        return;
+                    }
+                    let started = Instant::now();
+                    let mut run = Run::new(scenario.name(), seed, minutes, planted);
+                    let outcome = run_caught(scenario, &mut run);
+                    let seconds = started.elapsed().as_secs_f64();
+                    let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
+                    summary.busy_seconds += seconds;
+                    match outcome {
+                        Ok(counters) => {
+                            summary.passed += 1;
+                            summary.counters.merge(&counters);
+                        }
+                        Err(violation) => {
+                            first_failure.fetch_min(seed, Ordering::Relaxed);
+                            let failure = Failure {
+                                seed,
+                                violation,
+                                repeat: run.repeat,
+                            };
+                            report(&failure);
+                            summary.failures.push(failure);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let mut summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner);
+    summary.failures.sort_by_key(|failure| failure.seed);
+    if until_first && let Some(first) = summary.failures.first() {
+        // What other threads did beyond it depends on their speed.
+        summary.passed = first.seed - seeds.start;
+        summary.failures.truncate(1);
+    }
+    summary
+}
