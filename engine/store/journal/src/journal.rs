@@ -50,6 +50,7 @@ impl<D: Disk> Segment<D> {
             digest: None,
             epochs: None,
             end: None,
+            closed_gap: None,
         };
         Self {
             info,
@@ -305,7 +306,9 @@ impl<D: Disk> Journal<D> {
             self.committed.get(),
         )
         .await?;
-        if let End::Gap(_) = scanned.end {
+        let mut closed_gap = None;
+        if let End::Gap(from) = scanned.end {
+            closed_gap = Some(from);
             zero(&self.disk, &file, scanned.offset, scanned.data_end).await?;
             file.sync_data().await?;
             scanned = scan(
@@ -322,6 +325,7 @@ impl<D: Disk> Journal<D> {
         let mut inner = self.inner.borrow_mut();
         let segment = inner.segment_mut(first)?;
         segment.scanned(scanned);
+        segment.info.closed_gap = closed_gap;
         segment.file = Some(Rc::new(file));
         Ok(())
     }

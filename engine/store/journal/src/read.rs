@@ -45,13 +45,13 @@ impl<D: Disk> Journal<D> {
         up_to: TxId,
         max_bytes: usize,
     ) -> Result<Option<Chunk>, JournalError> {
+        if up_to < from {
+            return Ok(None);
+        }
         let Some((first, limit, end_of_segment)) = self.holder(from)? else {
             return Ok(None);
         };
         let limit = limit.min(up_to);
-        if limit < from {
-            return Ok(None);
-        }
         let place = self.locate(first, from).await?;
         let file = self.file(first).await?;
         let base = place.offset / ALIGN as u64 * ALIGN as u64;

@@ -351,9 +351,12 @@ pub(crate) async fn zero<D: Disk>(
     from: u64,
     to: u64,
 ) -> Result<(), DiskError> {
+    if from >= to {
+        return Ok(());
+    }
     let block = from / BLOCK * BLOCK;
     let mut at = block;
-    if from > block && from < to {
+    if from > block {
         let buf = disk.buf(ALIGN).await;
         let (read, mut buf) = file.read_at(buf, 0..ALIGN, block).await;
         let keep = usize::try_from(from - block)

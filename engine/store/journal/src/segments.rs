@@ -100,6 +100,7 @@ impl<D: Disk> Journal<D> {
                 digest: Some(digest_before),
                 epochs: None,
                 end: Some(End::Clean),
+                closed_gap: None,
             },
             index: Index::starting(&header),
             offset: end.offset,

@@ -46,6 +46,9 @@ pub struct SegmentInfo {
     pub epochs: Option<(Epoch, Epoch)>,
     /// How it ends; `None` until scanned (older finalised segments: [`crate::Journal::scan`]).
     pub end: Option<End>,
+    /// The first txid of a gap that was found and closed when the journal was opened: this disk definitely lacks it,
+    /// and what stood behind it is gone. For the log and for repair.
+    pub closed_gap: Option<TxId>,
 }
 
 /// The segment open for appending.
