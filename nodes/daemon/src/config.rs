@@ -1,0 +1,299 @@
+//! Every key of the configuration with its default (HDFS's unless the line says otherwise).
+
+use crate::units::{Duration, Size};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// One host's configuration.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Who belongs to the cluster.
+    pub cluster: Cluster,
+    /// NameNodes on this host.
+    pub namenode: Namenode,
+    /// JournalNodes on this host.
+    pub journalnode: Journalnode,
+    /// DataNodes on this host.
+    pub datanode: Datanode,
+    /// Clients on this host.
+    pub client: Client,
+    /// Certificates.
+    pub tls: Tls,
+    /// High availability.
+    pub ha: Ha,
+}
+
+/// One NameNode or JournalNode of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Node id, the name in its certificate.
+    pub id: String,
+    /// Its QUIC address.
+    pub address: SocketAddr,
+    /// Its HTTP address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<SocketAddr>,
+}
+
+/// Who belongs to the cluster, the same on every host.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cluster {
+    /// All NameNodes.
+    pub namenodes: Vec<Member>,
+    /// All JournalNodes.
+    pub journalnodes: Vec<Member>,
+    /// The user permissions do not apply to.
+    pub superuser: String,
+    /// Members of this group are superusers too.
+    pub supergroup: String,
+    /// File with lines `group: user, user`; empty: the operating system's groups.
+    pub groups: PathBuf,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            namenodes: Vec::new(),
+            journalnodes: Vec::new(),
+            superuser: "hdfs".into(),
+            supergroup: "supergroup".into(),
+            groups: PathBuf::new(),
+        }
+    }
+}
+
+/// NameNode settings.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Namenode {
+    /// Directory for identity and images.
+    pub dir: PathBuf,
+    /// Threads; fixed at 1 in this version.
+    pub shards: u16,
+    /// Whether permissions are checked.
+    pub permissions_enabled: bool,
+    /// Default copies of new files.
+    pub replication: u16,
+    /// Fewest copies a file may ask for, and replicas a block needs before its file closes.
+    pub min_replication: u16,
+    /// Most copies a file may ask for.
+    pub max_replication: u16,
+    /// Default bytes per block.
+    pub block_size: Size,
+    /// Fewest bytes per block.
+    pub min_block_size: Size,
+    /// Data bytes per checksum (Hadal: 4 KiB; HDFS: 512 B).
+    pub bytes_per_checksum: Size,
+    /// Data bytes per packet.
+    pub packet_size: Size,
+    /// After this another client may take a lease over.
+    pub lease_soft_limit: Duration,
+    /// After this the NameNode closes the file.
+    pub lease_hard_limit: Duration,
+    /// How long outcomes stay in the retry cache.
+    pub retry_cache: Duration,
+    /// DataNodes are stale after this.
+    pub stale_interval: Duration,
+    /// DataNodes are dead after this.
+    pub dead_interval: Duration,
+    /// How often replication work is handed out.
+    pub replication_interval: Duration,
+    /// Copies a DataNode sends at once.
+    pub max_transfers: u32,
+    /// A copy not reported after this is tried again.
+    pub pending_timeout: Duration,
+    /// Share of blocks reported before safe mode ends.
+    pub safe_mode_threshold: f64,
+    /// Live DataNodes before safe mode ends.
+    pub safe_mode_min_datanodes: u64,
+    /// Wait after the threshold was reached.
+    pub safe_mode_extension: Duration,
+    /// Full block reports admitted at a time.
+    pub report_slots: usize,
+    /// Batches of edits in flight to the JournalNodes.
+    pub batches_in_flight: usize,
+    /// Images kept.
+    pub images_retained: usize,
+}
+
+impl Default for Namenode {
+    fn default() -> Self {
+        Self {
+            dir: "/var/lib/hadal/namenode".into(),
+            shards: 1,
+            permissions_enabled: true,
+            replication: 3,
+            min_replication: 1,
+            max_replication: 512,
+            block_size: Size(128 * MIB),
+            min_block_size: Size(MIB),
+            bytes_per_checksum: Size(4 * KIB),
+            packet_size: Size(64 * KIB),
+            lease_soft_limit: Duration(60_000),
+            lease_hard_limit: Duration(3_600_000),
+            retry_cache: Duration(600_000),
+            stale_interval: Duration(30_000),
+            dead_interval: Duration(630_000),
+            replication_interval: Duration(3_000),
+            max_transfers: 2,
+            pending_timeout: Duration(300_000),
+            safe_mode_threshold: 0.999,
+            safe_mode_min_datanodes: 0,
+            safe_mode_extension: Duration(30_000),
+            report_slots: 6,
+            batches_in_flight: 4,
+            images_retained: 2,
+        }
+    }
+}
+
+/// JournalNode settings.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Journalnode {
+    /// Directory for the journal.
+    pub dir: PathBuf,
+}
+
+impl Default for Journalnode {
+    fn default() -> Self {
+        Self {
+            dir: "/var/lib/hadal/journalnode".into(),
+        }
+    }
+}
+
+/// DataNode settings.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Datanode {
+    /// Data directories, one storage each.
+    pub dirs: Vec<PathBuf>,
+    /// QUIC address of its first shard; others dial it.
+    pub address: SocketAddr,
+    /// HTTP address.
+    pub http: SocketAddr,
+    /// Threads; fixed at 1 in this version.
+    pub shards: u16,
+    /// Rack.
+    pub rack: String,
+    /// Between heartbeats.
+    pub heartbeat_interval: Duration,
+    /// Between full block reports.
+    pub report_interval: Duration,
+    /// The first full report comes inside this time.
+    pub report_initial_delay: Duration,
+    /// Deleted replicas are reported at least this often.
+    pub delete_report_interval: Duration,
+    /// Between two tries of the handshake.
+    pub handshake_retry: Duration,
+    /// A block stream without progress for this long has failed.
+    pub stream_timeout: Duration,
+    /// Open block streams at once.
+    pub streams_max: u32,
+    /// Bytes of each volume left to others.
+    pub reserved: Size,
+    /// Replicas up to this size share extent files.
+    pub small_replica: Size,
+}
+
+impl Default for Datanode {
+    fn default() -> Self {
+        Self {
+            dirs: vec!["/var/lib/hadal/datanode".into()],
+            address: ([127, 0, 0, 1], 9866).into(),
+            http: ([127, 0, 0, 1], 9864).into(),
+            shards: 1,
+            rack: "/default-rack".into(),
+            heartbeat_interval: Duration(3_000),
+            report_interval: Duration(6 * 3_600_000),
+            report_initial_delay: Duration(0),
+            delete_report_interval: Duration(300_000),
+            handshake_retry: Duration(5_000),
+            stream_timeout: Duration(60_000),
+            streams_max: 4096,
+            reserved: Size(0),
+            small_replica: Size(MIB),
+        }
+    }
+}
+
+/// Client settings.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Client {
+    /// Failed calls are retried for this long.
+    pub retry_window: Duration,
+    /// Data bytes per packet of bulk streams.
+    pub packet_size: Size,
+    /// Unacknowledged bytes per written block.
+    pub write_window: Size,
+    /// A block stream without an acknowledgement for this long has failed.
+    pub stream_timeout: Duration,
+    /// How long closing a file waits for its last block's replicas.
+    pub close_timeout: Duration,
+    /// Finished blocks are durable before they are acknowledged (Hadal: on; HDFS: off).
+    pub sync_on_close: bool,
+    /// Copies of new files; 0: the cluster's default.
+    pub replication: u16,
+    /// Bytes per block of new files; 0: the cluster's default.
+    pub block_size: Size,
+    /// Permission bits taken away from new files and directories, octal.
+    pub umask: String,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self {
+            retry_window: Duration(15_000),
+            packet_size: Size(MIB),
+            write_window: Size(8 * MIB),
+            stream_timeout: Duration(60_000),
+            close_timeout: Duration(60_000),
+            sync_on_close: true,
+            replication: 0,
+            block_size: Size(0),
+            umask: "022".into(),
+        }
+    }
+}
+
+/// Certificates.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Directory with `ca.pem`, `NAME.pem` and `NAME-key.pem`.
+    pub dir: PathBuf,
+    /// Whose certificate a client uses; a daemon uses its id's.
+    pub name: String,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            dir: "/etc/hadal/tls".into(),
+            name: "client".into(),
+        }
+    }
+}
+
+/// High availability.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ha {
+    /// Failover without an operator; one NameNode serves alone in this version.
+    pub automatic: bool,
+}
+
+impl Default for Ha {
+    fn default() -> Self {
+        Self { automatic: true }
+    }
+}
