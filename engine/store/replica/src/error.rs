@@ -110,6 +110,14 @@ pub enum StoreError {
         /// The one named.
         asked: GenerationStamp,
     },
+    /// Readers may not see a replica in this state (E-10, E-12).
+    #[error("{id}: replica is {state} and not readable")]
+    NotReadable {
+        /// The block.
+        id: BlockId,
+        /// Its state.
+        state: ReplicaState,
+    },
     /// Another operation took the replica over (recovery, pipeline recovery, deletion): this writer is stopped.
     #[error("{id}: another operation took the replica over; this writer is stopped")]
     Fenced {

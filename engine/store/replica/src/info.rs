@@ -51,7 +51,6 @@ pub struct Deleted {
     pub instance: u64,
     /// Bytes that come free.
     pub bytes: u64,
-    pub(crate) volume: usize,
     pub(crate) path: Option<PathBuf>,
 }
 

@@ -1,0 +1,286 @@
+//! What a replica file is, from its bytes alone.
+
+use crate::StoreError;
+use crate::format::{
+    FILE_HEADER, FileHeader, Found, StoredState, TailRecord, decode_checksums, verified,
+};
+use crate::geometry::{Geometry, PAGE, TAIL_SLOTS};
+use crate::recovery::{Data, Evidence, Header, Home};
+use crate::replica_file::{ReplicaFile, TailRef};
+use crate::volume::Volume;
+use hadal_env::{Disk, File};
+use hadal_types::BlockId;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// Longest block a header may name; more is damage.
+const LENGTH_MAX: u64 = 1 << 46;
+/// A file whose header was never written is looked at this far for anything else.
+const LOOK_BYTES: usize = 64 << 10;
+
+/// A replica file as found.
+pub(crate) struct FileFound<D: Disk> {
+    pub(crate) id: BlockId,
+    pub(crate) path: PathBuf,
+    file: D::File,
+    file_length: u64,
+    pub(crate) header: Option<FileHeader>,
+    /// Header page that is not the newest.
+    next_page: u8,
+    pub(crate) geometry: Option<Geometry>,
+    pub(crate) evidence: Evidence,
+    /// Bytes that count.
+    pub(crate) length: u64,
+    pub(crate) durable: u64,
+    tail: Option<TailRef>,
+    pub(crate) last_sequence: u64,
+}
+
+impl<D: Disk> FileFound<D> {
+    /// The open file of a replica of this length.
+    pub(crate) fn into_file(self, volume: &Rc<Volume<D>>, length: u64) -> ReplicaFile<D> {
+        let geometry = self.geometry.expect("a sound replica has a geometry");
+        let file = ReplicaFile::new(volume, self.id, self.path, self.file, geometry);
+        file.allocated.set(self.file_length);
+        volume.use_bytes(self.file_length);
+        file.in_place.set(geometry.whole(length));
+        file.tail.set(self.tail);
+        file.durable_tail.set(self.tail.map(|tail| tail.slot));
+        file.next_page.set(self.next_page);
+        file.name_durable.set(true);
+        file.stale_beyond.set(true);
+        file
+    }
+}
+
+/// Reads the headers of a file and, where a crash may have torn it, its data.
+pub(crate) async fn inspect<D: Disk>(
+    volume: &Rc<Volume<D>>,
+    id: BlockId,
+    path: PathBuf,
+    file: D::File,
+    file_length: u64,
+) -> Result<FileFound<D>, StoreError> {
+    let mut buf = volume.disk.buf(LOOK_BYTES).await;
+    buf.as_mut()[..LOOK_BYTES].fill(0);
+    let (result, buf) = file.read_at(buf, 0..LOOK_BYTES, 0).await;
+    let got = volume.check(result)?;
+    let (start, mut newest, mut next_page) = (&buf.as_ref()[..LOOK_BYTES], None::<FileHeader>, 0);
+    for page in 0..2_u8 {
+        let at = usize::from(page) * PAGE;
+        if let Found::Valid(header) = FileHeader::decode(&start[at..at + FILE_HEADER])
+            && newest.is_none_or(|newest| newest.sequence < header.sequence)
+        {
+            newest = Some(header);
+            next_page = 1 - page;
+        }
+    }
+    let empty = start[..got].iter().all(|byte| *byte == 0);
+    drop(buf);
+    let geometry = newest.and_then(|header| {
+        let geometry = Geometry::new(header.bytes_per_checksum, header.group_bytes).ok()?;
+        let ours = header.id == id && header.storage == volume.storage;
+        let sane = geometry.group == header.group_bytes as usize && header.length <= LENGTH_MAX;
+        (ours && sane).then_some(geometry)
+    });
+    let header = newest.filter(|_| geometry.is_some());
+    let mut found = FileFound {
+        id,
+        path,
+        file,
+        file_length,
+        header,
+        next_page,
+        geometry,
+        evidence: Evidence {
+            home: Home::File,
+            header: if empty {
+                Header::Empty
+            } else {
+                Header::Unknown
+            },
+            settled: header.is_some_and(|header| header.settled),
+            whole: true,
+            data: Data::All,
+        },
+        length: 0,
+        durable: 0,
+        tail: None,
+        last_sequence: header.map_or(0, |header| header.sequence),
+    };
+    if let (Some(header), Some(geometry)) = (header, geometry) {
+        found.evidence.header = Header::Valid(header.state);
+        match header.state {
+            StoredState::Temporary => {}
+            StoredState::Finalized => {
+                inspect_finalized(volume, &mut found, &header, &geometry).await?
+            }
+            StoredState::Rbw => inspect_open(volume, &mut found, &header, &geometry).await?,
+        }
+    }
+    Ok(found)
+}
+
+/// A tail record, where it is, and how many bytes of it verify.
+struct TailFound {
+    tail: TailRef,
+    synced_length: u64,
+    verified: usize,
+}
+
+/// The valid tail records of a file.
+async fn read_tails<D: Disk>(
+    volume: &Rc<Volume<D>>,
+    found: &mut FileFound<D>,
+    geometry: &Geometry,
+) -> Result<Vec<TailFound>, StoreError> {
+    let mut tails = Vec::new();
+    let bytes = PAGE + geometry.unit;
+    for slot in 0..TAIL_SLOTS as u8 {
+        let mut buf = volume.disk.buf(bytes).await;
+        buf.as_mut()[..bytes].fill(0);
+        let (result, buf) = found
+            .file
+            .read_at(buf, 0..bytes, geometry.tail_offset(slot))
+            .await;
+        volume.check(result)?;
+        let Some(record) = TailRecord::decode(geometry, &buf.as_ref()[..PAGE]) else {
+            continue;
+        };
+        if record.id != found.id {
+            continue;
+        }
+        found.last_sequence = found.last_sequence.max(record.sequence);
+        let data = &buf.as_ref()[PAGE..PAGE + record.bytes as usize];
+        tails.push(TailFound {
+            tail: TailRef {
+                slot,
+                sequence: record.sequence,
+                unit: record.unit,
+                bytes: record.bytes,
+            },
+            synced_length: record.synced_length,
+            verified: verified(geometry.bytes_per_checksum, data, &record.checksums),
+        });
+    }
+    Ok(tails)
+}
+
+async fn inspect_finalized<D: Disk>(
+    volume: &Rc<Volume<D>>,
+    found: &mut FileFound<D>,
+    header: &FileHeader,
+    geometry: &Geometry,
+) -> Result<(), StoreError> {
+    let whole = geometry.whole(header.length);
+    let partial = header.length - whole;
+    found.length = header.length;
+    found.durable = if header.settled {
+        header.length
+    } else {
+        header.synced_length
+    };
+    let mut tail_bytes = 0;
+    if partial > 0 {
+        let unit = whole / geometry.unit as u64;
+        let tails = read_tails(volume, found, geometry).await?;
+        let named = |tail: &&TailFound| {
+            (tail.tail.sequence, tail.tail.unit) == (header.tail_sequence, unit)
+                && u64::from(tail.tail.bytes) >= partial
+        };
+        let tail = tails.iter().find(named);
+        found.tail = tail.map(|tail| tail.tail);
+        tail_bytes = tail.map_or(0, |tail| tail.verified as u64);
+        // Cheap enough to look at, since the record must be read anyhow.
+        found.evidence.whole = tail_bytes >= partial;
+    }
+    found.evidence.whole &= found.file_length >= geometry.file_end(header.length);
+    if !header.settled {
+        let units = verify_units(volume, found, geometry, Some(whole)).await?;
+        let verified = if units == whole {
+            whole + tail_bytes.min(partial)
+        } else {
+            units
+        };
+        found.evidence.data = match verified {
+            length if length >= header.length => Data::All,
+            length if length < header.synced_length => Data::Short,
+            _ => Data::Prefix,
+        };
+        if found.evidence.data == Data::Prefix {
+            found.length = verified;
+        }
+    }
+    Ok(())
+}
+
+async fn inspect_open<D: Disk>(
+    volume: &Rc<Volume<D>>,
+    found: &mut FileFound<D>,
+    header: &FileHeader,
+    geometry: &Geometry,
+) -> Result<(), StoreError> {
+    let units = verify_units(volume, found, geometry, None).await?;
+    let mut tails = read_tails(volume, found, geometry).await?;
+    tails.retain(|tail| tail.tail.sequence >= header.tail_sequence);
+    let synced = tails
+        .iter()
+        .map(|tail| tail.synced_length)
+        .max()
+        .unwrap_or(0)
+        .max(header.synced_length);
+    let unit = units / geometry.unit as u64;
+    let best = tails
+        .iter()
+        .filter(|tail| tail.tail.unit == unit && tail.verified > 0)
+        .max_by_key(|tail| (tail.verified, tail.tail.sequence));
+    found.tail = best.map(|tail| tail.tail);
+    found.length = units + best.map_or(0, |tail| tail.verified as u64);
+    found.durable = synced;
+    found.evidence.data = if found.length < synced {
+        Data::Short
+    } else {
+        Data::All
+    };
+    Ok(())
+}
+
+/// How many bytes, from the start, lie in complete units that verify; at most `limit`.
+async fn verify_units<D: Disk>(
+    volume: &Rc<Volume<D>>,
+    found: &FileFound<D>,
+    geometry: &Geometry,
+    limit: Option<u64>,
+) -> Result<u64, StoreError> {
+    let mut done = 0;
+    let limit = limit.unwrap_or(u64::MAX);
+    for group in 0.. {
+        let at = geometry.group_offset(group);
+        let there = found
+            .file_length
+            .saturating_sub(at + geometry.head as u64)
+            .min(geometry.group as u64);
+        let units = (there.min(limit - done) / geometry.unit as u64) as usize;
+        if units == 0 {
+            break;
+        }
+        let bytes = geometry.head + units * geometry.unit;
+        let mut buf = volume.disk.buf(bytes).await;
+        buf.as_mut()[..bytes].fill(0);
+        let (result, buf) = found.file.read_at(buf, 0..bytes, at).await;
+        volume.check(result)?;
+        let first = group * (geometry.group / geometry.bytes_per_checksum) as u64;
+        let chunks = geometry.chunks(units * geometry.unit);
+        let checksums = decode_checksums(found.id, first, chunks, buf.as_ref());
+        let good = verified(
+            geometry.bytes_per_checksum,
+            &buf.as_ref()[geometry.head..bytes],
+            &checksums,
+        );
+        done += geometry.whole(good as u64);
+        if good < geometry.group {
+            break;
+        }
+    }
+    Ok(done)
+}

@@ -1,0 +1,252 @@
+//! What becomes of a replica at start: one table, every input on exactly one row (reliability.md X7).
+
+use crate::format::StoredState;
+
+/// Where it was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Home {
+    Slot,
+    File,
+}
+
+/// What its header is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Header {
+    /// Never written (or freed).
+    Empty,
+    /// Damaged so that not even the block is known.
+    Unknown,
+    /// The block is known, its checksums are not.
+    Damaged,
+    /// Valid, saying this.
+    Valid(StoredState),
+}
+
+/// How much of its data verifies. Read only where the table needs it: for what may be torn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Data {
+    /// All that the header names (of an open replica: all there is).
+    All,
+    /// A prefix, not shorter than what was known durable.
+    Prefix,
+    /// Less than was known durable.
+    Short,
+}
+
+/// All that the decision rests on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Evidence {
+    pub(crate) home: Home,
+    pub(crate) header: Header,
+    /// Known to have been durable as it is: a file's *settled* mark, a slot's sequence up to the synced one.
+    pub(crate) settled: bool,
+    /// The metadata agree: the file is long enough, its tail record is there.
+    pub(crate) whole: bool,
+    pub(crate) data: Data,
+}
+
+/// What becomes of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Decision {
+    /// The slot is free.
+    Free,
+    /// Never acknowledged to anyone, or not worth keeping: removed.
+    Remove,
+    /// Damaged: reported, and kept aside if it is a file.
+    Corrupt,
+    /// FINALIZED.
+    Finalized,
+    /// RWR, as long as its verified prefix (E-10).
+    Waiting,
+}
+
+struct Row {
+    name: &'static str,
+    applies: fn(&Evidence) -> bool,
+    decision: Decision,
+}
+
+const fn valid(evidence: &Evidence, state: StoredState) -> bool {
+    match (evidence.header, state) {
+        (Header::Valid(StoredState::Rbw), StoredState::Rbw)
+        | (Header::Valid(StoredState::Temporary), StoredState::Temporary)
+        | (Header::Valid(StoredState::Finalized), StoredState::Finalized) => true,
+        _ => false,
+    }
+}
+
+/// The order of writes behind it: data and checksums, then (same flush) the state that names them, then, for files,
+/// the settled mark; a slot's header and data are one write. So a valid FINALIZED header proves that its data were
+/// *submitted*, and *settled* that they are durable.
+const TABLE: [Row; 12] = [
+    Row {
+        name: "a free slot",
+        applies: |e| e.header == Header::Empty && e.home == Home::Slot,
+        decision: Decision::Free,
+    },
+    Row {
+        name: "a file created, nothing durable in it: nobody was told",
+        applies: |e| e.header == Header::Empty && e.home == Home::File,
+        decision: Decision::Remove,
+    },
+    Row {
+        name: "a damaged header that names no block",
+        applies: |e| e.header == Header::Unknown,
+        decision: Decision::Corrupt,
+    },
+    Row {
+        name: "a header torn by the crash, its write never acknowledged",
+        applies: |e| e.header == Header::Damaged && !e.settled,
+        decision: Decision::Remove,
+    },
+    Row {
+        name: "a header that was durable and is damaged",
+        applies: |e| e.header == Header::Damaged && e.settled,
+        decision: Decision::Corrupt,
+    },
+    Row {
+        name: "a copy in flight (E-12)",
+        applies: |e| valid(e, StoredState::Temporary),
+        decision: Decision::Remove,
+    },
+    Row {
+        name: "FINALIZED and durable, metadata agree: not read",
+        applies: |e| valid(e, StoredState::Finalized) && e.settled && e.whole,
+        decision: Decision::Finalized,
+    },
+    Row {
+        name: "FINALIZED and durable, metadata do not agree",
+        applies: |e| valid(e, StoredState::Finalized) && e.settled && !e.whole,
+        decision: Decision::Corrupt,
+    },
+    Row {
+        name: "FINALIZED, perhaps not durable, and all there",
+        applies: |e| valid(e, StoredState::Finalized) && !e.settled && e.data == Data::All,
+        decision: Decision::Finalized,
+    },
+    Row {
+        name: "FINALIZED, not durable, torn by the crash",
+        applies: |e| valid(e, StoredState::Finalized) && !e.settled && e.data == Data::Prefix,
+        decision: Decision::Waiting,
+    },
+    Row {
+        name: "shorter than what was durable: rot, not a torn tail",
+        applies: |e| {
+            (valid(e, StoredState::Finalized) && !e.settled || valid(e, StoredState::Rbw))
+                && e.data == Data::Short
+        },
+        decision: Decision::Corrupt,
+    },
+    Row {
+        name: "RBW becomes RWR",
+        applies: |e| valid(e, StoredState::Rbw) && e.data != Data::Short,
+        decision: Decision::Waiting,
+    },
+];
+
+/// The decision, and the name of its row.
+pub(crate) fn decide(evidence: &Evidence) -> (Decision, &'static str) {
+    let row = TABLE
+        .iter()
+        .find(|row| (row.applies)(evidence))
+        .expect("every input has a row");
+    (row.decision, row.name)
+}
+
+/// One version of a block found on a volume, as far as the choice between several goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Version {
+    pub(crate) decision: Decision,
+    pub(crate) sequence: u64,
+    pub(crate) settled: bool,
+}
+
+/// Which of several versions of a block on one volume counts (an interrupted change leaves the old and the new one):
+/// the newest that is sound. A newer damaged one that was durable is not passed over, since the older one is then
+/// outdated; one that was not durable is, since nobody was told of it. `Err`: the damaged one.
+pub(crate) fn choose(versions: &[Version]) -> Result<Option<usize>, usize> {
+    let mut order: Vec<usize> = (0..versions.len()).collect();
+    order.sort_by_key(|index| std::cmp::Reverse(versions[*index].sequence));
+    let mut damaged = None;
+    for index in order {
+        match versions[index].decision {
+            Decision::Finalized | Decision::Waiting => return Ok(Some(index)),
+            Decision::Corrupt if versions[index].settled => return Err(index),
+            Decision::Corrupt => damaged = damaged.or(Some(index)),
+            Decision::Free | Decision::Remove => {}
+        }
+    }
+    damaged.map_or(Ok(None), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// X7: every input matches exactly one row, and every row is reached.
+    #[test]
+    fn x7_every_input_matches_exactly_one_row() {
+        let mut reached = [0; TABLE.len()];
+        let headers = [
+            Header::Empty,
+            Header::Unknown,
+            Header::Damaged,
+            Header::Valid(StoredState::Rbw),
+            Header::Valid(StoredState::Temporary),
+            Header::Valid(StoredState::Finalized),
+        ];
+        for home in [Home::Slot, Home::File] {
+            for header in headers {
+                for bits in 0..4 {
+                    for data in [Data::All, Data::Prefix, Data::Short] {
+                        let evidence = Evidence {
+                            home,
+                            header,
+                            settled: bits & 1 != 0,
+                            whole: bits & 2 != 0,
+                            data,
+                        };
+                        let rows: Vec<_> = (0..TABLE.len())
+                            .filter(|row| (TABLE[*row].applies)(&evidence))
+                            .collect();
+                        assert_eq!(
+                            rows.len(),
+                            1,
+                            "{evidence:?}: {:?}",
+                            rows.iter().map(|row| TABLE[*row].name).collect::<Vec<_>>()
+                        );
+                        reached[rows[0]] += 1;
+                    }
+                }
+            }
+        }
+        assert!(reached.iter().all(|count| *count > 0), "{reached:?}");
+    }
+
+    #[test]
+    fn the_newest_sound_version_counts() {
+        let version = |decision, sequence, settled| Version {
+            decision,
+            sequence,
+            settled,
+        };
+        let old = version(Decision::Finalized, 1, true);
+        assert_eq!(
+            choose(&[old, version(Decision::Waiting, 2, false)]),
+            Ok(Some(1))
+        );
+        assert_eq!(
+            choose(&[version(Decision::Corrupt, 2, false), old]),
+            Ok(Some(1)),
+            "torn, never acknowledged"
+        );
+        assert_eq!(
+            choose(&[version(Decision::Corrupt, 2, true), old]),
+            Err(0),
+            "rotten: the old one is outdated"
+        );
+        assert_eq!(choose(&[version(Decision::Corrupt, 2, false)]), Err(0));
+        assert_eq!(choose(&[version(Decision::Remove, 2, false)]), Ok(None));
+        assert_eq!(choose(&[]), Ok(None));
+    }
+}

@@ -1,0 +1,360 @@
+//! The store: its map and volumes, making and removing replicas.
+
+use crate::body::Body;
+use crate::counters::Counters;
+use crate::geometry::Geometry;
+use crate::map::{Location, Meta, Replica, ReplicaMap};
+use crate::volume::Volume;
+use crate::{
+    CreateSpec, Deleted, ReplicaInfo, ReplicaWriter, StoreCounters, StoreError, StoreOptions,
+    VolumeStatus,
+};
+use futures_util::lock::Mutex;
+use hadal_env::Disk;
+use hadal_types::{Block, BlockId, GenerationStamp, ReplicaState, StorageUuid};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// The replicas of one shard of a DataNode, on one or several volumes. Clones share it; it is not `Send`.
+///
+/// A failed write, sync or directory operation marks its volume failed, finally: its replicas leave the map and the
+/// other volumes go on serving.
+pub struct ReplicaStore<D: Disk> {
+    pub(crate) inner: Rc<Inner<D>>,
+}
+
+impl<D: Disk> Clone for ReplicaStore<D> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+pub(crate) struct Inner<D: Disk> {
+    pub(crate) volumes: Vec<Rc<Volume<D>>>,
+    pub(crate) map: RefCell<ReplicaMap<D>>,
+    pub(crate) options: StoreOptions,
+    pub(crate) counters: Rc<Counters>,
+    next_instance: Cell<u64>,
+    next_volume: Cell<usize>,
+}
+
+impl<D: Disk> ReplicaStore<D> {
+    pub(crate) fn new(
+        volumes: Vec<Rc<Volume<D>>>,
+        options: StoreOptions,
+        counters: Rc<Counters>,
+    ) -> Self {
+        Self {
+            inner: Rc::new(Inner {
+                volumes,
+                map: RefCell::new(ReplicaMap::new()),
+                options,
+                counters,
+                next_instance: Cell::new(1),
+                next_volume: Cell::new(0),
+            }),
+        }
+    }
+
+    /// Forgets the replicas of volumes that failed since the last call.
+    fn forget_failed(&self) {
+        if self.inner.volumes.iter().any(|volume| volume.is_failed()) {
+            self.inner.map.borrow_mut().drop_failed();
+        }
+    }
+
+    pub(crate) fn find(&self, id: BlockId) -> Result<Rc<Replica<D>>, StoreError> {
+        self.forget_failed();
+        self.inner
+            .map
+            .borrow()
+            .get(id)
+            .ok_or(StoreError::NotFound { id })
+    }
+
+    /// What is known of a replica.
+    #[must_use]
+    pub fn get(&self, id: BlockId) -> Option<ReplicaInfo> {
+        self.find(id).ok().map(|replica| replica.info())
+    }
+
+    /// The FINALIZED replicas of a storage, sorted by `mix(id)` (the order of block reports).
+    #[must_use]
+    pub fn finalized(&self, storage: StorageUuid) -> Vec<Block> {
+        self.forget_failed();
+        let map = self.inner.map.borrow();
+        map.iter()
+            .filter(|replica| {
+                replica.volume.storage == storage && replica.state() == ReplicaState::Finalized
+            })
+            .map(|replica| replica.block())
+            .collect()
+    }
+
+    /// The replicas of a storage in every other state (TEMPORARY too), sorted by `mix(id)`.
+    #[must_use]
+    pub fn open_replicas(&self, storage: StorageUuid) -> Vec<ReplicaInfo> {
+        self.forget_failed();
+        let map = self.inner.map.borrow();
+        map.iter()
+            .filter(|replica| {
+                replica.volume.storage == storage && replica.state() != ReplicaState::Finalized
+            })
+            .map(|replica| replica.info())
+            .collect()
+    }
+
+    /// Every volume, failed ones too, in the order given at open.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<VolumeStatus> {
+        self.forget_failed();
+        let map = self.inner.map.borrow();
+        self.inner
+            .volumes
+            .iter()
+            .map(|volume| {
+                volume.status(
+                    map.iter()
+                        .filter(|replica| Rc::ptr_eq(&replica.volume, volume))
+                        .count(),
+                )
+            })
+            .collect()
+    }
+
+    /// Asks every file system for its free room; call before each heartbeat. A volume that cannot answer has failed.
+    pub async fn refresh_space(&self) {
+        for volume in &self.inner.volumes {
+            if volume.refresh_space().await.is_err() {
+                self.forget_failed();
+            }
+        }
+    }
+
+    /// Counters since start.
+    #[must_use]
+    pub fn counters(&self) -> StoreCounters {
+        self.inner.counters.get()
+    }
+
+    /// Where and how a volume with this much room is, by turns.
+    fn choose_volume(&self, spec: &CreateSpec) -> Result<Rc<Volume<D>>, StoreError> {
+        let volumes = &self.inner.volumes;
+        let wanted = spec.expected_length.max(1);
+        if let Some(storage) = spec.storage {
+            let volume = volumes
+                .iter()
+                .find(|volume| volume.storage == storage)
+                .ok_or(StoreError::NoStorage(storage))?;
+            volume.alive()?;
+            if volume.remaining() < wanted {
+                return Err(StoreError::OutOfSpace { wanted });
+            }
+            return Ok(volume.clone());
+        }
+        if volumes.iter().all(|volume| volume.is_failed()) {
+            return Err(StoreError::NoVolume);
+        }
+        for step in 0..volumes.len() {
+            let index = (self.inner.next_volume.get() + step) % volumes.len();
+            if !volumes[index].is_failed() && volumes[index].remaining() >= wanted {
+                self.inner.next_volume.set(index + 1);
+                return Ok(volumes[index].clone());
+            }
+        }
+        Err(StoreError::OutOfSpace { wanted })
+    }
+
+    /// Puts a replica into the map.
+    pub(crate) fn admit(
+        &self,
+        volume: &Rc<Volume<D>>,
+        id: BlockId,
+        geometry: Geometry,
+        meta: Meta<D>,
+        body: Option<Box<Body<D>>>,
+    ) -> Rc<Replica<D>> {
+        let instance = self.inner.next_instance.get();
+        self.inner.next_instance.set(instance + 1);
+        let replica = Rc::new(Replica {
+            id,
+            instance,
+            volume: volume.clone(),
+            geometry,
+            meta: RefCell::new(meta),
+            body: Mutex::new(body),
+        });
+        self.inner.map.borrow_mut().insert(replica.clone());
+        replica
+    }
+
+    fn create(
+        &self,
+        id: BlockId,
+        stamp: GenerationStamp,
+        spec: &CreateSpec,
+        state: ReplicaState,
+    ) -> Result<ReplicaWriter<D>, StoreError> {
+        let max = self.inner.options.block_bytes_max;
+        if spec.expected_length > max {
+            return Err(StoreError::TooLong {
+                id,
+                length: spec.expected_length,
+                max,
+            });
+        }
+        let geometry = Geometry::new(spec.bytes_per_checksum, self.inner.options.group_bytes)?;
+        let volume = self.choose_volume(spec)?;
+        volume.reserve(spec.expected_length);
+        let meta = Meta {
+            stamp,
+            state,
+            recovery: None,
+            received: 0,
+            on_disk: 0,
+            acked: 0,
+            durable: 0,
+            location: Location::Memory,
+            stale: Vec::new(),
+            writer: 1,
+            gone: false,
+            reservation: spec.expected_length,
+        };
+        let body = Body::new(
+            geometry,
+            self.inner.options.small_bytes as usize,
+            spec.expected_length,
+        );
+        let replica = self.admit(&volume, id, geometry, meta, Some(Box::new(body)));
+        Ok(ReplicaWriter::new(self.clone(), replica, 1))
+    }
+
+    /// A new RBW replica. Costs no disk operation: its first flush, sync or finish (or a full group) writes it, and
+    /// until then it promises nothing.
+    pub async fn create_rbw(
+        &self,
+        id: BlockId,
+        stamp: GenerationStamp,
+        spec: CreateSpec,
+    ) -> Result<ReplicaWriter<D>, StoreError> {
+        if let Ok(here) = self.find(id) {
+            return Err(StoreError::AlreadyExists {
+                id,
+                state: here.state(),
+                stamp: here.stamp(),
+            });
+        }
+        self.create(id, stamp, &spec, ReplicaState::Rbw)
+    }
+
+    /// A new TEMPORARY replica: a copy in flight, invisible, deleted at restart (E-12). One of an older stamp that is
+    /// here as TEMPORARY or RBW gives way; anything else is [`StoreError::AlreadyExists`].
+    pub async fn create_temporary(
+        &self,
+        id: BlockId,
+        stamp: GenerationStamp,
+        spec: CreateSpec,
+    ) -> Result<ReplicaWriter<D>, StoreError> {
+        while let Ok(here) = self.find(id) {
+            let open = matches!(here.state(), ReplicaState::Temporary | ReplicaState::Rbw);
+            if !open || here.stamp() >= stamp {
+                return Err(StoreError::AlreadyExists {
+                    id,
+                    state: here.state(),
+                    stamp: here.stamp(),
+                });
+            }
+            match self.delete_replica(&here).await {
+                Ok(deleted) => self.collect(deleted).await?,
+                Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.create(id, stamp, &spec, ReplicaState::Temporary)
+    }
+
+    /// Accepts a deletion: when this returns the replica is durably renamed or its slot freed, and out of the
+    /// map; the bytes of a file go with [`ReplicaStore::collect`]. Bound to the instance: a replica with a newer stamp than
+    /// `stamp` is not touched ([`StoreError::StaleStamp`]). Readers that are open read on.
+    pub async fn delete(&self, id: BlockId, stamp: GenerationStamp) -> Result<Deleted, StoreError> {
+        let replica = self.find(id)?;
+        if replica.stamp() > stamp {
+            return Err(StoreError::StaleStamp {
+                id,
+                here: replica.stamp(),
+                wanted: stamp,
+            });
+        }
+        self.delete_replica(&replica).await
+    }
+
+    pub(crate) async fn delete_replica(
+        &self,
+        replica: &Rc<Replica<D>>,
+    ) -> Result<Deleted, StoreError> {
+        replica.take_over();
+        let mut held = replica.body.lock().await;
+        replica.here()?;
+        let state = replica.state();
+        if let Some(body) = held.as_mut() {
+            body.drain(replica).await?;
+        }
+        let file = held.as_ref().and_then(|body| body.file.clone());
+        *held = None;
+        let location = replica.meta.borrow().location.clone();
+        let (mut path, mut bytes) = (None, 0);
+        let mut file_bytes = 0;
+        // Older versions go first: a crash in between must not leave one of them as the newest.
+        Body::free_stale(replica).await?;
+        if let Location::Slot(lease) = &location {
+            lease.detach().await?;
+            bytes += lease.extent.class.slot();
+        }
+        let file = match &location {
+            Location::File(file) => Some(file.clone()),
+            _ => file,
+        };
+        if let Some(file) = file {
+            let volume = &replica.volume;
+            let gone = volume.replicas_dir().join(format!(
+                "del_{}_{}",
+                replica.id.0,
+                volume.next_sequence()
+            ));
+            volume.check(volume.disk.rename(&file.path, &gone).await)?;
+            volume.sync_replicas_dir().await?;
+            file_bytes = file.allocated.get();
+            path = Some(gone);
+        }
+        let rest = replica.meta.borrow().reservation;
+        replica.settle_reservation(rest);
+        self.inner.map.borrow_mut().remove(replica);
+        bytes += file_bytes;
+        replica.volume.free_bytes(file_bytes);
+        Ok(Deleted {
+            block: replica.block(),
+            state,
+            storage: replica.volume.storage,
+            instance: replica.instance,
+            bytes,
+            path,
+        })
+    }
+
+    /// Removes the bytes of a deleted replica.
+    pub async fn collect(&self, deleted: Deleted) -> Result<(), StoreError> {
+        let Some(path) = deleted.path else {
+            return Ok(());
+        };
+        let volume = self
+            .inner
+            .volumes
+            .iter()
+            .find(|volume| volume.storage == deleted.storage);
+        let volume = volume.ok_or(StoreError::NoStorage(deleted.storage))?;
+        volume.alive()?;
+        volume.check(volume.disk.remove_file(&path).await)
+    }
+}
