@@ -19,7 +19,7 @@
 //! * **At rest**: bits flip ([`SimDisk::flip_bit`], [`SimDisk::rot`]); the disk is wiped
 //!   ([`SimDisk::wipe`]) or an old image put back ([`SimDisk::put_back`]).
 //! * **Per operation**, by plan ([`SimDisk::fail_op`]) or by rate ([`SimDisk::set_rates`]): I/O errors on
-//!   read, write and sync; short writes; no space; lost writes (confirmed, never done); misdirected
+//!   read, write and sync; short writes; no space; a crash before, during or after it; lost writes (confirmed, never done); misdirected
 //!   writes and reads (some pages off). A failed sync marks pages clean: part of their bytes never
 //!   reaches the medium although a later sync succeeds, and sometimes reads show the old bytes at once.
 //! * **Full** ([`SimDisk::set_capacity`]), **slow** ([`SimDisk::set_slow`]), **dead** ([`SimDisk::set_dead`]).

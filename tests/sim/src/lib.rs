@@ -27,8 +27,8 @@
 //! # Rules for code that runs here
 //!
 //! * No clock, thread, randomness, file or socket but those of the seam; no `HashMap` whose order shows.
-//! * `futures_util::select!` (and `select_ok`, `FuturesUnordered` polled through it) draws its order from a
-//!   generator of its own: use `select_biased!` or `future::select`.
+//! * `futures_util::select!` draws its order from a generator of its own: use `select_biased!` or
+//!   `future::select`.
 //! * A task may not wait by yielding: time moves only when nothing is ready.
 #![forbid(unsafe_code)]
 

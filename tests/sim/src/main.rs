@@ -152,7 +152,7 @@ fn run(scenario: &'static dyn Scenario, options: &Options) -> ExitCode {
     let runs = (passed + failed as u64).max(1);
     let virtual_seconds = (runs * options.minutes * 60) as f64;
     println!(
-        "  {:.3} s per seed, {:.0} times real time per core, {:.1} s in all",
+        "  {:.3} CPU s per seed, {:.0} times real time per core, {:.1} s in all",
         summary.busy_seconds / runs as f64,
         virtual_seconds / summary.busy_seconds.max(1e-9),
         started.elapsed().as_secs_f64(),

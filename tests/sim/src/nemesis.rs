@@ -1,7 +1,7 @@
 //! A seeded schedule of faults. Each seed uses its own subset of all kinds, as a swarm does: faults
 //! that hide each other then have seeds of their own.
 
-use crate::disk::FaultRates;
+use crate::disk::{DiskFault, FaultRates};
 use crate::node::{Crash, NodeId, Status};
 use crate::rng::{Rng, Stream};
 use crate::world::Handle;
@@ -175,6 +175,23 @@ impl Nemesis {
         self.handle.at(wait, action);
     }
 
+    /// Ends a node now, or at one of its next disk operations: most of a node's time is idle, and what
+    /// a crash breaks, it breaks between two writes.
+    fn end(&mut self, node: NodeId, crash: Crash) {
+        if self.rng.chance(1, 3) {
+            self.handle.crash(node, crash);
+            return;
+        }
+        let disk = self.handle.disk_of(node);
+        let k = disk.operations() + self.rng.below(8);
+        let fault = match self.rng.below(4) {
+            0 => DiskFault::CrashBefore(crash),
+            1 => DiskFault::CrashAfter(crash),
+            _ => DiskFault::CrashDuring(crash),
+        };
+        disk.fail_op(k, fault);
+    }
+
     fn strike(&mut self, fault: Fault) {
         let Some(node) = self.rng.pick(&self.nodes).copied() else {
             return;
@@ -192,11 +209,11 @@ impl Nemesis {
         let handle = self.handle.clone();
         match fault {
             Fault::Kill => {
-                handle.crash(node, Crash::Process);
+                self.end(node, Crash::Process);
                 self.later(1, 5000, move |handle| handle.restart(node));
             }
             Fault::PowerFailure => {
-                handle.crash(node, Crash::Power);
+                self.end(node, Crash::Power);
                 self.later(100, 10_000, move |handle| handle.restart(node));
             }
             Fault::Pause => {

@@ -140,7 +140,10 @@ impl Handle {
 /// All scenarios; the first is the default.
 #[must_use]
 pub fn registry() -> &'static [&'static dyn Scenario] {
-    &[&crate::scenarios::ledger::Ledger]
+    &[
+        &crate::scenarios::ledger::Ledger,
+        &crate::scenarios::records::Records,
+    ]
 }
 
 /// The scenario of that name, or the default.

@@ -1,3 +1,4 @@
 //! The scenarios.
 
 pub(crate) mod ledger;
+pub(crate) mod records;

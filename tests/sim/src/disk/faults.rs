@@ -56,6 +56,8 @@ pub enum DiskFault {
     Misdirected,
     /// The node crashes before the operation has any effect.
     CrashBefore(crate::Crash),
+    /// The node crashes in the middle: the effect is there, in part (writes) or not, by seed.
+    CrashDuring(crate::Crash),
     /// The node crashes after the effect, before it hears of it.
     CrashAfter(crate::Crash),
 }

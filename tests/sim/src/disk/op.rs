@@ -306,6 +306,15 @@ impl DiskState {
         let request = op.request.take()?;
         let (fault, node, incarnation) = (op.fault, op.node, op.incarnation);
         let mut buf = op.buf.take();
+        if let Some(DiskFault::CrashDuring(crash)) = fault {
+            // Still in flight when the process ends: that decides what becomes of it.
+            (op.request, op.buf) = (Some(request), buf);
+            return Some(Completed {
+                waker: None,
+                crash: Some((node, crash)),
+                buf: None,
+            });
+        }
         if let Some(DiskFault::CrashBefore(crash)) = fault {
             let buf = self.ops.release(key.slot).and_then(|op| op.buf).or(buf);
             return Some(Completed {

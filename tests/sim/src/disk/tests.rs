@@ -517,3 +517,29 @@ fn the_subset_a_power_failure_keeps_can_be_chosen() {
     }
     assert_eq!(seen.len(), 8);
 }
+
+/// A write in the middle of which the node loses power is there, torn or not there, `O_DSYNC` or not.
+#[test]
+fn a_crash_during_a_write_tears_it() {
+    let mut seen = BTreeSet::new();
+    for seed in 0..100 {
+        let (world, node) = world(seed);
+        let (env, disk) = (world.env_of(node), world.disk_of(node));
+        world.spawn_on(node, "writer", async move {
+            let file = create(&env, OpenOptions::create().direct().dsync()).await;
+            write(env.disk(), &file, &[1; 2 * ALIGN], 0)
+                .await
+                .expect("written");
+            disk.fail_op(disk.operations(), DiskFault::CrashDuring(Crash::Power));
+            let _ = write(env.disk(), &file, &[2; 2 * ALIGN], 0).await;
+        });
+        assert!(world.run_until(std::time::Duration::from_secs(9), || !world.is_up(node)));
+        let bytes = world.disk_of(node).peek(Path::new(FILE)).expect("named");
+        seen.insert(match bytes.iter().filter(|byte| **byte == 2).count() {
+            0 => "not there",
+            count if count == 2 * ALIGN => "there",
+            _ => "torn",
+        });
+    }
+    assert_eq!(seen.len(), 3, "{seen:?}");
+}
