@@ -1,0 +1,219 @@
+//! A full report against a partition, in one pass over both (protocols.md section 4).
+
+use crate::entry::INLINE;
+use crate::partition::Partition;
+use crate::session::MergeTally;
+use crate::view::{Effect, View};
+use alloc::vec::Vec;
+use bytes::Bytes;
+use hadal_proto::datanode::ReportEntries;
+use hadal_types::{Block, BlockId, GenerationStamp, ReplicaState, mix};
+
+/// The report is not sorted by key, or names a block twice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Unsorted {
+    pub(crate) block: BlockId,
+}
+
+/// One packed entry.
+pub(crate) fn entry_at(raw: &[u8]) -> Block {
+    let word =
+        |at: usize| u64::from_le_bytes(raw[at..at + 8].try_into().expect("a slice of eight bytes"));
+    Block {
+        id: BlockId(word(0)),
+        generation_stamp: GenerationStamp(word(8)),
+        length: word(16),
+    }
+}
+
+/// Key of the packed entry at an index.
+pub(crate) fn key_at(bytes: &[u8], index: usize) -> u64 {
+    mix(entry_at(&bytes[index * ReportEntries::ENTRY_LEN..]).id)
+}
+
+/// How many packed entries have a key below `key`; they are sorted.
+pub(crate) fn entries_below(bytes: &[u8], key: u64) -> usize {
+    let (mut low, mut high) = (0, bytes.len() / ReportEntries::ENTRY_LEN);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if key_at(bytes, middle) < key {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
+}
+
+/// A partition's entries of one report: sorted pieces that follow one another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reported<'a> {
+    pub(crate) storage: u32,
+    pub(crate) chunks: &'a [Bytes],
+    /// Sorted keys of replicas of which newer is known than this report.
+    pub(crate) newer: &'a [u64],
+}
+
+impl Reported<'_> {
+    pub(crate) fn is_newer(&self, key: u64) -> bool {
+        !self.newer.is_empty() && self.newer.binary_search(&key).is_ok()
+    }
+
+    pub(crate) fn contains(&self, key: u64) -> bool {
+        self.chunks.iter().any(|chunk| {
+            let at = entries_below(chunk, key);
+            at < chunk.len() / ReportEntries::ENTRY_LEN && key_at(chunk, at) == key
+        })
+    }
+}
+
+impl Partition {
+    /// Takes in everything a storage has in this partition; what it is known to have and does not list is gone.
+    ///
+    /// The pass touches only what it must: a replica that is known costs a comparison; one that is new costs a push.
+    /// Whether anything is missing is seen from the count alone, so a storage with few replicas in a large map
+    /// does not pay for the map.
+    pub(crate) fn merge(
+        &mut self,
+        report: Reported<'_>,
+        view: &View<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Result<MergeTally, Unsorted> {
+        let storage = report.storage;
+        let mut tally = MergeTally::default();
+        let mut odd: Vec<Block> = Vec::new();
+        let known = self.pass(report, view, &mut odd, &mut tally)?;
+        if u64::from(self.table.count(storage)) != known || !report.newer.is_empty() {
+            for key in self.missing_from(report) {
+                self.remove_replica(key, storage, view, out);
+                tally.removed += 1;
+            }
+        }
+        if !self.corrupt.is_empty() {
+            let gone: Vec<u64> = self
+                .corrupt
+                .iter()
+                .filter(|(key, replicas)| {
+                    replicas.iter().any(|replica| replica.storage == storage)
+                        && !report.is_newer(**key)
+                        && !report.contains(**key)
+                })
+                .map(|(key, _)| *key)
+                .collect();
+            for key in gone {
+                self.drop_corrupt(key, |replica| replica.storage != storage);
+            }
+        }
+        for block in odd {
+            let before = out.len();
+            self.reported(storage, block, ReplicaState::Finalized, view, out);
+            let unknown = out[before..]
+                .iter()
+                .any(|effect| matches!(effect, Effect::Unknown { .. }));
+            tally.unknown += u64::from(unknown);
+        }
+        Ok(tally)
+    }
+
+    /// The pass itself; returns how many listed replicas the table has for this storage, and lists the odd ones.
+    fn pass(
+        &mut self,
+        report: Reported<'_>,
+        view: &View<'_>,
+        odd: &mut Vec<Block>,
+        tally: &mut MergeTally,
+    ) -> Result<u64, Unsorted> {
+        let storage = report.storage;
+        self.table.ensure_storages(storage as usize + 1);
+        let node = view.nodes.node_of(storage);
+        let min = usize::from(view.config.min_replication);
+        let (mut known, mut fresh, mut covered) = (0u64, 0u32, self.counters);
+        let mut floor = (self.index as u64) << 56;
+        let ceiling = floor | (u64::MAX >> 8);
+        let (mut bucket, mut at) = (usize::MAX, 0);
+        for chunk in report.chunks {
+            for raw in chunk.chunks_exact(ReportEntries::ENTRY_LEN) {
+                let block = entry_at(raw);
+                let key = mix(block.id);
+                if key < floor || key > ceiling {
+                    self.counters = covered;
+                    self.table.counts[storage as usize] += fresh;
+                    return Err(Unsorted { block: block.id });
+                }
+                // A key is listed once: the next one must be greater. The greatest key of all has no successor.
+                floor = key.saturating_add(1);
+                tally.replicas += 1;
+                if report.is_newer(key) {
+                    continue;
+                }
+                let home = self.table.bucket_of(key);
+                if home != bucket {
+                    (bucket, at) = (home, 0);
+                }
+                let entries = &mut self.table.buckets[home];
+                while at < entries.len() && entries[at].key < key {
+                    at += 1;
+                }
+                let Some(entry) = entries.get_mut(at).filter(|entry| entry.key == key) else {
+                    odd.push(block);
+                    continue;
+                };
+                let has = entry.inline().contains(&storage);
+                if entry.is_complete() && entry.matches(&block) {
+                    if has {
+                        known += 1;
+                        continue;
+                    }
+                    let count = usize::from(entry.count);
+                    let wanted = usize::from(entry.replication);
+                    let simple = entry.is_plain()
+                        && count < INLINE
+                        && count < wanted
+                        && !entry
+                            .inline()
+                            .iter()
+                            .any(|other| view.nodes.node_of(*other) == node);
+                    // A queue may hold reports of this block only on a standby, then they come first.
+                    if simple && (view.active || self.queued.is_empty()) {
+                        entry.replicas[count] = storage;
+                        entry.count += 1;
+                        known += 1;
+                        fresh += 1;
+                        tally.added += 1;
+                        covered.missing -= u64::from(count == 0);
+                        covered.safe += u64::from(count + 1 == min);
+                        covered.under -= u64::from(count + 1 == wanted);
+                        continue;
+                    }
+                }
+                known += u64::from(has);
+                if !has && usize::from(entry.count) > INLINE {
+                    let entry = &self.table.buckets[home][at];
+                    known += u64::from(self.table.contains(entry, storage));
+                }
+                odd.push(block);
+            }
+        }
+        self.counters = covered;
+        self.table.counts[storage as usize] += fresh;
+        Ok(known)
+    }
+
+    /// Keys of replicas known in a storage and not in its report.
+    fn missing_from(&self, report: Reported<'_>) -> Vec<u64> {
+        let mut listed = report
+            .chunks
+            .iter()
+            .flat_map(|chunk| chunk.chunks_exact(ReportEntries::ENTRY_LEN))
+            .map(|raw| mix(entry_at(raw).id))
+            .peekable();
+        let mut missing = Vec::new();
+        for key in self.table.keys_in(report.storage) {
+            while listed.next_if(|listed| *listed < key).is_some() {}
+            if listed.peek() != Some(&key) && !report.is_newer(key) {
+                missing.push(key);
+            }
+        }
+        missing
+    }
+}

@@ -1,0 +1,128 @@
+//! Block recovery as the NameNode sees it (E-18, Q38, T-L10, T-L12).
+
+use crate::under_construction::Recovery;
+use crate::{BlockManager, RecoveryError};
+use alloc::vec::Vec;
+use hadal_proto::datanode::{Action, RecoveryWork};
+use hadal_types::{BlockId, BlockState, GenerationStamp, Tick, TxId, mix, partition_of};
+
+impl BlockManager {
+    /// Starts block recovery under `recovery_id` (E-18), the stamp an AllocateStamp edit `txid` handed out: a live
+    /// primary that was not tried before, if there is one, gets RecoverBlock once `txid` is committed. `truncate_to`
+    /// is the length wanted by a truncate. Refused while another one runs and has not timed out (T-L12).
+    pub fn start_recovery(
+        &mut self,
+        now: Tick,
+        txid: TxId,
+        block: BlockId,
+        recovery_id: GenerationStamp,
+        truncate_to: Option<u64>,
+    ) -> Result<(), RecoveryError> {
+        self.advance(now);
+        self.txid = self.txid.max(txid);
+        let key = mix(block);
+        let partition = &self.partitions[partition_of(block)];
+        let entry = partition
+            .table
+            .get(key)
+            .ok_or(RecoveryError::UnknownBlock(block))?;
+        if entry.is_complete() {
+            return Err(RecoveryError::Complete(block));
+        }
+        let known = entry.block();
+        let open = partition.open.get(&key).cloned().unwrap_or_default();
+        if let Some(recovery) = &open.recovery
+            && self.now.ms_since(recovery.started) < self.config.recovery_timeout_ms
+        {
+            return Err(RecoveryError::Running {
+                block,
+                running: recovery.id,
+            });
+        }
+        let mut candidates: Vec<u32> = open.candidates(known.generation_stamp.0).to_vec();
+        candidates.extend(partition.live_replicas(key));
+        candidates.sort_unstable();
+        candidates.dedup();
+        candidates.retain(|storage| self.nodes.is_usable(*storage));
+        let mut tried = open
+            .recovery
+            .map(|recovery| recovery.tried)
+            .unwrap_or_default();
+        let primary = candidates
+            .iter()
+            .map(|storage| self.nodes.node_of(*storage))
+            .min_by_key(|node| {
+                let entry = self.nodes.node(*node);
+                (
+                    tried.contains(node),
+                    entry.stale,
+                    core::cmp::Reverse(entry.last_heartbeat),
+                    *node,
+                )
+            })
+            .ok_or(RecoveryError::NoReplica(block))?;
+        if tried.contains(&primary) {
+            // All were tried: start over.
+            tried.clear();
+        }
+        tried.push(primary);
+        let work = RecoveryWork {
+            block: known,
+            recovery_id,
+            locations: self.nodes.targets(&candidates),
+            truncate_to,
+        };
+        let (cause, started) = (self.txid, self.now);
+        self.nodes.node_mut(primary).outbox.push(
+            cause,
+            Action::RecoverBlock {
+                work: alloc::vec![work],
+            },
+        );
+        self.with(block, |partition, _, _| {
+            partition.open.entry(key).or_default().recovery = Some(Recovery {
+                id: recovery_id,
+                started,
+                tried,
+            });
+            if let Some(entry) = partition.table.get_mut(key)
+                && !entry.is_final()
+            {
+                entry.set_state(BlockState::UnderRecovery);
+            }
+        });
+        Ok(())
+    }
+
+    /// Whether a CommitBlockSynchronization belongs to the recovery started last (T-L10). On a NameNode that started
+    /// none (a failover came between) every result is refused: the next attempt succeeds (E-20, T-H4).
+    pub fn check_recovery(
+        &self,
+        block: BlockId,
+        recovery_id: GenerationStamp,
+    ) -> Result<(), RecoveryError> {
+        let key = mix(block);
+        let partition = &self.partitions[partition_of(block)];
+        let entry = partition
+            .table
+            .get(key)
+            .ok_or(RecoveryError::UnknownBlock(block))?;
+        if entry.is_complete() {
+            return Err(RecoveryError::Complete(block));
+        }
+        let expected = partition
+            .open
+            .get(&key)
+            .and_then(|open| open.recovery.as_ref())
+            .map_or(GenerationStamp(0), |recovery| recovery.id);
+        if expected == recovery_id && expected != GenerationStamp(0) {
+            Ok(())
+        } else {
+            Err(RecoveryError::OtherRecovery {
+                block,
+                expected,
+                got: recovery_id,
+            })
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What one reported replica means (E-17, F-01), and corrupt ones.
+
+use crate::partition::{CorruptReason, CorruptReplica, Partition, QueuedReport};
+use crate::view::{Effect, View};
+use alloc::vec::Vec;
+use hadal_types::{Block, ReplicaState, mix};
+
+impl Partition {
+    /// A DataNode says it has this replica in this state.
+    pub(crate) fn reported(
+        &mut self,
+        storage: u32,
+        block: Block,
+        state: ReplicaState,
+        view: &View<'_>,
+        out: &mut Vec<Effect>,
+    ) {
+        let key = mix(block.id);
+        let report = QueuedReport {
+            storage,
+            block,
+            state: Some(state),
+        };
+        let future = block.id.0 >= view.next_block || block.generation_stamp.0 > view.stamp;
+        if !view.active && (future || self.is_queued(key, storage)) {
+            self.queue(report, view, out);
+            return;
+        }
+        let Some(entry) = self.table.get(key) else {
+            out.push(if future {
+                Effect::Future
+            } else {
+                Effect::Unknown { storage, block }
+            });
+            return;
+        };
+        if !entry.is_final() {
+            self.reported_open(key, report, state, view, out);
+            return;
+        }
+        let same_stamp = entry.stamp == block.generation_stamp.0;
+        match state {
+            ReplicaState::Finalized if entry.matches(&block) => {
+                let bad = self.corrupt.get(&key).is_some_and(|corrupt| {
+                    corrupt.iter().any(|replica| {
+                        replica.storage == storage && replica.reason == CorruptReason::Checksum
+                    })
+                });
+                // Reported corrupt before: the same bytes do not become good by being listed.
+                if !bad {
+                    self.add_replica(key, storage, view, out);
+                }
+            }
+            // Still listed as open though the block is closed: the report was under way (T-H8).
+            ReplicaState::Rbw | ReplicaState::Rur if same_stamp => {}
+            ReplicaState::Rwr if same_stamp && !entry.is_complete() => {}
+            ReplicaState::Temporary => {}
+            _ => self.mark_stale(key, report, view, out),
+        }
+    }
+
+    /// A DataNode says this replica is gone.
+    pub(crate) fn deleted(
+        &mut self,
+        storage: u32,
+        block: Block,
+        view: &View<'_>,
+        out: &mut Vec<Effect>,
+    ) {
+        let key = mix(block.id);
+        let future = block.id.0 >= view.next_block || block.generation_stamp.0 > view.stamp;
+        if !view.active && (future || self.is_queued(key, storage)) {
+            let report = QueuedReport {
+                storage,
+                block,
+                state: None,
+            };
+            self.queue(report, view, out);
+            return;
+        }
+        let stamp = block.generation_stamp;
+        self.drop_corrupt(key, |replica| {
+            replica.storage != storage || replica.block.generation_stamp != stamp
+        });
+        if let Some(open) = self.open.get_mut(&key) {
+            open.reported.retain(|replica| {
+                replica.storage != storage || replica.block.generation_stamp != stamp
+            });
+        }
+        // Another stamp: an older replica went, the one counted stays.
+        if self
+            .table
+            .get(key)
+            .is_some_and(|entry| entry.stamp == stamp.0 && self.table.contains(entry, storage))
+        {
+            self.remove_replica(key, storage, view, out);
+        }
+    }
+
+    /// A replica whose stamp, length or state contradicts the block: corrupt, says an active; a standby may only lack
+    /// the edit that explains it and queues (F-01).
+    pub(crate) fn mark_stale(
+        &mut self,
+        key: u64,
+        report: QueuedReport,
+        view: &View<'_>,
+        out: &mut Vec<Effect>,
+    ) {
+        if view.active {
+            self.mark_corrupt(
+                key,
+                report.storage,
+                report.block,
+                CorruptReason::Stale,
+                view,
+                out,
+            );
+        } else {
+            self.queue(report, view, out);
+        }
+    }
+
+    /// Takes a replica out of the good ones. It is deleted once enough good ones exist.
+    pub(crate) fn mark_corrupt(
+        &mut self,
+        key: u64,
+        storage: u32,
+        block: Block,
+        reason: CorruptReason,
+        view: &View<'_>,
+        out: &mut Vec<Effect>,
+    ) {
+        let before = self.weigh(key, view);
+        self.table.remove_replica(key, storage);
+        self.drop_excess(key, storage);
+        if let Some(open) = self.open.get_mut(&key) {
+            open.reported.retain(|replica| replica.storage != storage);
+        }
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        entry.set_corrupt(true);
+        let new = CorruptReplica {
+            storage,
+            block,
+            reason,
+            deleting: false,
+        };
+        let corrupt = self.corrupt.entry(key).or_default();
+        match corrupt.iter_mut().find(|old| old.storage == storage) {
+            Some(old) if old.block.generation_stamp == block.generation_stamp => {
+                old.block = block;
+            }
+            Some(old) => *old = new,
+            None => corrupt.push(new),
+        }
+        self.settle(key, before, view, out);
+    }
+
+    /// A reader or scanner found bad bytes.
+    pub(crate) fn report_bad(
+        &mut self,
+        storage: u32,
+        block: Block,
+        view: &View<'_>,
+        out: &mut Vec<Effect>,
+    ) {
+        let key = mix(block.id);
+        let Some(entry) = self.table.get(key) else {
+            return;
+        };
+        // Of another stamp, or not a replica that counts: nothing to take away.
+        if entry.stamp == block.generation_stamp.0 && self.table.contains(entry, storage) {
+            let block = entry.block();
+            self.mark_corrupt(key, storage, block, CorruptReason::Checksum, view, out);
+        }
+    }
+
+    /// Deletes corrupt replicas once the good ones reach the factor, or (for stale ones, of which a newer version
+    /// exists) minimal replication; never while a storage may have accepted deletions of another active (F-02).
+    pub(crate) fn delete_corrupt(&mut self, key: u64, view: &View<'_>, out: &mut Vec<Effect>) {
+        let Some(entry) = self.table.get(key) else {
+            return;
+        };
+        if !entry.is_complete() {
+            return;
+        }
+        let live = self.live(entry);
+        let wanted = usize::from(entry.replication).max(usize::from(view.config.min_replication));
+        let stamp = entry.stamp;
+        let enough_for_stale = live >= usize::from(view.config.min_replication);
+        if live == 0 || (live < wanted && !enough_for_stale) {
+            return;
+        }
+        if self
+            .live_replicas(key)
+            .iter()
+            .any(|storage| view.nodes.storage(*storage).content_stale)
+        {
+            self.postponed.insert(key);
+            return;
+        }
+        let Some(corrupt) = self.corrupt.get_mut(&key) else {
+            return;
+        };
+        for replica in corrupt.iter_mut().filter(|replica| !replica.deleting) {
+            let older = replica.block.generation_stamp.0 < stamp;
+            if live >= wanted || older {
+                replica.deleting = true;
+                out.push(Effect::Delete {
+                    storage: replica.storage,
+                    block: replica.block,
+                });
+            }
+        }
+    }
+}
