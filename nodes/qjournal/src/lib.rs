@@ -19,14 +19,15 @@ pub mod writer;
 
 pub use planted::Planted;
 
-/// The running digest of a log: the digest before a record, its txid and its op give the digest behind it.
-/// One function for a whole cluster, supplied by the driver (the store computes the same one), so that
-/// this crate needs no checksum of its own.
+/// Verifies framed records and computes the running digest: from the digest before them and the txid of the first
+/// one to the last txid and the digest behind it; `None` when a checksum, a length or the order of txids is
+/// wrong. One function for a whole cluster, supplied by the driver (the store has it), so that this crate
+/// needs no checksum of its own.
 pub type DigestFn = fn(
     hadal_proto::qjournal::LogDigest,
     hadal_types::TxId,
-    &[u8],
-) -> hadal_proto::qjournal::LogDigest;
+    &bytes::Bytes,
+) -> Option<(hadal_types::TxId, hadal_proto::qjournal::LogDigest)>;
 
 /// Nodes that make a majority of `nodes`.
 #[must_use]

@@ -15,7 +15,7 @@ use crate::{wire_enum, wire_struct};
 use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use hadal_types::{Epoch, LayoutVersion, NamespaceInfo, TxId};
+use hadal_types::{Epoch, NamespaceInfo, TxId};
 
 /// The protocol towards JournalNodes.
 pub struct QjournalProtocol;
@@ -198,7 +198,7 @@ wire_enum! {
         /// ask again when the answer was lost, another one is refused.
         2 => NewEpoch { info: NamespaceInfo, epoch: Epoch, claim: u64 },
         /// Open a segment (T-J10, T-J11). `digest_before` lets a node without the older ones serve it.
-        3 => StartSegment { epoch: Epoch, first: TxId, digest_before: LogDigest, layout: LayoutVersion },
+        3 => StartSegment { epoch: Epoch, first: TxId, digest_before: LogDigest },
         /// The segment ends at `last` with this digest (T-J8, T-J9).
         4 => FinalizeSegment { epoch: Epoch, first: TxId, last: TxId, digest: LogDigest },
         /// What do you hold of the segment that starts at `first`.
@@ -299,7 +299,7 @@ wire_struct! {
 wire_struct! {
     /// What a node holds of the segment being recovered.
     pub struct Prepared {
-        /// The segment, if there is one; an empty one counts as none.
+        /// The segment, if there is one; an empty one counts for nothing but its `digest_before`.
         pub segment: Option<SegmentState>,
         /// Epoch of the recovery it last accepted for that segment; 0 when none, or the segment is finalised.
         pub accepted_in: Epoch,

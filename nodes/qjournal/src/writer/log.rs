@@ -7,7 +7,7 @@ use alloc::collections::VecDeque;
 use alloc::format;
 use hadal_proto::qjournal::{BatchHead, Call, CommitMark, JournalStream, Response};
 use hadal_proto::{Fault, FaultClass};
-use hadal_types::{CURRENT_LAYOUT, Tick, TxId};
+use hadal_types::{Tick, TxId};
 
 /// One segment of this writer.
 #[derive(Clone, Copy, Debug)]
@@ -287,7 +287,6 @@ impl Writer {
                     epoch,
                     first: segment.first(),
                     digest_before: segment.before.digest,
-                    layout: CURRENT_LAYOUT,
                 };
                 self.ask(jn, Asked::StartSegment(number), call);
                 return;
