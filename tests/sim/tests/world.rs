@@ -58,14 +58,13 @@ fn s3_the_same_seed_gives_the_same_trace() {
 /// S10 for the world itself: every planted bug is found within 300 seeds.
 #[test]
 fn s10_every_planted_bug_is_found_within_300_seeds() {
-    let ledger = find(Some("ledger")).expect("the ledger");
-    for bug in [ledger.planted(), ledger.finds_seam_bugs()].concat() {
-        let summary = sweep(ledger, 0..300, 2, Some(bug), true, 2, &|_| {});
-        let first = summary
-            .failures
-            .first()
-            .unwrap_or_else(|| panic!("{bug} is not found"));
-        assert!(first.repeat.contains(bug), "{}", first.repeat);
+    for scenario in registry() {
+        for bug in [scenario.planted(), scenario.finds_seam_bugs()].concat() {
+            let summary = sweep(*scenario, 0..300, 2, Some(bug), true, 2, &|_| {});
+            let first = summary.failures.first();
+            let first = first.unwrap_or_else(|| panic!("{}: {bug} is not found", scenario.name()));
+            assert!(first.repeat.contains(bug), "{}", first.repeat);
+        }
     }
 }
 
