@@ -1,6 +1,7 @@
 //! Stream throughput and call rate between two endpoints on loopback, each on a thread of its own.
 //!
-//! `cargo run --release -p hadal-quic --example throughput [SECONDS]`
+//! `cargo run --release -p hadal-quic --example throughput [SECONDS [ADDRESS]]`; ADDRESS is one of this
+//! machine's own (127.0.0.1 unless given).
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -12,9 +13,10 @@ use hadal_quic::{
     accept, open_append,
 };
 use hadal_types::Role;
+use socket2::SockRef;
 use std::cell::Cell;
 use std::error::Error;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
@@ -24,6 +26,9 @@ const FRAME: usize = 1 << 20;
 const CHUNK: usize = 64 << 10;
 /// Bytes of a request and of its answer.
 const MESSAGE: usize = 100;
+/// Bytes asked of the system for each socket buffer.
+const SOCKET_BUFFER: usize = 8 << 20;
+/// Calls in flight at any time.
 const OUTSTANDING: usize = 64;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -41,6 +46,10 @@ fn main() -> Outcome<()> {
     let seconds = match std::env::args().nth(1) {
         Some(argument) => argument.parse()?,
         None => 3,
+    };
+    let ip: IpAddr = match std::env::args().nth(2) {
+        Some(argument) => argument.parse()?,
+        None => IpAddr::from([127, 0, 0, 1]),
     };
     let (ca, _) = ClusterCa::generate("throughput", Validity::days(1))?;
     let identity = |role, name| -> Outcome<Identity> {
@@ -64,11 +73,11 @@ fn main() -> Outcome<()> {
         let (announce, announced) = mpsc::channel();
         let server = {
             let (identity, options) = (listening.clone(), options.clone());
-            std::thread::spawn(move || run(serve(identity, options, announce)))
+            std::thread::spawn(move || run(serve(ip, identity, options, announce)))
         };
         let addr = announced.recv()?;
         let time = Duration::from_secs(seconds);
-        run(measure(dialling.clone(), options, addr, time))??;
+        run(measure(ip, dialling.clone(), options, addr, time))??;
         server.join().expect("the server does not panic")??;
     }
     Ok(())
@@ -81,9 +90,18 @@ fn run<T>(future: impl Future<Output = T>) -> Outcome<T> {
     Ok(runtime.block_on(tokio::task::LocalSet::new().run_until(future)))
 }
 
-fn endpoint(identity: &Identity, options: &TransportOptions, listen: bool) -> Outcome<QuicNet> {
-    let socket = UdpSocket::bind("127.0.0.1:0")?;
+fn endpoint(
+    ip: IpAddr,
+    identity: &Identity,
+    options: &TransportOptions,
+    listen: bool,
+) -> Outcome<QuicNet> {
+    let socket = UdpSocket::bind((ip, 0))?;
     socket.set_nonblocking(true)?;
+    // As much as the system allows: the default loses packets at these rates.
+    let buffers = SockRef::from(&socket);
+    buffers.set_recv_buffer_size(SOCKET_BUFFER)?;
+    buffers.set_send_buffer_size(SOCKET_BUFFER)?;
     Ok(QuicNet::new(
         socket,
         Arc::new(quinn::TokioRuntime),
@@ -95,11 +113,12 @@ fn endpoint(identity: &Identity, options: &TransportOptions, listen: bool) -> Ou
 
 /// Answers calls and swallows frames until the connection ends.
 async fn serve(
+    ip: IpAddr,
     identity: Identity,
     options: TransportOptions,
     announce: mpsc::Sender<SocketAddr>,
 ) -> Outcome<()> {
-    let net = endpoint(&identity, &options, true)?;
+    let net = endpoint(ip, &identity, &options, true)?;
     announce.send(net.local_addr())?;
     let conn = net.accept().await.ok_or("the endpoint was closed")?;
     while let Ok(incoming) = accept(&conn).await {
@@ -127,12 +146,13 @@ async fn serve(
 }
 
 async fn measure(
+    ip: IpAddr,
     identity: Identity,
     options: TransportOptions,
     addr: SocketAddr,
     time: Duration,
 ) -> Outcome<()> {
-    let net = endpoint(&identity, &options, false)?;
+    let net = endpoint(ip, &identity, &options, false)?;
     let conn = net
         .connect(addr, &Expect::node(Role::Datanode, "dn1"))
         .await?;

@@ -22,6 +22,8 @@ pub mod code;
 mod conn;
 pub mod identity;
 pub mod incoming;
+mod listen;
+mod options;
 pub mod pki;
 pub mod read;
 mod reader;

@@ -8,16 +8,13 @@ use crate::certificate::{holder, role_name};
 use crate::code;
 use crate::conn::{QuicConn, classify, var_int};
 use crate::identity::Identity;
-use crate::socket::{LimitedSocket, MAX_SEND_BYTES};
+use crate::listen::accept_all;
+use crate::socket::LimitedSocket;
 use crate::tls;
 use hadal_env::{Expect, Net, NetError, NetErrorKind};
 use hadal_types::Principal;
-use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{
-    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime, ServerConfig,
-    TransportConfig, VarInt,
-};
+use quinn::{ClientConfig, Endpoint, EndpointConfig, Runtime, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use std::future::{Future, poll_fn};
 use std::net::{SocketAddr, UdpSocket};
@@ -26,187 +23,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::Poll;
 use std::time::Duration;
-use thiserror::Error;
+
+pub use crate::options::{JUMBO_MTU, LOOPBACK_MTU, SAFE_MTU, TransportError, TransportOptions};
 
 /// What the listener sends once it has accepted a peer.
 pub const GREETING: u8 = 1;
-/// Datagram payload that fits every Ethernet path without jumbo frames.
-pub const SAFE_MTU: u16 = 1452;
-/// Datagram payload discovery tries to reach, on paths with jumbo frames.
-pub const JUMBO_MTU: u16 = 8900;
-/// Datagram payload between peers on one machine.
-pub const LOOPBACK_MTU: u16 = 65000;
 /// Largest datagram payload accepted; the most UDP has.
 const MAX_PAYLOAD: u16 = 65527;
-/// Initial congestion window, in datagrams (RFC 9002 7.2), and for loopback, where nothing congests.
-const INITIAL_WINDOW_DATAGRAMS: u64 = 10;
-const LOOPBACK_WINDOW_DATAGRAMS: u64 = 32;
-/// Round trip assumed before one was measured. A lost first datagram is repeated after three of these.
-const INITIAL_RTT_MS: u64 = 100;
-
 /// Bytes kept of what a peer sends before its hand-shake is admitted: each, and all together. Nobody but
 /// an attacker sends more than a few datagrams.
 const INCOMING_BUFFER: u64 = 64 << 10;
 const INCOMING_BUFFERS: u64 = 4 << 20;
 
-/// Why an endpoint cannot be made.
-#[derive(Debug, Error)]
-pub enum TransportError {
-    /// The socket could not be used.
-    #[error("cannot use the UDP socket: {0}")]
-    Socket(#[from] std::io::Error),
-    /// TLS does not accept the identity.
-    #[error("cannot set up TLS: {0}")]
-    Tls(#[from] rustls::Error),
-    /// An option is out of its range.
-    #[error("option {option} is {value}, but must be {range}")]
-    Option {
-        /// Its name.
-        option: &'static str,
-        /// What it was set to.
-        value: u64,
-        /// What it may be.
-        range: &'static str,
-    },
-}
-
-/// How the transport is tuned. The defaults are the measured ones (2 MiB and 8 MiB windows are faster than
-/// larger ones on a fast path).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TransportOptions {
-    /// Datagram payload in bytes on every path. `None`: [`SAFE_MTU`], discovered upward to [`JUMBO_MTU`], and
-    /// [`LOOPBACK_MTU`] towards loopback addresses.
-    pub mtu: Option<u16>,
-    /// A connection on which nothing arrives for so long is lost, in milliseconds.
-    pub idle_timeout_ms: u32,
-    /// An idle connection is kept up by a datagram this often, in milliseconds; 0 does not.
-    pub keep_alive_ms: u32,
-    /// A hand-shake not done by then has failed, in milliseconds.
-    pub handshake_timeout_ms: u32,
-    /// Bytes a sender may be ahead of its reader, per stream.
-    pub stream_window: u32,
-    /// Bytes the peer may be ahead of us on all streams of a connection together, and we unacknowledged
-    /// ahead of it.
-    pub connection_window: u32,
-    /// Streams a peer may have open on a connection.
-    pub concurrent_streams: u32,
-    /// Unfinished incoming hand-shakes above which a peer must prove its address first (Retry), T-A6.
-    pub retry_above: usize,
-    /// Unfinished incoming hand-shakes above which further ones are refused.
-    pub refuse_above: usize,
-    /// Accepted connections waiting for [`Net::accept`]; further ones count as unfinished.
-    pub backlog: usize,
-}
-
-impl Default for TransportOptions {
-    fn default() -> Self {
-        Self {
-            mtu: None,
-            idle_timeout_ms: 10_000,
-            keep_alive_ms: 3_000,
-            handshake_timeout_ms: 3_000,
-            stream_window: 2 << 20,
-            connection_window: 8 << 20,
-            concurrent_streams: 4096,
-            retry_above: 64,
-            refuse_above: 1024,
-            backlog: 256,
-        }
-    }
-}
-
-impl TransportOptions {
-    fn check(&self) -> Result<(), TransportError> {
-        let out = |option, value, range| {
-            Err(TransportError::Option {
-                option,
-                value,
-                range,
-            })
-        };
-        if let Some(mtu) = self.mtu
-            && !(1200..=65507).contains(&mtu)
-        {
-            return out("mtu", u64::from(mtu), "1200 to 65507 bytes");
-        }
-        if self.stream_window < 64 << 10 || self.stream_window > 1 << 28 {
-            return out(
-                "stream_window",
-                u64::from(self.stream_window),
-                "64 KiB to 256 MiB",
-            );
-        }
-        if self.connection_window < self.stream_window || self.connection_window > 1 << 29 {
-            return out(
-                "connection_window",
-                u64::from(self.connection_window),
-                "stream_window to 512 MiB",
-            );
-        }
-        if self.handshake_timeout_ms == 0 {
-            return out("handshake_timeout_ms", 0, "at least 1");
-        }
-        if self.idle_timeout_ms == 0 || self.keep_alive_ms >= self.idle_timeout_ms {
-            return out(
-                "keep_alive_ms",
-                u64::from(self.keep_alive_ms),
-                "below idle_timeout_ms, which is at least 1",
-            );
-        }
-        if self.backlog == 0 {
-            return out("backlog", 0, "at least 1");
-        }
-        Ok(())
-    }
-
-    /// The tuning of one connection. One with datagrams of which two pass the kernel's limit is sent
-    /// without segment offload.
-    fn transport(&self, loopback: bool) -> Arc<TransportConfig> {
-        let (initial, bound, window_datagrams) = match self.mtu {
-            Some(mtu) => (mtu, mtu, INITIAL_WINDOW_DATAGRAMS),
-            None if loopback => (LOOPBACK_MTU, LOOPBACK_MTU, LOOPBACK_WINDOW_DATAGRAMS),
-            None => (SAFE_MTU, JUMBO_MTU, INITIAL_WINDOW_DATAGRAMS),
-        };
-        let mut discovery = MtuDiscoveryConfig::default();
-        discovery.upper_bound(bound);
-        // The default window never lets a datagram of 12 000 bytes out: it grows with the MTU.
-        let mut cubic = CubicConfig::default();
-        cubic.initial_window(window_datagrams * u64::from(initial));
-        let mut transport = TransportConfig::default();
-        transport
-            .initial_mtu(initial)
-            .mtu_discovery_config(Some(discovery))
-            .congestion_controller_factory(Arc::new(cubic))
-            .enable_segmentation_offload(2 * usize::from(initial) <= MAX_SEND_BYTES)
-            .initial_rtt(Duration::from_millis(INITIAL_RTT_MS))
-            .stream_receive_window(VarInt::from_u32(self.stream_window))
-            .receive_window(VarInt::from_u32(self.connection_window))
-            .send_window(u64::from(self.connection_window))
-            .max_concurrent_bidi_streams(VarInt::from_u32(self.concurrent_streams))
-            .max_concurrent_uni_streams(VarInt::from_u32(1))
-            .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(
-                self.idle_timeout_ms,
-            ))))
-            .datagram_receive_buffer_size(None);
-        if self.keep_alive_ms > 0 {
-            let interval = Duration::from_millis(u64::from(self.keep_alive_ms));
-            transport.keep_alive_interval(Some(interval));
-        }
-        Arc::new(transport)
-    }
-
-    /// The largest datagram sent with segment offload.
-    fn offloaded_mtu(&self) -> u16 {
-        self.mtu.unwrap_or(JUMBO_MTU)
-    }
-}
-
 /// TLS and tuning for dialling and listening, made from one identity.
-struct Configs {
+pub(crate) struct Configs {
     client: ClientConfig,
     client_loopback: ClientConfig,
-    server: Arc<ServerConfig>,
-    server_loopback: Arc<ServerConfig>,
+    pub(crate) server: Arc<ServerConfig>,
+    pub(crate) server_loopback: Arc<ServerConfig>,
 }
 
 impl Configs {
@@ -222,7 +56,7 @@ impl Configs {
         client_loopback.transport_config(options.transport(true));
         let mut server = ServerConfig::with_crypto(Arc::new(server));
         server
-            .max_incoming(options.refuse_above)
+            .max_incoming(options.refuse_above.max(1))
             .incoming_buffer_size(INCOMING_BUFFER)
             .incoming_buffer_size_total(INCOMING_BUFFERS);
         let mut server_loopback = server.clone();
@@ -268,22 +102,22 @@ impl Drop for Inner {
 }
 
 /// What the endpoint and its listener share.
-struct Shared {
-    runtime: Arc<dyn Runtime>,
+pub(crate) struct Shared {
+    pub(crate) runtime: Arc<dyn Runtime>,
     configs: RwLock<Arc<Configs>>,
     /// Incoming hand-shakes under way.
-    half_open: AtomicUsize,
+    pub(crate) half_open: AtomicUsize,
     handshake_timeout: Duration,
 }
 
 impl Shared {
-    fn configs(&self) -> Arc<Configs> {
+    pub(crate) fn configs(&self) -> Arc<Configs> {
         let configs = self.configs.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&configs)
     }
 
     /// `None` when `future` took longer than a hand-shake may.
-    async fn in_time<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+    pub(crate) async fn in_time<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         let deadline = self.runtime.now() + self.handshake_timeout;
         let mut timer = self.runtime.new_timer(deadline);
         let mut future = pin!(future);
@@ -472,12 +306,12 @@ async fn dial(
 }
 
 /// Both ends of a loopback connection are loopback addresses.
-fn is_loopback(addr: SocketAddr) -> bool {
+pub(crate) fn is_loopback(addr: SocketAddr) -> bool {
     addr.ip().to_canonical().is_loopback()
 }
 
 /// Who the peer is, from the certificate TLS verified.
-fn verified(quinn: &quinn::Connection) -> Result<Principal, String> {
+pub(crate) fn verified(quinn: &quinn::Connection) -> Result<Principal, String> {
     let chain = quinn
         .peer_identity()
         .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
@@ -490,106 +324,4 @@ fn verified(quinn: &quinn::Connection) -> Result<Principal, String> {
             "the certificate names no peer: {error}; issue it with `hadal tls issue`"
         )),
     }
-}
-
-/// Counts one unfinished hand-shake.
-struct HalfOpen(Arc<Shared>);
-
-impl HalfOpen {
-    fn new(shared: &Arc<Shared>) -> Self {
-        shared.half_open.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(shared))
-    }
-}
-
-impl Drop for HalfOpen {
-    fn drop(&mut self) {
-        self.0.half_open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The listener: admits hand-shakes, each in a task of its own, until the endpoint closes or its last
-/// holder is gone.
-async fn accept_all(
-    endpoint: Endpoint,
-    shared: Arc<Shared>,
-    options: TransportOptions,
-    accepting: async_channel::Sender<QuicConn>,
-) {
-    loop {
-        let incoming = {
-            let mut next = pin!(endpoint.accept());
-            let mut gone = pin!(accepting.closed());
-            poll_fn(|cx| {
-                if gone.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(None);
-                }
-                next.as_mut().poll(cx)
-            })
-            .await
-        };
-        let Some(incoming) = incoming else { return };
-        let half_open = shared.half_open.load(Ordering::Relaxed);
-        if half_open >= options.refuse_above {
-            incoming.refuse();
-            continue;
-        }
-        if half_open >= options.retry_above && !incoming.remote_address_validated() {
-            // A peer that lies about its address never comes back with the token.
-            incoming.retry().ok();
-            continue;
-        }
-        let counted = HalfOpen::new(&shared);
-        let accepting = accepting.clone();
-        shared.runtime.spawn(Box::pin(async move {
-            if let Some(conn) = receive(incoming, &counted.0).await {
-                // Fails only when nobody will ever accept again; the connection then closes.
-                accepting.send(conn).await.ok();
-            }
-        }));
-    }
-}
-
-async fn receive(incoming: quinn::Incoming, shared: &Shared) -> Option<QuicConn> {
-    let addr = incoming.remote_address();
-    let configs = shared.configs();
-    let config = if is_loopback(addr) {
-        &configs.server_loopback
-    } else {
-        &configs.server
-    };
-    let handshake = async {
-        let connecting = incoming.accept_with(Arc::clone(config))?;
-        let quinn = connecting.await?;
-        let principal = match verified(&quinn) {
-            Ok(principal) => principal,
-            Err(reason) => {
-                tracing::warn!(%addr, %reason, "peer refused");
-                quinn.close(var_int(code::REFUSED), reason.as_bytes());
-                return Ok(None);
-            }
-        };
-        greet(&quinn).await?;
-        Ok(Some(QuicConn::new(quinn, principal)))
-    };
-    match shared.in_time(handshake).await {
-        Some(Ok(conn)) => conn,
-        Some(Err(error)) => {
-            let (_, reason) = classify(&error, NetErrorKind::Unreachable);
-            tracing::warn!(%addr, %reason, "hand-shake failed");
-            None
-        }
-        None => {
-            tracing::warn!(%addr, "hand-shake not done in time");
-            None
-        }
-    }
-}
-
-async fn greet(quinn: &quinn::Connection) -> Result<(), quinn::ConnectionError> {
-    let mut greeting = quinn.open_uni().await?;
-    // A failing write means an ended connection, which whoever uses it next learns.
-    greeting.write_all(&[GREETING]).await.ok();
-    greeting.finish().ok();
-    Ok(())
 }
