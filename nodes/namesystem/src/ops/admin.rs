@@ -1,0 +1,112 @@
+//! What operators ask of a NameNode.
+
+use super::unsupported;
+use crate::namesystem::Namesystem;
+use alloc::format;
+use alloc::string::ToString;
+use hadal_proto::admin::{NamenodeStats, NodeStatus, Request, Response, SafeModeAction};
+use hadal_proto::client::FsStats;
+use hadal_proto::edit::EditOp;
+use hadal_proto::{Fault, FaultClass};
+use hadal_types::{Role, Tick};
+
+impl Namesystem {
+    pub(crate) fn admin_call(
+        &mut self,
+        now: Tick,
+        wall_ms: u64,
+        request: Request,
+    ) -> Result<Response, Fault> {
+        match request {
+            Request::GetStatus => Ok(Response::Status {
+                status: NodeStatus {
+                    name: self.config.name.clone(),
+                    role: Role::Namenode.to_string(),
+                    state: self.ha,
+                    safe_mode: self.blocks.in_safe_mode(),
+                    info: self.config.info.clone(),
+                    software: self.config.software.clone(),
+                },
+            }),
+            Request::SafeMode { action } => {
+                match action {
+                    SafeModeAction::Get => {}
+                    SafeModeAction::Enter => self.blocks.enter_safe_mode(now),
+                    SafeModeAction::Leave => self.blocks.leave_safe_mode(now),
+                }
+                Ok(Response::SafeMode {
+                    on: self.blocks.in_safe_mode(),
+                    message: self.blocks.safe_mode_message(),
+                })
+            }
+            Request::RollEdits => {
+                self.require_active()?;
+                Ok(Response::AtTxid {
+                    txid: self.roll_edits(wall_ms),
+                })
+            }
+            Request::DatanodeReport => Ok(Response::Datanodes {
+                stats: self.current_fs_stats(),
+                nodes: self.blocks.datanode_report(now),
+            }),
+            Request::NamenodeStats => Ok(Response::NamenodeStats {
+                stats: self.namenode_stats(),
+            }),
+            Request::NamespaceDigest => {
+                let view = self.view();
+                Ok(Response::Digest {
+                    txid: view.txid(),
+                    digest: view.digest(),
+                })
+            }
+            Request::SaveNamespace
+            | Request::RefreshNodes
+            | Request::Transition { .. }
+            | Request::Failover { .. }
+            | Request::CheckHealth => Err(unsupported(request.name())),
+            Request::JournalStats
+            | Request::Replicas { .. }
+            | Request::TriggerBlockReport
+            | Request::TriggerHeartbeat => Err(Fault::new(
+                FaultClass::Unsupported,
+                format!("{} is not for a NameNode", request.name()),
+            )),
+        }
+    }
+
+    /// Ends the segment with an `EndSegment` edit and starts the next; returns its first txid.
+    fn roll_edits(&mut self, wall_ms: u64) -> hadal_types::TxId {
+        self.own_edit(wall_ms, EditOp::EndSegment);
+        let next = self.applied().next();
+        self.barrier.roll(next);
+        self.own_edit(wall_ms, EditOp::StartSegment);
+        next
+    }
+
+    /// Capacity and counts of the whole cluster.
+    pub(super) fn current_fs_stats(&self) -> FsStats {
+        let counts = self.state.tree.counts;
+        FsStats {
+            inodes: counts.directories + counts.files,
+            blocks: counts.blocks,
+            ..self.blocks.fs_stats()
+        }
+    }
+
+    /// `debug nn-stats`; the driver adds what only it knows (`journal_lag`).
+    #[must_use]
+    pub fn namenode_stats(&self) -> NamenodeStats {
+        let counts = self.state.tree.counts;
+        let mut stats = NamenodeStats::default();
+        self.blocks.fill_namenode_stats(&mut stats);
+        stats.state = self.ha.to_string();
+        stats.epoch = self.epoch;
+        stats.inodes = counts.directories + counts.files;
+        stats.open_files = self.state.leases.count();
+        stats.last_written = self.applied();
+        stats.last_applied = self.applied();
+        stats.committed = self.committed();
+        stats.last_checkpoint = self.last_checkpoint;
+        stats
+    }
+}

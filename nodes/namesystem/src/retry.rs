@@ -1,0 +1,293 @@
+//! The retry cache: a mutating call runs at most once, also across a failover (F-06).
+//!
+//! Every edit names the call it answers, and what that call is answered follows from the edit alone, so the
+//! cache is rebuilt by replay and carried by the image:
+//!
+//! | Edit | Call | Outcome |
+//! |---|---|---|
+//! | `Mkdir` | Mkdirs | `Flag(true)`; directories above it carry no call, so the cache knows only a whole path |
+//! | `Create` | Create | the new file's status as it was created |
+//! | `AddBlock` | AddBlock | the allocated block; targets are the pipeline's, or chosen anew after a failover |
+//! | `AbandonBlock`, `UpdateLength`, `UpdatePipeline`, `Rename`, `SetPermission`, `SetOwner`, `SetTimes` | of the same name | `Done` |
+//! | `Close` | Complete | `Flag(true)` |
+//! | `AllocateStamp` | UpdateBlockForPipeline | the stamp |
+//! | `Delete`, `SetReplication` | of the same name | `Flag(true)` |
+//!
+//! A call that changed nothing (an error, `false`, a directory that was there) leaves no edit and no entry:
+//! running it again is the same as running it later.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use hadal_proto::edit::{Edit, EditOp};
+use hadal_types::{BlockId, CallId, ClientId, GenerationStamp, InodeId, TxId};
+use hashbrown::HashMap;
+
+const CHUNK: usize = 256;
+
+/// What a call was answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    /// `Done`.
+    Done,
+    /// `Flag(true)`.
+    Yes,
+    /// A new file.
+    Created(Box<CreatedFile>),
+    /// A new block of a file.
+    Block {
+        inode: InodeId,
+        block: BlockId,
+        generation_stamp: GenerationStamp,
+    },
+    /// A new generation stamp.
+    Stamp(GenerationStamp),
+}
+
+/// A file as it was created.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct CreatedFile {
+    pub(crate) inode: InodeId,
+    pub(crate) name: String,
+    pub(crate) permission: u16,
+    pub(crate) owner: String,
+    pub(crate) group: String,
+    pub(crate) replication: u16,
+    pub(crate) block_size: u64,
+}
+
+/// One call and its outcome.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct RetryEntry {
+    pub(crate) client: ClientId,
+    pub(crate) call: CallId,
+    pub(crate) txid: TxId,
+    pub(crate) time_ms: u64,
+    pub(crate) outcome: Outcome,
+}
+
+/// The outcome an edit stands for; `None` for the NameNode's own.
+pub(crate) fn outcome_of(edit: &Edit) -> Option<Outcome> {
+    if edit.client == ClientId::default() {
+        return None;
+    }
+    Some(match &edit.op {
+        EditOp::Create {
+            inode,
+            name,
+            permission,
+            owner,
+            group,
+            replication,
+            block_size,
+            ..
+        } => Outcome::Created(Box::new(CreatedFile {
+            inode: *inode,
+            name: name.clone(),
+            permission: *permission,
+            owner: owner.clone(),
+            group: group.clone(),
+            replication: *replication,
+            block_size: *block_size,
+        })),
+        EditOp::AddBlock {
+            inode,
+            block,
+            generation_stamp,
+            ..
+        } => Outcome::Block {
+            inode: *inode,
+            block: *block,
+            generation_stamp: *generation_stamp,
+        },
+        EditOp::AllocateStamp { generation_stamp } => Outcome::Stamp(*generation_stamp),
+        EditOp::Mkdir { .. }
+        | EditOp::Close { .. }
+        | EditOp::Delete { .. }
+        | EditOp::SetReplication { .. } => Outcome::Yes,
+        _ => Outcome::Done,
+    })
+}
+
+/// The cache: outcomes in the order of their edits, found by (client, call).
+pub(crate) struct RetryCache {
+    keep_ms: u64,
+    max: usize,
+    chunks: VecDeque<Arc<Vec<RetryEntry>>>,
+    /// Entries of the first chunk that are gone.
+    skipped: usize,
+    /// Number of the first chunk's first entry.
+    base: u64,
+    index: HashMap<(ClientId, CallId), u64>,
+    newest_ms: u64,
+}
+
+/// The cache's entries at one point in time.
+#[derive(Clone, Default)]
+pub(crate) struct RetryView {
+    chunks: VecDeque<Arc<Vec<RetryEntry>>>,
+    skipped: usize,
+}
+
+impl RetryView {
+    /// The entries in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &RetryEntry> {
+        self.chunks
+            .iter()
+            .flat_map(|chunk| chunk.iter())
+            .skip(self.skipped)
+    }
+}
+
+impl RetryCache {
+    /// An empty cache that keeps outcomes for `keep_ms` of edit time, `max` of them at most.
+    pub(crate) fn new(keep_ms: u64, max: usize) -> Self {
+        Self {
+            keep_ms,
+            max: max.max(1),
+            chunks: VecDeque::new(),
+            skipped: 0,
+            base: 0,
+            index: HashMap::new(),
+            newest_ms: 0,
+        }
+    }
+
+    /// How many outcomes.
+    pub(crate) fn len(&self) -> usize {
+        // All chunks but the last are full.
+        let full = self.chunks.len().saturating_sub(1) * CHUNK;
+        full + self.chunks.back().map_or(0, |chunk| chunk.len()) - self.skipped
+    }
+
+    /// The outcome of a call that ran.
+    pub(crate) fn get(&self, client: ClientId, call: CallId) -> Option<&RetryEntry> {
+        let number = *self.index.get(&(client, call))? - self.base;
+        let number = usize::try_from(number).expect("bounded by the cache's size");
+        Some(&self.chunks[number / CHUNK][number % CHUNK])
+    }
+
+    /// Remembers the outcome of an edit, if it has one, and forgets what is too old by edit time.
+    pub(crate) fn record(&mut self, txid: TxId, edit: &Edit) {
+        self.newest_ms = self.newest_ms.max(edit.time_ms);
+        if let Some(outcome) = outcome_of(edit) {
+            self.push(RetryEntry {
+                client: edit.client,
+                call: edit.call,
+                txid,
+                time_ms: edit.time_ms,
+                outcome,
+            });
+        }
+        while self
+            .front()
+            .is_some_and(|entry| entry.time_ms.saturating_add(self.keep_ms) < self.newest_ms)
+        {
+            self.pop();
+        }
+    }
+
+    /// Appends an entry (record, image load), dropping the oldest beyond the bound.
+    pub(crate) fn push(&mut self, entry: RetryEntry) {
+        self.newest_ms = self.newest_ms.max(entry.time_ms);
+        let key = (entry.client, entry.call);
+        let number = self.base + (self.skipped + self.len()) as u64;
+        match self.chunks.back_mut() {
+            Some(chunk) if chunk.len() < CHUNK => Arc::make_mut(chunk).push(entry),
+            _ => {
+                let mut chunk = Vec::with_capacity(CHUNK);
+                chunk.push(entry);
+                self.chunks.push_back(Arc::new(chunk));
+            }
+        }
+        self.index.insert(key, number);
+        while self.index.len() > self.max {
+            self.pop();
+        }
+    }
+
+    fn front(&self) -> Option<&RetryEntry> {
+        self.chunks.front()?.get(self.skipped)
+    }
+
+    fn pop(&mut self) {
+        let Some(entry) = self.front() else {
+            return;
+        };
+        let key = (entry.client, entry.call);
+        let number = self.base + self.skipped as u64;
+        if self.index.get(&key) == Some(&number) {
+            self.index.remove(&key);
+        }
+        self.skipped += 1;
+        if self.skipped == self.chunks[0].len() {
+            self.base += self.skipped as u64;
+            self.skipped = 0;
+            self.chunks.pop_front();
+        }
+    }
+
+    /// The entries as a view.
+    pub(crate) fn view(&self) -> RetryView {
+        RetryView {
+            chunks: self.chunks.clone(),
+            skipped: self.skipped,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edit(call: u64, time_ms: u64) -> Edit {
+        Edit {
+            time_ms,
+            client: ClientId(1),
+            call: CallId(call),
+            op: EditOp::Delete { inode: InodeId(7) },
+        }
+    }
+
+    /// F-06: outcomes expire by edit time, not by anybody's clock.
+    #[test]
+    fn f06_expiry_follows_edit_timestamps() {
+        let mut cache = RetryCache::new(1_000, 1_000_000);
+        for call in 0..2_000 {
+            cache.record(TxId(call + 1), &edit(call, call));
+        }
+        assert_eq!(cache.len(), 1_001);
+        assert!(cache.get(ClientId(1), CallId(998)).is_none());
+        let oldest = cache.get(ClientId(1), CallId(999)).unwrap();
+        assert_eq!((oldest.txid, &oldest.outcome), (TxId(1_000), &Outcome::Yes));
+        let view = cache.view();
+        cache.record(TxId(2_001), &edit(2_000, 1_000_000));
+        assert_eq!(cache.len(), 1);
+        assert_eq!(view.iter().count(), 1_001);
+        assert_eq!(view.iter().next().unwrap().call, CallId(999));
+    }
+
+    #[test]
+    fn the_bound_drops_the_oldest() {
+        let mut cache = RetryCache::new(1_000, 300);
+        for call in 0..1_000 {
+            cache.record(TxId(call + 1), &edit(call, 5));
+        }
+        assert_eq!(cache.len(), 300);
+        assert!(cache.get(ClientId(1), CallId(699)).is_none());
+        assert!(cache.get(ClientId(1), CallId(700)).is_some());
+    }
+
+    #[test]
+    fn the_namenodes_own_edits_have_no_outcome() {
+        let mut cache = RetryCache::new(1_000, 300);
+        let own = Edit {
+            client: ClientId::default(),
+            ..edit(1, 1)
+        };
+        cache.record(TxId(1), &own);
+        assert_eq!(cache.len(), 0);
+    }
+}

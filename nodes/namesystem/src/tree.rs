@@ -1,0 +1,356 @@
+//! The inode tree. Reading it is free for all; it changes in [`crate::apply`] only.
+
+use crate::children::Children;
+use crate::inode::{Body, Inode, InodePage};
+use crate::owners::Owners;
+use crate::packed::U48;
+use crate::radix::{Radix, slot};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use hadal_types::InodeId;
+
+/// How much there is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) directories: u64,
+    pub(crate) files: u64,
+    pub(crate) blocks: u64,
+}
+
+/// All inodes. A clone is a point-in-time view that shares what is not written afterwards.
+#[derive(Clone, Default)]
+pub(crate) struct Tree {
+    inodes: Radix<InodePage>,
+    owners: Arc<Owners>,
+    pub(crate) counts: Counts,
+}
+
+/// An inode that was found.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    pub(crate) id: InodeId,
+    pub(crate) inode: &'a Inode,
+    pub(crate) name: &'a str,
+}
+
+impl Tree {
+    /// A tree of just the root directory.
+    pub(crate) fn with_root(owner: &str, group: &str, permission: u16, time_ms: u64) -> Self {
+        let mut tree = Self::default();
+        let owner = tree.intern(owner, group);
+        let root = Inode::new(permission, owner, time_ms, Body::Directory(None));
+        tree.place(InodeId::ROOT, "", root);
+        tree
+    }
+
+    /// The inode of that id.
+    pub(crate) fn get(&self, id: InodeId) -> Option<Entry<'_>> {
+        let (inode, name) = self.inodes.page(id.0)?.get(slot(id.0))?;
+        Some(Entry { id, inode, name })
+    }
+
+    /// The root directory.
+    pub(crate) fn root(&self) -> Entry<'_> {
+        self.get(InodeId::ROOT).expect("the root always exists")
+    }
+
+    /// The inode of that id, to change.
+    ///
+    /// # Panics
+    /// When there is none: an impossible edit.
+    pub(crate) fn get_mut(&mut self, id: InodeId) -> &mut Inode {
+        self.inodes
+            .page_mut(id.0)
+            .and_then(|page| page.get_mut(slot(id.0)))
+            .unwrap_or_else(|| panic!("inode {id} does not exist"))
+    }
+
+    fn name_bytes(&self, id: u64) -> &[u8] {
+        self.inodes
+            .page(id)
+            .and_then(|page| page.name(slot(id)))
+            .expect("children exist")
+    }
+
+    /// The entry of that name in a directory.
+    pub(crate) fn child(&self, directory: &Inode, name: &str) -> Option<Entry<'_>> {
+        let (_, id) = directory
+            .children()?
+            .find(name.as_bytes(), |id| self.name_bytes(id))
+            .ok()?;
+        self.get(InodeId(id))
+    }
+
+    /// The entries of a directory whose names come after `name`, in name order, and how many there are.
+    pub(crate) fn children_after<'a>(
+        &'a self,
+        directory: &'a Inode,
+        name: &str,
+    ) -> (usize, impl Iterator<Item = Entry<'a>> + 'a) {
+        let found = directory.children().map(|children| {
+            let place = match children.find(name.as_bytes(), |id| self.name_bytes(id)) {
+                Ok((place, _)) | Err(place) => place,
+            };
+            (children, place)
+        });
+        let left = found.map_or(0, |(children, place)| {
+            children.len() - children.before(place)
+        });
+        // An entry of exactly that name is the first of them and not wanted.
+        let skip = usize::from(!name.is_empty() && self.child(directory, name).is_some());
+        let entries = found
+            .into_iter()
+            .flat_map(|(children, place)| children.from(place))
+            .skip(skip)
+            .map(|id| self.get(InodeId(id)).expect("children exist"));
+        (left - skip, entries)
+    }
+
+    /// All entries of a directory in name order.
+    pub(crate) fn children<'a>(
+        &'a self,
+        directory: &'a Inode,
+    ) -> impl Iterator<Item = Entry<'a>> + 'a {
+        directory
+            .children()
+            .into_iter()
+            .flat_map(Children::iter)
+            .map(|id| self.get(InodeId(id)).expect("children exist"))
+    }
+
+    /// Owner and group of an inode.
+    pub(crate) fn owner(&self, inode: &Inode) -> (&str, &str) {
+        self.owners
+            .get(inode.owner)
+            .expect("owner numbers come from the table")
+    }
+
+    /// The number of an (owner, group) pair, added when new.
+    pub(crate) fn intern(&mut self, owner: &str, group: &str) -> u32 {
+        match self.owners.find(owner, group) {
+            Some(number) => number,
+            None => Arc::make_mut(&mut self.owners).add(owner, group),
+        }
+    }
+
+    /// The table of owners.
+    pub(crate) fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
+    /// The absolute path of an inode.
+    pub(crate) fn path_of(&self, id: InodeId) -> String {
+        let mut names = Vec::new();
+        let mut at = id;
+        while at != InodeId::ROOT {
+            let Some(entry) = self.get(at) else {
+                break;
+            };
+            names.push(entry.name);
+            at = InodeId(entry.inode.parent.get());
+        }
+        if names.is_empty() {
+            return String::from("/");
+        }
+        let mut path = String::with_capacity(names.iter().map(|name| name.len() + 1).sum());
+        for name in names.into_iter().rev() {
+            path.push('/');
+            path.push_str(name);
+        }
+        path
+    }
+
+    /// Whether `id` is `ancestor` or below it.
+    pub(crate) fn is_within(&self, id: InodeId, ancestor: InodeId) -> bool {
+        let mut at = id;
+        loop {
+            if at == ancestor {
+                return true;
+            }
+            if at == InodeId::ROOT {
+                return false;
+            }
+            let Some(entry) = self.get(at) else {
+                return false;
+            };
+            at = InodeId(entry.inode.parent.get());
+        }
+    }
+
+    /// Stores an inode without entering it into its parent (root, image load).
+    pub(crate) fn place(&mut self, id: InodeId, name: &str, inode: Inode) {
+        match &inode.body {
+            Body::Directory(_) => self.counts.directories += 1,
+            Body::File(file) => {
+                self.counts.files += 1;
+                self.counts.blocks += file.blocks.len() as u64;
+            }
+        }
+        self.inodes
+            .page_or_default(id.0)
+            .insert(slot(id.0), inode, name);
+    }
+
+    /// Gives a directory all its entries at once, sorted by name (image load).
+    pub(crate) fn set_children(&mut self, directory: InodeId, ids: Vec<u64>) {
+        let Body::Directory(children) = &mut self.get_mut(directory).body else {
+            panic!("inode {directory} is not a directory");
+        };
+        *children = (!ids.is_empty()).then(|| Box::new(Children::from_sorted(ids)));
+    }
+
+    /// Adds an inode below `parent`.
+    ///
+    /// # Panics
+    /// When the parent is no directory, or the name or the id is taken: an impossible edit.
+    pub(crate) fn insert(&mut self, parent: InodeId, id: InodeId, name: &str, mut inode: Inode) {
+        assert!(self.get(id).is_none(), "inode {id} exists already");
+        inode.parent = U48::new(parent.0);
+        self.place(id, name, inode);
+        self.link(parent, id, name);
+    }
+
+    /// Enters an inode into a directory.
+    fn link(&mut self, parent: InodeId, id: InodeId, name: &str) {
+        let directory = self
+            .get(parent)
+            .unwrap_or_else(|| panic!("parent inode {parent} does not exist"));
+        assert!(
+            directory.inode.is_dir(),
+            "parent inode {parent} is not a directory"
+        );
+        let place = directory.inode.children().map(|children| {
+            match children.find(name.as_bytes(), |id| self.name_bytes(id)) {
+                Err(place) => place,
+                Ok((_, other)) => panic!("name {name} of {id} in {parent} is taken by {other}"),
+            }
+        });
+        let Body::Directory(children) = &mut self.get_mut(parent).body else {
+            unreachable!("checked above");
+        };
+        match (children, place) {
+            (Some(children), Some(place)) => children.insert(place, id.0),
+            (children, _) => *children = Some(Box::new(Children::one(id.0))),
+        }
+    }
+
+    /// Takes an inode out of its directory; it stays in the arena. Returns the directory.
+    fn unlink(&mut self, id: InodeId) -> InodeId {
+        let entry = self
+            .get(id)
+            .unwrap_or_else(|| panic!("inode {id} does not exist"));
+        assert!(id != InodeId::ROOT, "the root has no parent");
+        let parent = InodeId(entry.inode.parent.get());
+        let directory = self.get(parent).expect("parents exist");
+        let (place, found) = directory
+            .inode
+            .children()
+            .and_then(|children| {
+                children
+                    .find(entry.name.as_bytes(), |id| self.name_bytes(id))
+                    .ok()
+            })
+            .expect("a parent lists its children");
+        assert!(found == id.0, "a parent lists its children");
+        let Body::Directory(children) = &mut self.get_mut(parent).body else {
+            unreachable!("parents are directories");
+        };
+        let list = children.as_mut().expect("it holds the child");
+        list.remove(place);
+        if list.len() == 0 {
+            *children = None;
+        }
+        parent
+    }
+
+    /// Moves an inode to another place in the tree; the target name must be free. Returns the old parent.
+    pub(crate) fn rename(&mut self, id: InodeId, to_parent: InodeId, to_name: &str) -> InodeId {
+        assert!(
+            !self.is_within(to_parent, id),
+            "inode {id} cannot move below itself"
+        );
+        let from_parent = self.unlink(id);
+        self.inodes
+            .page_mut(id.0)
+            .expect("checked by unlink")
+            .rename(slot(id.0), to_name);
+        self.get_mut(id).parent = U48::new(to_parent.0);
+        self.link(to_parent, id, to_name);
+        from_parent
+    }
+
+    /// Removes an inode and everything below it; `removed` sees each. Returns the old parent.
+    pub(crate) fn remove(
+        &mut self,
+        id: InodeId,
+        mut removed: impl FnMut(InodeId, &Inode),
+    ) -> InodeId {
+        let parent = self.unlink(id);
+        let mut pending = alloc::vec![id.0];
+        while let Some(id) = pending.pop() {
+            let page = self.inodes.page_mut(id).expect("children exist");
+            let inode = page.remove(slot(id)).expect("children exist");
+            self.inodes.prune(id);
+            match &inode.body {
+                Body::Directory(children) => {
+                    self.counts.directories -= 1;
+                    pending.extend(children.iter().flat_map(|children| children.iter()));
+                }
+                Body::File(file) => {
+                    self.counts.files -= 1;
+                    self.counts.blocks -= file.blocks.len() as u64;
+                }
+            }
+            removed(InodeId(id), &inode);
+        }
+        parent
+    }
+
+    /// The first page of inodes that holds an id of at least `id`, with the id its first slot stands for.
+    pub(crate) fn next_page(&self, id: u64) -> Option<(u64, &InodePage)> {
+        self.inodes.next_page(id)
+    }
+
+    /// All inodes in the order of their ids.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        let mut from = Some(0);
+        core::iter::from_fn(move || {
+            let (base, page) = self.next_page(from?)?;
+            from = base.checked_add(crate::radix::PAGE_IDS);
+            Some((base, page))
+        })
+        .flat_map(|(base, page)| {
+            page.iter().map(move |(slot, inode, name)| Entry {
+                id: InodeId(base + u64::from(slot)),
+                inode,
+                name,
+            })
+        })
+    }
+
+    /// Bytes of heap the tree takes, counted exactly by walking it (allocator overhead not included).
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let mut total = 0;
+        let mut from = Some(0);
+        while let Some((base, page)) = from.and_then(|from| self.next_page(from)) {
+            total += page.heap_bytes() + 8;
+            for (_, inode, _) in page.iter() {
+                total += match &inode.body {
+                    Body::Directory(children) => children
+                        .as_ref()
+                        .map_or(0, |children| children.heap_bytes()),
+                    Body::File(file) => match &file.blocks {
+                        crate::inode::BlockList::Many(blocks) => {
+                            blocks.capacity() * size_of::<hadal_types::Block>() + 24
+                        }
+                        _ => 0,
+                    },
+                };
+            }
+            from = base.checked_add(crate::radix::PAGE_IDS);
+        }
+        total
+    }
+}

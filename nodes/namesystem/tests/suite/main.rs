@@ -1,0 +1,8 @@
+//! The NameNode's mind, tested as values: calls in, edits and answers out.
+
+mod barrier;
+mod files;
+mod permissions;
+mod replay;
+mod rules;
+mod support;
