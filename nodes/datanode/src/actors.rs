@@ -25,7 +25,7 @@ enum Outcome {
     Version(Result<Response, CallError>),
     Registered(Result<Response, CallError>),
     Heartbeat(Result<Response, CallError>),
-    Incremental(u64, Result<Response, CallError>),
+    Incremental(Result<Response, CallError>),
     Report(StorageUuid, Result<(), CallError>),
     BadBlocks(usize, Result<Response, CallError>),
 }
@@ -344,7 +344,7 @@ async fn handle<E: Env>(node: &Rc<Node<E>>, index: usize, outcome: Outcome) {
                 None => slot.core.borrow_mut().handle_register_failed(now),
             }
         }
-        Outcome::Heartbeat(result) | Outcome::Incremental(_, result) => {
+        Outcome::Heartbeat(result) | Outcome::Incremental(result) => {
             failed(node, index, "report", now, result.err());
         }
         Outcome::Report(_, Err(error)) => {

@@ -77,7 +77,7 @@ pub async fn run<E: Env>(env: E, config: DatanodeConfig) -> Result<(), RunError>
             Err(error) => return Err(error.into()),
         }
         let found = read_identity(&disk, &volume_dir(dir)).await?;
-        uuid = uuid.or(found.map(|(datanode, _)| datanode));
+        uuid = uuid.or(found.map(|identity| identity.datanode));
     }
     let path = config.dirs[0].join("acknowledged_epoch");
     let (record, contents) = Record::open(&disk, &path).await?;

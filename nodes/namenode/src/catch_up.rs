@@ -7,7 +7,9 @@ use crate::node::Node;
 use hadal_env::Env;
 use hadal_proto::decode;
 use hadal_proto::edit::Edit;
-use hadal_proto::qjournal::{Call, CommitMark, Edits, LogDigest, READ_CAP, Request, Response, SegmentState};
+use hadal_proto::qjournal::{
+    Call, CommitMark, Edits, LogDigest, READ_CAP, Request, Response, SegmentState,
+};
 use hadal_types::TxId;
 use std::rc::Rc;
 use store_journal::Batch;
@@ -55,9 +57,15 @@ pub(crate) async fn catch_up<E: Env>(
         rounds += 1;
         if rounds == ROUNDS_MAX {
             let asked = asked.join("; ");
-            return Err(RunError::Gap { expected: next.0, end: end.txid.0, asked });
+            return Err(RunError::Gap {
+                expected: next.0,
+                end: end.txid.0,
+                asked,
+            });
         }
-        node.env.sleep_until(node.env.now().after_ms(ROUND_WAIT_MS)).await;
+        node.env
+            .sleep_until(node.env.now().after_ms(ROUND_WAIT_MS))
+            .await;
     }
 }
 
@@ -69,7 +77,10 @@ enum Stop {
 }
 
 fn applied<E: Env>(node: &Rc<Node<E>>) -> TxId {
-    node.namesystem.borrow().as_ref().map_or(TxId(0), hadal_namesystem::Namesystem::applied)
+    node.namesystem
+        .borrow()
+        .as_ref()
+        .map_or(TxId(0), hadal_namesystem::Namesystem::applied)
 }
 
 /// Applies what this JournalNode has of the segment that holds the next edit; returns how many edits that were.
@@ -80,19 +91,36 @@ async fn read_from<E: Env>(
     end: TxId,
 ) -> Result<u64, Stop> {
     let from = applied(node).next();
-    let manifest = match ask(node, jn, Call::GetManifest { from, in_progress: false }).await? {
+    let manifest = match ask(
+        node,
+        jn,
+        Call::GetManifest {
+            from,
+            in_progress: false,
+        },
+    )
+    .await?
+    {
         Response::Manifest { manifest } => manifest,
         other => return Err(Stop::Peer(format!("{} to GetManifest", other.name()))),
     };
-    let holds = |segment: &&SegmentState| segment.finalized && segment.first <= from && from <= segment.last;
-    let Some(segment) = manifest.segments.iter().find(holds) else { return Ok(0) };
+    let holds = |segment: &&SegmentState| {
+        segment.finalized && segment.first <= from && from <= segment.last
+    };
+    let Some(segment) = manifest.segments.iter().find(holds) else {
+        return Ok(0);
+    };
     let mut read = 0;
     loop {
         let from = applied(node).next();
         if from > segment.last || from > end {
             return Ok(read);
         }
-        let call = Call::ReadSegment { first: segment.first, from, max_bytes: READ_CAP };
+        let call = Call::ReadSegment {
+            first: segment.first,
+            from,
+            max_bytes: READ_CAP,
+        };
         let edits = match ask(node, jn, call).await? {
             Response::Edits { edits } => edits,
             other => return Err(Stop::Peer(format!("{} to ReadSegment", other.name()))),
@@ -104,7 +132,9 @@ async fn read_from<E: Env>(
 async fn ask<E: Env>(node: &Rc<Node<E>>, jn: usize, call: Call) -> Result<Response, Stop> {
     let namespace_id = node.config.namesystem.info.namespace_id;
     let request = Request { namespace_id, call };
-    links::ask(node, jn, &request).await.map_err(|fault| Stop::Peer(fault.message))
+    links::ask(node, jn, &request)
+        .await
+        .map_err(|fault| Stop::Peer(fault.message))
 }
 
 fn apply<E: Env>(
@@ -115,22 +145,34 @@ fn apply<E: Env>(
 ) -> Result<u64, Stop> {
     let from = applied(node).next();
     if edits.count == 0 || edits.first != from {
-        return Err(Stop::Peer(format!("asked for {from}, got {} edits from {}", edits.count, edits.first)));
+        return Err(Stop::Peer(format!(
+            "asked for {from}, got {} edits from {}",
+            edits.count, edits.first
+        )));
     }
     if edits.digest_before != *digest {
-        return Err(Stop::Peer(format!("its log differs from ours before txid {from}")));
+        return Err(Stop::Peer(format!(
+            "its log differs from ours before txid {from}"
+        )));
     }
-    let batch = Batch::verify(edits.records, from, digest.0).map_err(|error| Stop::Peer(error.to_string()))?;
+    let batch = Batch::verify(edits.records, from, digest.0)
+        .map_err(|error| Stop::Peer(error.to_string()))?;
     let now = node.env.now();
     let mut slot = node.namesystem.borrow_mut();
     let namesystem = slot.as_mut().expect("loaded before it catches up");
     let mut count = 0;
     for record in batch.records() {
         if record.txid > end {
-            return Err(Stop::Peer(format!("its segment goes on behind the recovered end {end}")));
+            return Err(Stop::Peer(format!(
+                "its segment goes on behind the recovered end {end}"
+            )));
         }
-        let edit: Edit = decode(record.payload)
-            .map_err(|source| Stop::Final(RunError::Edit { txid: record.txid.0, source }))?;
+        let edit: Edit = decode(record.payload).map_err(|source| {
+            Stop::Final(RunError::Edit {
+                txid: record.txid.0,
+                source,
+            })
+        })?;
         namesystem.replay(now, record.txid, &edit);
         count += 1;
     }

@@ -35,7 +35,9 @@ pub enum RunError {
         known: u32,
     },
     /// The identity cannot be read.
-    #[error("{path}: the identity of the namespace is damaged ({what}); restore the file from a backup or from the other NameNode")]
+    #[error(
+        "{path}: the identity of the namespace is damaged ({what}); restore the file from a backup or from the other NameNode"
+    )]
     Damaged {
         /// Which file.
         path: String,
@@ -49,7 +51,9 @@ pub enum RunError {
     #[error(transparent)]
     Image(#[from] ImageError),
     /// An edit of the journal cannot be decoded.
-    #[error("edit {txid} of the journal cannot be decoded: {source}; it was written by a newer version, or is damaged in a way its checksum does not show")]
+    #[error(
+        "edit {txid} of the journal cannot be decoded: {source}; it was written by a newer version, or is damaged in a way its checksum does not show"
+    )]
     Edit {
         /// Which.
         txid: u64,
@@ -57,7 +61,9 @@ pub enum RunError {
         source: DecodeError,
     },
     /// The journal does not hold what the image needs.
-    #[error("There appears to be a gap in the edit log. We expected txid {expected}, but the JournalNodes ({asked}) have none up to txid {end}; restore the missing segments on a JournalNode or start from a newer image")]
+    #[error(
+        "There appears to be a gap in the edit log. We expected txid {expected}, but the JournalNodes ({asked}) have none up to txid {end}; restore the missing segments on a JournalNode or start from a newer image"
+    )]
     Gap {
         /// First missing.
         expected: u64,
@@ -89,7 +95,9 @@ pub enum FormatError {
         dir: String,
     },
     /// A JournalNode could not be formatted.
-    #[error("JournalNode {name} at {address} could not be formatted: {reason}; all JournalNodes must be up while a cluster is formatted")]
+    #[error(
+        "JournalNode {name} at {address} could not be formatted: {reason}; all JournalNodes must be up while a cluster is formatted"
+    )]
     Journalnode {
         /// Who.
         name: String,

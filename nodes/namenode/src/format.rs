@@ -37,7 +37,9 @@ pub async fn format<E: Env>(
     let _lock = identity::lock(&disk, &config.dir).await?;
     // A damaged or newer identity is a namespace too.
     if !options.force && !matches!(identity::read(&disk, &config.dir).await, Ok(None)) {
-        return Err(FormatError::Exists { dir: config.dir.display().to_string() });
+        return Err(FormatError::Exists {
+            dir: config.dir.display().to_string(),
+        });
     }
     let random = env.random_u64();
     let cluster_id = match options.cluster_id.as_str() {
@@ -88,11 +90,23 @@ async fn format_journalnode<E: Env>(
     force: bool,
 ) -> Result<(), (String, bool)> {
     let expect = Expect::node(Role::Journalnode, peer.name.clone());
-    let conn = env.net().connect(peer.address, &expect).await.map_err(|error| (error.to_string(), true))?;
-    let (client, driver) =
-        CallClient::<QjournalProtocol>::open(&conn).await.map_err(|error| (error.to_string(), true))?;
-    let call = Call::Format { info: info.clone(), initial: true, force };
-    let request = Request { namespace_id: info.namespace_id, call };
+    let conn = env
+        .net()
+        .connect(peer.address, &expect)
+        .await
+        .map_err(|error| (error.to_string(), true))?;
+    let (client, driver) = CallClient::<QjournalProtocol>::open(&conn)
+        .await
+        .map_err(|error| (error.to_string(), true))?;
+    let call = Call::Format {
+        info: info.clone(),
+        initial: true,
+        force,
+    };
+    let request = Request {
+        namespace_id: info.namespace_id,
+        call,
+    };
     let call = async { client.call(&request).await };
     match select(pin!(call), pin!(driver)).await {
         Either::Left((Ok(Response::Done), _)) => Ok(()),

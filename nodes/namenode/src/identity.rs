@@ -16,7 +16,9 @@ pub(crate) async fn lock<D: Disk>(disk: &D, dir: &Path) -> Result<D::Lock, RunEr
     disk.create_dir_all(dir).await?;
     match disk.lock(&dir.join("in_use.lock")).await {
         Ok(lock) => Ok(lock),
-        Err(error) if error.is_locked() => Err(RunError::Locked { dir: dir.display().to_string() }),
+        Err(error) if error.is_locked() => Err(RunError::Locked {
+            dir: dir.display().to_string(),
+        }),
         Err(error) => Err(error.into()),
     }
 }
@@ -27,7 +29,10 @@ pub(crate) async fn read<D: Disk>(disk: &D, dir: &Path) -> Result<Option<Namespa
     if !disk.exists(&path).await? {
         return Ok(None);
     }
-    let damaged = |what: String| RunError::Damaged { path: path.display().to_string(), what };
+    let damaged = |what: String| RunError::Damaged {
+        path: path.display().to_string(),
+        what,
+    };
     let (_, contents) = Record::open(disk, &path).await?;
     let payload = match contents {
         Contents::Empty => return Ok(None),
@@ -36,7 +41,8 @@ pub(crate) async fn read<D: Disk>(disk: &D, dir: &Path) -> Result<Option<Namespa
     };
     let mut input = Input::new(bytes::Bytes::copy_from_slice(payload.as_ref()));
     // The layout stands first, so that a newer one is refused by name and not as damage.
-    let layout = LayoutVersion::decode(&mut input.clone()).map_err(|error| damaged(error.to_string()))?;
+    let layout =
+        LayoutVersion::decode(&mut input.clone()).map_err(|error| damaged(error.to_string()))?;
     if layout != CURRENT_LAYOUT {
         return Err(RunError::Layout {
             dir: dir.display().to_string(),
@@ -44,11 +50,17 @@ pub(crate) async fn read<D: Disk>(disk: &D, dir: &Path) -> Result<Option<Namespa
             known: CURRENT_LAYOUT.0,
         });
     }
-    NamespaceInfo::decode(&mut input).map(Some).map_err(|error| damaged(error.to_string()))
+    NamespaceInfo::decode(&mut input)
+        .map(Some)
+        .map_err(|error| damaged(error.to_string()))
 }
 
 /// Writes the identity, durable at return.
-pub(crate) async fn write<D: Disk>(disk: &D, dir: &Path, info: &NamespaceInfo) -> Result<(), RunError> {
+pub(crate) async fn write<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    info: &NamespaceInfo,
+) -> Result<(), RunError> {
     let mut record = Record::recreate(disk, &path(dir)).await?;
     record.store(&encode(info)).await?;
     Ok(())

@@ -12,7 +12,7 @@ use futures_util::future::{Either, select};
 use hadal_env::Env;
 use hadal_proto::qjournal::{CommitMark, LogDigest};
 use hadal_qjournal::writer::{Event, Writer, WriterConfig};
-use hadal_types::{Epoch, Tick, TxId};
+use hadal_types::{Epoch, Tick};
 use std::pin::pin;
 use std::rc::Rc;
 
@@ -28,17 +28,26 @@ pub async fn run<E: Env>(env: E, mut config: NamenodeConfig) -> Result<(), RunEr
     let _lock = identity::lock(&disk, &config.dir).await?;
     let info = identity::read(&disk, &config.dir)
         .await?
-        .ok_or_else(|| RunError::NotFormatted { dir: config.dir.display().to_string() })?;
+        .ok_or_else(|| RunError::NotFormatted {
+            dir: config.dir.display().to_string(),
+        })?;
     config.namesystem.info = info.clone();
     config.namesystem.name.clone_from(&config.name);
     config.namesystem.software.clone_from(&config.software);
-    let names = config.journalnodes.iter().map(|peer| peer.name.clone()).collect();
+    let names = config
+        .journalnodes
+        .iter()
+        .map(|peer| peer.name.clone())
+        .collect();
     let writer = Writer::new(WriterConfig::new(names), info, env.random_u64());
     let node = Rc::new(Node::new(env.clone(), config, writer));
     for jn in 0..node.links.len() {
         env.spawn("namenode journal link", links::run(Rc::clone(&node), jn));
     }
-    env.spawn("namenode accept", serve::accept_connections(Rc::clone(&node)));
+    env.spawn(
+        "namenode accept",
+        serve::accept_connections(Rc::clone(&node)),
+    );
     loop {
         let digest = load(&node).await?;
         let (epoch, end) = claim(&node).await;
@@ -62,11 +71,14 @@ async fn claim<E: Env>(node: &Rc<Node<E>>) -> (Epoch, CommitMark) {
     loop {
         node.events.borrow_mut().clear();
         node.writer.borrow_mut().start_claim(node.env.now());
-        let outcome = drive(node, next_event(node, |event| match event {
-            Event::Recovered { epoch, end } => Some(Ok((epoch, end))),
-            Event::ClaimFailed { error } => Some(Err(error)),
-            _ => None,
-        }))
+        let outcome = drive(
+            node,
+            next_event(node, |event| match event {
+                Event::Recovered { epoch, end } => Some(Ok((epoch, end))),
+                Event::ClaimFailed { error } => Some(Err(error)),
+                _ => None,
+            }),
+        )
         .await;
         match outcome {
             Ok(recovered) => return recovered,
@@ -83,7 +95,10 @@ async fn claim<E: Env>(node: &Rc<Node<E>>) -> (Epoch, CommitMark) {
 fn begin<E: Env>(node: &Rc<Node<E>>, epoch: Epoch, end: CommitMark) {
     let now = node.env.now();
     node.start_log(end.digest);
-    node.writer.borrow_mut().begin(now).expect("the claim just held");
+    node.writer
+        .borrow_mut()
+        .begin(now)
+        .expect("the claim just held");
     let mut slot = node.namesystem.borrow_mut();
     let namesystem = slot.as_mut().expect("loaded before it serves");
     namesystem.become_active(now, node.env.wall_ms(), epoch, end.txid.next());
@@ -94,30 +109,41 @@ fn begin<E: Env>(node: &Rc<Node<E>>, epoch: Epoch, end: CommitMark) {
 /// are not committed (protocols.md section 0).
 async fn serve_until_lost<E: Env>(node: &Rc<Node<E>>) {
     node.kick();
-    let reason = drive(node, next_event(node, |event| match event {
-        Event::Fenced { by } => Some(format!("a newer writer holds epoch {by}")),
-        Event::QuorumFailed { reasons } => {
-            let reasons: Vec<String> =
-                reasons.into_iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
-            Some(format!("too many JournalNodes refuse: {}", reasons.join("; ")))
-        }
-        Event::QuorumSlow { silent } => {
-            tracing::error!("no majority of JournalNodes answers, waiting for {}", silent.join(", "));
-            *node.silent.borrow_mut() = Some(silent);
-            node.fail_waiting_mutations();
-            None
-        }
-        Event::QuorumBack => {
-            tracing::info!("a majority of JournalNodes answers again");
-            *node.silent.borrow_mut() = None;
-            None
-        }
-        Event::SegmentStarted { first } => {
-            tracing::info!("journal segment {first} started");
-            None
-        }
-        Event::Recovered { .. } | Event::ClaimFailed { .. } | Event::Committed { .. } => None,
-    }))
+    let reason = drive(
+        node,
+        next_event(node, |event| match event {
+            Event::Fenced { by } => Some(format!("a newer writer holds epoch {by}")),
+            Event::QuorumFailed { reasons } => {
+                let reasons: Vec<String> = reasons
+                    .into_iter()
+                    .map(|(name, reason)| format!("{name}: {reason}"))
+                    .collect();
+                Some(format!(
+                    "too many JournalNodes refuse: {}",
+                    reasons.join("; ")
+                ))
+            }
+            Event::QuorumSlow { silent } => {
+                tracing::error!(
+                    "no majority of JournalNodes answers, waiting for {}",
+                    silent.join(", ")
+                );
+                *node.silent.borrow_mut() = Some(silent);
+                node.fail_waiting_mutations();
+                None
+            }
+            Event::QuorumBack => {
+                tracing::info!("a majority of JournalNodes answers again");
+                *node.silent.borrow_mut() = None;
+                None
+            }
+            Event::SegmentStarted { first } => {
+                tracing::info!("journal segment {first} started");
+                None
+            }
+            Event::Recovered { .. } | Event::ClaimFailed { .. } | Event::Committed { .. } => None,
+        }),
+    )
     .await;
     tracing::error!("lost the active role: {reason}; loading the namespace again");
     *node.silent.borrow_mut() = None;
@@ -131,7 +157,10 @@ async fn serve_until_lost<E: Env>(node: &Rc<Node<E>>) {
 }
 
 /// Waits for an event that `choose` takes.
-async fn next_event<E: Env, T>(node: &Rc<Node<E>>, mut choose: impl FnMut(Event) -> Option<T>) -> T {
+async fn next_event<E: Env, T>(
+    node: &Rc<Node<E>>,
+    mut choose: impl FnMut(Event) -> Option<T>,
+) -> T {
     loop {
         let mark = node.wake.mark();
         loop {
@@ -170,10 +199,19 @@ async fn drive<E: Env, T>(node: &Rc<Node<E>>, future: impl Future<Output = T>) -
 }
 
 fn timeout<E: Env>(node: &Rc<Node<E>>) -> Tick {
-    let namesystem = node.namesystem.borrow().as_ref().and_then(hadal_namesystem::Namesystem::poll_timeout);
+    let namesystem = node
+        .namesystem
+        .borrow()
+        .as_ref()
+        .and_then(hadal_namesystem::Namesystem::poll_timeout);
     let writer = node.writer.borrow().poll_timeout();
     // A minute bounds the sleep: a wall-clock jump or a missed wake-up never stops the life.
-    [namesystem, writer].into_iter().flatten().min().unwrap_or(Tick::NEVER).min(node.env.now().after_ms(60_000))
+    [namesystem, writer]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(Tick::NEVER)
+        .min(node.env.now().after_ms(60_000))
 }
 
 fn fire<E: Env>(node: &Rc<Node<E>>, now: Tick) {
@@ -188,6 +226,3 @@ fn fire<E: Env>(node: &Rc<Node<E>>, now: Tick) {
         writer.handle_timeout(now);
     }
 }
-
-/// The digest before the first edit.
-pub(crate) const EMPTY_LOG: (TxId, LogDigest) = (TxId(0), LogDigest([0; 16]));

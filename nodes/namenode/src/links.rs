@@ -1,6 +1,6 @@
 //! The way to each JournalNode: a connection, calls, and the append stream of the moment.
 
-use crate::node::{Node, NetConn};
+use crate::node::{NetConn, Node};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use hadal_daemon::Notify;
@@ -8,8 +8,8 @@ use hadal_env::{Env, Expect, Net};
 use hadal_proto::frame::FrameKind;
 use hadal_proto::qjournal::{BatchHead, JournalStream, QjournalProtocol, Request, Response};
 use hadal_proto::{Fault, FaultClass, Protocol, encode};
-use hadal_quic::{AckReceiver, AppendSender, CallClient, CallError, open_append};
 use hadal_qjournal::writer::{Jn, RequestId, StreamId};
+use hadal_quic::{AckReceiver, AppendSender, CallClient, CallError, open_append};
 use hadal_types::Role;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -36,7 +36,11 @@ pub(crate) struct Link<E: Env> {
 
 impl<E: Env> Link<E> {
     pub(crate) fn new() -> Self {
-        Self { conn: RefCell::new(None), client: RefCell::new(None), stream: RefCell::new(None) }
+        Self {
+            conn: RefCell::new(None),
+            client: RefCell::new(None),
+            stream: RefCell::new(None),
+        }
     }
 
     pub(crate) fn push(&self, stream: StreamId, head: BatchHead, records: Bytes) {
@@ -80,7 +84,9 @@ pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, jn: Jn) {
                 quiet = false;
                 *node.links[jn].conn.borrow_mut() = Some(conn);
                 *node.links[jn].client.borrow_mut() = Some(client);
-                node.writer.borrow_mut().handle_connected(node.env.now(), jn);
+                node.writer
+                    .borrow_mut()
+                    .handle_connected(node.env.now(), jn);
                 node.kick();
                 let error = driver.await;
                 tracing::warn!("lost JournalNode {}: {error}", peer.name);
@@ -90,30 +96,44 @@ pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, jn: Jn) {
                     queue.closed.set(true);
                     queue.wake.notify();
                 }
-                node.writer.borrow_mut().handle_disconnected(node.env.now(), jn);
+                node.writer
+                    .borrow_mut()
+                    .handle_disconnected(node.env.now(), jn);
                 node.kick();
             }
             Err(error) => {
                 if !quiet {
-                    tracing::warn!("JournalNode {} at {} cannot be reached: {error}", peer.name, peer.address);
+                    tracing::warn!(
+                        "JournalNode {} at {} cannot be reached: {error}",
+                        peer.name,
+                        peer.address
+                    );
                     quiet = true;
                 }
             }
         }
         let jitter = node.env.random_u64() % REDIAL_MS;
-        node.env.sleep_until(node.env.now().after_ms(REDIAL_MS / 2 + jitter)).await;
+        node.env
+            .sleep_until(node.env.now().after_ms(REDIAL_MS / 2 + jitter))
+            .await;
     }
 }
 
 /// Carries out one call of the writer and hands it the outcome.
 pub(crate) async fn call<E: Env>(node: Rc<Node<E>>, jn: Jn, id: RequestId, request: Request) {
     let outcome = ask(&node, jn, &request).await;
-    node.writer.borrow_mut().handle_reply(node.env.now(), jn, id, outcome);
+    node.writer
+        .borrow_mut()
+        .handle_reply(node.env.now(), jn, id, outcome);
     node.kick();
 }
 
 /// One call to a JournalNode.
-pub(crate) async fn ask<E: Env>(node: &Rc<Node<E>>, jn: Jn, request: &Request) -> Result<Response, Fault> {
+pub(crate) async fn ask<E: Env>(
+    node: &Rc<Node<E>>,
+    jn: Jn,
+    request: &Request,
+) -> Result<Response, Fault> {
     let lost = |reason: String| Fault::new(FaultClass::Retry, reason);
     let name = &node.config.journalnodes[jn].name;
     let Some(client) = node.links[jn].client() else {
@@ -127,9 +147,18 @@ pub(crate) async fn ask<E: Env>(node: &Rc<Node<E>>, jn: Jn, request: &Request) -
 }
 
 /// Opens the writer's append stream and feeds it until it ends.
-pub(crate) fn open_stream<E: Env>(node: &Rc<Node<E>>, jn: Jn, stream: StreamId, header: JournalStream) {
+pub(crate) fn open_stream<E: Env>(
+    node: &Rc<Node<E>>,
+    jn: Jn,
+    stream: StreamId,
+    header: JournalStream,
+) {
     let queue = Rc::new(StreamQueue::default());
-    if let Some((_, old)) = node.links[jn].stream.borrow_mut().replace((stream, Rc::clone(&queue))) {
+    if let Some((_, old)) = node.links[jn]
+        .stream
+        .borrow_mut()
+        .replace((stream, Rc::clone(&queue)))
+    {
         old.closed.set(true);
         old.wake.notify();
     }
@@ -144,7 +173,9 @@ pub(crate) fn open_stream<E: Env>(node: &Rc<Node<E>>, jn: Jn, stream: StreamId, 
         if !queue.closed.get() {
             tracing::debug!("stream to {}: {reason}", node.config.journalnodes[jn].name);
         }
-        node.writer.borrow_mut().handle_stream_closed(node.env.now(), jn, stream);
+        node.writer
+            .borrow_mut()
+            .handle_stream_closed(node.env.now(), jn, stream);
         node.kick();
     });
 }
@@ -157,7 +188,13 @@ async fn feed<E: Env>(
     conn: &NetConn<E>,
     queue: &StreamQueue,
 ) -> String {
-    let opened = open_append(conn, QjournalProtocol::ID, QjournalProtocol::VERSION, &header).await;
+    let opened = open_append(
+        conn,
+        QjournalProtocol::ID,
+        QjournalProtocol::VERSION,
+        &header,
+    )
+    .await;
     let (mut sender, mut acks) = match opened {
         Ok(opened) => opened,
         Err(error) => return error.to_string(),
@@ -169,7 +206,10 @@ async fn feed<E: Env>(
     }
 }
 
-async fn send_batches<C: hadal_env::Conn>(queue: &StreamQueue, sender: &mut AppendSender<C>) -> String {
+async fn send_batches<C: hadal_env::Conn>(
+    queue: &StreamQueue,
+    sender: &mut AppendSender<C>,
+) -> String {
     loop {
         let mark = queue.wake.mark();
         if queue.closed.get() {
@@ -182,7 +222,10 @@ async fn send_batches<C: hadal_env::Conn>(queue: &StreamQueue, sender: &mut Appe
             continue;
         };
         let offset = head.first.0;
-        if let Err(error) = sender.send(FrameKind::Data, 0, offset, encode(&head), &mut [records]).await {
+        if let Err(error) = sender
+            .send(FrameKind::Data, 0, offset, encode(&head), &mut [records])
+            .await
+        {
             return error.to_string();
         }
     }
@@ -197,7 +240,9 @@ async fn read_acks<E: Env>(
     loop {
         match acks.next().await {
             Ok(Some(ack)) => {
-                node.writer.borrow_mut().handle_ack(node.env.now(), jn, stream, &ack);
+                node.writer
+                    .borrow_mut()
+                    .handle_ack(node.env.now(), jn, stream, &ack);
                 node.kick();
             }
             Ok(None) => return "ended by the JournalNode".into(),

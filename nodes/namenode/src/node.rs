@@ -5,14 +5,16 @@ use crate::links::{self, Link};
 use bytes::Bytes;
 use hadal_daemon::Notify;
 use hadal_env::{Env, Net, Seam};
-use hadal_namesystem::{Answer, Caller, Event as NamesystemEvent, Namesystem, Output as NamesystemOutput};
+use hadal_namesystem::{
+    Answer, Caller, Event as NamesystemEvent, Namesystem, Output as NamesystemOutput, View,
+};
 use hadal_proto::admin::{self, AdminProtocol, JournalLag};
 use hadal_proto::client::{ClientCall, ClientProtocol};
 use hadal_proto::datanode::{self, DatanodeProtocol};
 use hadal_proto::qjournal::LogDigest;
 use hadal_proto::{Fault, FaultClass};
-use hadal_quic::Responder;
 use hadal_qjournal::writer::{AppendError, EditBatch, Event, Output, Writer};
+use hadal_quic::Responder;
 use hadal_types::{Principal, TxId};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -23,7 +25,10 @@ pub(crate) type NetConn<E> = <<E as Seam>::Net as Net>::Conn;
 
 /// Whom a ticket's answer goes to.
 pub(crate) enum Waiting {
-    Client { responder: Responder<ClientProtocol>, mutation: bool },
+    Client {
+        responder: Responder<ClientProtocol>,
+        mutation: bool,
+    },
     Datanode(Responder<DatanodeProtocol>),
     Admin(Responder<AdminProtocol>),
 }
@@ -42,6 +47,8 @@ pub(crate) struct Node<E: Env> {
     /// JournalNodes that keep a majority from answering, while they do (Q11).
     pub(crate) silent: RefCell<Option<Vec<String>>>,
     pub(crate) saving: Cell<bool>,
+    /// Wakes who waits for edits to be committed.
+    pub(crate) committed: Notify,
     waiting: RefCell<BTreeMap<u64, Waiting>>,
     next_ticket: Cell<u64>,
     /// Encoded edits that wait for a place among the batches in flight.
@@ -64,6 +71,7 @@ impl<E: Env> Node<E> {
             events: RefCell::new(VecDeque::new()),
             silent: RefCell::new(None),
             saving: Cell::new(false),
+            committed: Notify::new(),
             waiting: RefCell::new(BTreeMap::new()),
             next_ticket: Cell::new(1),
             edits: RefCell::new(VecDeque::new()),
@@ -86,19 +94,32 @@ impl<E: Env> Node<E> {
     }
 
     fn starting(&self) -> Fault {
-        Fault::new(FaultClass::Retry, format!("{} is starting; try again", self.config.name))
+        Fault::new(
+            FaultClass::Retry,
+            format!("{} is starting; try again", self.config.name),
+        )
     }
 
     /// A client's call arrived.
-    pub(crate) fn client_call(&self, peer: &Principal, call: ClientCall, responder: Responder<ClientProtocol>) {
+    pub(crate) fn client_call(
+        &self,
+        peer: &Principal,
+        call: ClientCall,
+        responder: Responder<ClientProtocol>,
+    ) {
         let mutation = call.request.is_mutation();
         let mut slot = self.namesystem.borrow_mut();
-        let Some(namesystem) = slot.as_mut() else { return responder.answer(Err(self.starting())) };
+        let Some(namesystem) = slot.as_mut() else {
+            return responder.answer(Err(self.starting()));
+        };
         if mutation && let Some(fault) = self.journal_unavailable() {
             return responder.answer(Err(fault));
         }
         let caller = self.caller(peer, namesystem);
-        let ticket = self.ticket(Waiting::Client { responder, mutation });
+        let ticket = self.ticket(Waiting::Client {
+            responder,
+            mutation,
+        });
         namesystem.handle_client(self.env.now(), self.env.wall_ms(), &caller, ticket, call);
         self.kick();
     }
@@ -111,7 +132,9 @@ impl<E: Env> Node<E> {
         responder: Responder<DatanodeProtocol>,
     ) {
         let mut slot = self.namesystem.borrow_mut();
-        let Some(namesystem) = slot.as_mut() else { return responder.answer(Err(self.starting())) };
+        let Some(namesystem) = slot.as_mut() else {
+            return responder.answer(Err(self.starting()));
+        };
         let ticket = self.ticket(Waiting::Datanode(responder));
         namesystem.handle_datanode(self.env.now(), self.env.wall_ms(), peer, ticket, request);
         self.kick();
@@ -120,7 +143,9 @@ impl<E: Env> Node<E> {
     /// An operator's call arrived that the namesystem answers.
     pub(crate) fn admin_call(&self, request: admin::Request, responder: Responder<AdminProtocol>) {
         let mut slot = self.namesystem.borrow_mut();
-        let Some(namesystem) = slot.as_mut() else { return responder.answer(Err(self.starting())) };
+        let Some(namesystem) = slot.as_mut() else {
+            return responder.answer(Err(self.starting()));
+        };
         let ticket = self.ticket(Waiting::Admin(responder));
         namesystem.handle_admin(self.env.now(), self.env.wall_ms(), ticket, request);
         self.kick();
@@ -130,7 +155,11 @@ impl<E: Env> Node<E> {
         let groups = (self.config.groups)(&peer.name);
         let settings = namesystem.config();
         let superuser = peer.name == settings.superuser || groups.contains(&settings.supergroup);
-        Caller { user: peer.name.clone(), groups, superuser }
+        Caller {
+            user: peer.name.clone(),
+            groups,
+            superuser,
+        }
     }
 
     /// The fault for calls that need the journal while no majority answers.
@@ -147,7 +176,9 @@ impl<E: Env> Node<E> {
     /// No majority answers: the calls that wait for one are told so. Their edits stay on their way, and a retry of the
     /// same call finds its outcome in the retry cache.
     pub(crate) fn fail_waiting_mutations(&self) {
-        let Some(fault) = self.journal_unavailable() else { return };
+        let Some(fault) = self.journal_unavailable() else {
+            return;
+        };
         let mut waiting = self.waiting.borrow_mut();
         let tickets: Vec<u64> = waiting
             .iter()
@@ -173,7 +204,11 @@ impl<E: Env> Node<E> {
         loop {
             let mut quiet = true;
             loop {
-                let output = self.namesystem.borrow_mut().as_mut().and_then(Namesystem::poll_output);
+                let output = self
+                    .namesystem
+                    .borrow_mut()
+                    .as_mut()
+                    .and_then(Namesystem::poll_output);
                 let Some(output) = output else { break };
                 quiet = false;
                 self.namesystem_output(output);
@@ -210,9 +245,13 @@ impl<E: Env> Node<E> {
 
     fn answer(&self, ticket: u64, answer: Answer) {
         // A ticket that is gone was answered before its outcome was known (journal unavailable).
-        let Some(waiting) = self.waiting.borrow_mut().remove(&ticket) else { return };
+        let Some(waiting) = self.waiting.borrow_mut().remove(&ticket) else {
+            return;
+        };
         match (waiting, answer) {
-            (Waiting::Client { responder, .. }, Answer::Client(outcome)) => responder.answer(outcome),
+            (Waiting::Client { responder, .. }, Answer::Client(outcome)) => {
+                responder.answer(outcome)
+            }
             (Waiting::Datanode(responder), Answer::Datanode(outcome)) => responder.answer(outcome),
             (Waiting::Admin(responder), Answer::Admin(outcome)) => {
                 responder.answer(outcome.map(|response| self.with_journal(response)));
@@ -223,14 +262,30 @@ impl<E: Env> Node<E> {
 
     /// What only the journal writer knows of the NameNode's numbers.
     fn with_journal(&self, response: admin::Response) -> admin::Response {
-        let admin::Response::NamenodeStats { mut stats } = response else { return response };
+        let admin::Response::NamenodeStats { mut stats } = response else {
+            return response;
+        };
         let writer = self.writer.borrow();
         stats.journal_lag = writer
             .lags()
             .into_iter()
-            .map(|lag| JournalLag { name: lag.journalnode, behind: lag.behind.unwrap_or(u64::MAX) })
+            .map(|lag| JournalLag {
+                name: lag.journalnode,
+                behind: lag.behind.unwrap_or(u64::MAX),
+            })
             .collect();
         admin::Response::NamenodeStats { stats }
+    }
+
+    /// A view of everything applied, with the journal's digest there; `None` while edits wait for the writer.
+    pub(crate) fn view_with_digest(self: &Rc<Self>) -> Option<(View, LogDigest)> {
+        self.turn();
+        self.send_all_edits();
+        if !self.edits.borrow().is_empty() {
+            return None;
+        }
+        let view = self.namesystem.borrow().as_ref().map(Namesystem::view)?;
+        Some((view, self.digest.get()))
     }
 
     fn send_edits(self: &Rc<Self>) {
@@ -281,10 +336,18 @@ impl<E: Env> Node<E> {
         match output {
             Output::Call { jn, id, request } => {
                 let node = Rc::clone(self);
-                self.env.spawn("namenode journal call", links::call(node, jn, id, request));
+                self.env
+                    .spawn("namenode journal call", links::call(node, jn, id, request));
             }
-            Output::OpenStream { jn, stream, header } => links::open_stream(self, jn, stream, header),
-            Output::Batch { jn, stream, head, records } => self.links[jn].push(stream, head, records),
+            Output::OpenStream { jn, stream, header } => {
+                links::open_stream(self, jn, stream, header)
+            }
+            Output::Batch {
+                jn,
+                stream,
+                head,
+                records,
+            } => self.links[jn].push(stream, head, records),
             Output::CloseStream { jn, stream } => self.links[jn].close_stream(stream),
             Output::Event(Event::Committed { mark }) => {
                 let mut in_flight = self.in_flight.borrow_mut();
@@ -295,6 +358,7 @@ impl<E: Env> Node<E> {
                     && mark.txid > namesystem.committed()
                 {
                     namesystem.handle_committed(self.env.now(), mark.txid);
+                    self.committed.notify();
                 }
             }
             Output::Event(event) => {
@@ -307,10 +371,16 @@ impl<E: Env> Node<E> {
 
 fn log_event(event: &NamesystemEvent) {
     match event {
-        NamesystemEvent::DatanodeError { name, code, message } => {
+        NamesystemEvent::DatanodeError {
+            name,
+            code,
+            message,
+        } => {
             tracing::error!("DataNode {name} reports error {code}: {message}");
         }
-        NamesystemEvent::RepliesFailed { count } => tracing::warn!("{count} calls failed: the active role is lost"),
+        NamesystemEvent::RepliesFailed { count } => {
+            tracing::warn!("{count} calls failed: the active role is lost")
+        }
         other => tracing::info!("{other:?}"),
     }
 }

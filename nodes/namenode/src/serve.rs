@@ -10,7 +10,10 @@ use std::rc::Rc;
 
 pub(crate) async fn accept_connections<E: Env>(node: Rc<Node<E>>) {
     while let Some(conn) = node.env.net().accept().await {
-        node.env.spawn("namenode connection", serve_connection(Rc::clone(&node), conn));
+        node.env.spawn(
+            "namenode connection",
+            serve_connection(Rc::clone(&node), conn),
+        );
     }
 }
 
@@ -54,13 +57,16 @@ async fn serve_connection<E: Env>(node: Rc<Node<E>>, conn: NetConn<E>) {
                             Request::SaveNamespace => {
                                 let saved = checkpoint::save_namespace(Rc::clone(&node));
                                 node.env.spawn("namenode save", async move {
-                                    responder.answer(saved.await.map(|txid| Response::AtTxid { txid }));
+                                    responder
+                                        .answer(saved.await.map(|txid| Response::AtTxid { txid }));
                                 });
                             }
                             Request::CheckHealth => {
-                                let reason =
-                                    node.journal_unavailable().map_or(String::new(), |fault| fault.message);
-                                let healthy = reason.is_empty() && node.namesystem.borrow().is_some();
+                                let reason = node
+                                    .journal_unavailable()
+                                    .map_or(String::new(), |fault| fault.message);
+                                let healthy =
+                                    reason.is_empty() && node.namesystem.borrow().is_some();
                                 responder.answer(Ok(Response::Health { healthy, reason }));
                             }
                             other => node.admin_call(other, responder),

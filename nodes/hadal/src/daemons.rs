@@ -1,0 +1,283 @@
+//! `hadal namenode`, `journalnode`, `datanode`: one shard each, until SIGTERM.
+
+use crate::groups;
+use anyhow::{Context, Result, bail};
+use hadal_blockpool::ActorConfig;
+use hadal_blocks::BlockConfig;
+use hadal_daemon::config::{Config, Member};
+use hadal_datanode::{DatanodeConfig, NamenodePeer};
+use hadal_env::Net;
+use hadal_journalnode::JournalnodeConfig;
+use hadal_namenode::{FormatOptions, JournalnodePeer, NamenodeConfig};
+use hadal_namesystem::NamesystemConfig;
+use hadal_quic::{Identity, QuicNet, TransportOptions};
+use hadal_shard::{ShardEnv, ShardOptions, run_on_this_thread, udp};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use store_replica::StoreOptions;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Datagrams on loopback and on a jumbo-frame network; what one segmented send may hold follows from it.
+const LOOPBACK_MTU: u16 = 65_000;
+const NETWORK_MTU: u16 = 8_900;
+
+/// Which configuration and node a daemon command is about.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DaemonArgs {
+    /// Configuration file.
+    pub(crate) config: Option<PathBuf>,
+    /// Node id; may be left out when the file names only one of the role.
+    pub(crate) id: Option<String>,
+    /// Keys set on the command line.
+    pub(crate) set: Vec<(String, String)>,
+}
+
+/// `namenode -format`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FormatArgs {
+    /// Name of the cluster.
+    pub(crate) cluster_id: Option<String>,
+    /// Give up a namespace that is there.
+    pub(crate) force: bool,
+    /// Never ask.
+    pub(crate) non_interactive: bool,
+}
+
+fn load(args: &DaemonArgs) -> Result<Config> {
+    Ok(hadal_daemon::load(args.config.as_deref(), std::env::vars(), &args.set)?.config)
+}
+
+fn identity(config: &Config, id: &str) -> Result<Identity> {
+    let dir = &config.tls.dir;
+    let path = |name: &str| dir.join(name);
+    Ok(Identity::load(&path("ca.pem"), &path(&format!("{id}.pem")), &path(&format!("{id}-key.pem")))?)
+}
+
+/// The member with this id, or the only one.
+fn member<'a>(members: &'a [Member], id: Option<&str>, role: &str) -> Result<&'a Member> {
+    match id {
+        Some(id) => members.iter().find(|member| member.id == id).with_context(|| {
+            let known: Vec<&str> = members.iter().map(|member| member.id.as_str()).collect();
+            format!("no {role} `{id}' in cluster.{role}s; there are: {}", known.join(", "))
+        }),
+        None => match members {
+            [only] => Ok(only),
+            [] => bail!("cluster.{role}s is empty: name the {role}s of the cluster in the configuration"),
+            _ => bail!("cluster.{role}s names several: say which with --id"),
+        },
+    }
+}
+
+/// Binds the node's UDP port and makes its endpoint. Runs on the shard's thread.
+fn endpoint(address: SocketAddr, identity: &Identity, listen: bool) -> Result<QuicNet> {
+    let bound = udp::bind(address, udp::BUFFER_BYTES).with_context(|| {
+        format!("cannot listen on UDP {address}: is another process using the port? (`ss -ulpn` shows who)")
+    })?;
+    if !bound.has_buffers_of(udp::BUFFER_BYTES) {
+        tracing::warn!(
+            "UDP socket buffers are {} and {} bytes, {} were asked for: bulk traffic will lose packets; run `hadal doctor`",
+            bound.recv_buffer_bytes,
+            bound.send_buffer_bytes,
+            udp::BUFFER_BYTES
+        );
+    }
+    let mtu = if address.ip().is_loopback() { LOOPBACK_MTU } else { NETWORK_MTU };
+    Ok(QuicNet::new(bound.socket, udp::runtime(mtu), identity, &TransportOptions::default(), listen)?)
+}
+
+/// Runs a daemon's future on a shard until it ends or SIGTERM comes.
+fn run_daemon<F>(
+    name: &str,
+    address: SocketAddr,
+    identity: Identity,
+    daemon: impl FnOnce(ShardEnv<QuicNet>) -> F,
+) -> Result<i32>
+where
+    F: Future<Output = Result<()>>,
+{
+    let outcome = run_on_this_thread(ShardOptions::new(name), |shard| async move {
+        let net = endpoint(address, &identity, true)?;
+        tracing::info!("{name} listens on {}", net.local_addr());
+        let env = shard.env(net.clone());
+        let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+        tokio::select! {
+            ended = daemon(env) => ended,
+            _ = terminate.recv() => {
+                tracing::info!("{name} stops: SIGTERM");
+                net.close(0, "stopping");
+                Ok(())
+            }
+            _ = interrupt.recv() => {
+                tracing::info!("{name} stops: SIGINT");
+                net.close(0, "stopping");
+                Ok(())
+            }
+        }
+    })?;
+    outcome.map(|()| 0)
+}
+
+fn one_shard(role: &str, shards: u16) -> Result<()> {
+    if shards != 1 {
+        bail!("UnsupportedOperation: {role}.shards = {shards}: this version serves a node with one shard");
+    }
+    Ok(())
+}
+
+fn journalnode_peers(config: &Config) -> Vec<JournalnodePeer> {
+    let peer = |member: &Member| JournalnodePeer { name: member.id.clone(), address: member.address };
+    config.cluster.journalnodes.iter().map(peer).collect()
+}
+
+fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
+    let section = &config.namenode;
+    one_shard("namenode", section.shards)?;
+    if config.cluster.journalnodes.is_empty() {
+        bail!("cluster.journalnodes is empty: name the JournalNodes of the cluster in the configuration");
+    }
+    let blocks = BlockConfig {
+        min_replication: section.min_replication,
+        max_replication: section.max_replication,
+        heartbeat_interval_ms: config.datanode.heartbeat_interval.0,
+        stale_interval_ms: section.stale_interval.0,
+        dead_interval_ms: section.dead_interval.0,
+        replication_interval_ms: section.replication_interval.0,
+        pending_timeout_ms: section.pending_timeout.0,
+        max_transfers: section.max_transfers,
+        max_transfers_hard: section.max_transfers.saturating_mul(2),
+        report_slots: section.report_slots,
+        safe_mode_threshold: section.safe_mode_threshold,
+        safe_mode_min_datanodes: section.safe_mode_min_datanodes,
+        safe_mode_extension_ms: section.safe_mode_extension.0,
+        ..BlockConfig::default()
+    };
+    let namesystem = NamesystemConfig {
+        superuser: config.cluster.superuser.clone(),
+        supergroup: config.cluster.supergroup.clone(),
+        permissions_enabled: section.permissions_enabled,
+        lease_soft_limit_ms: section.lease_soft_limit.0,
+        lease_hard_limit_ms: section.lease_hard_limit.0,
+        retry_cache_ms: section.retry_cache.0,
+        min_block_size: section.min_block_size.0,
+        min_replication: section.min_replication,
+        max_replication: section.max_replication,
+        block_size: section.block_size.0,
+        bytes_per_checksum: u32::try_from(section.bytes_per_checksum.0).unwrap_or(u32::MAX),
+        packet_size: u32::try_from(section.packet_size.0).unwrap_or(u32::MAX),
+        replication: section.replication,
+        ..NamesystemConfig::default()
+    };
+    Ok(NamenodeConfig {
+        name: id.to_owned(),
+        dir: section.dir.clone(),
+        journalnodes: journalnode_peers(config),
+        namesystem,
+        blocks,
+        groups: groups::lookup(&config.cluster.groups)?,
+        batches_in_flight: section.batches_in_flight.max(1),
+        software: env!("CARGO_PKG_VERSION").into(),
+        images_retained: section.images_retained.max(1),
+    })
+}
+
+/// `hadal namenode`.
+pub(crate) fn namenode(args: &DaemonArgs) -> Result<i32> {
+    let config = load(args)?;
+    let member = member(&config.cluster.namenodes, args.id.as_deref(), "namenode")?;
+    if config.cluster.namenodes.len() > 1 {
+        bail!(
+            "UnsupportedOperation: cluster.namenodes names {}: this version serves one NameNode",
+            config.cluster.namenodes.len()
+        );
+    }
+    let settings = namenode_config(&config, &member.id)?;
+    let identity = identity(&config, &member.id)?;
+    run_daemon(&member.id, member.address, identity, |env| async {
+        Ok(hadal_namenode::run(env, settings).await?)
+    })
+}
+
+/// `hadal namenode -format`.
+pub(crate) fn format(args: &DaemonArgs, format: &FormatArgs) -> Result<i32> {
+    let config = load(args)?;
+    let member = member(&config.cluster.namenodes, args.id.as_deref(), "namenode")?;
+    let settings = namenode_config(&config, &member.id)?;
+    let identity = identity(&config, &member.id)?;
+    let force = format.force || (!format.non_interactive && asked_to_reformat(&settings.dir)?);
+    let options = FormatOptions { cluster_id: format.cluster_id.clone().unwrap_or_default(), force };
+    let any: SocketAddr = (member.address.ip(), 0).into();
+    let info = run_on_this_thread(ShardOptions::new("format"), |shard| async move {
+        let net = endpoint(any, &identity, false)?;
+        let env = shard.env(net);
+        anyhow::Ok(hadal_namenode::format(env, &settings, &options).await?)
+    })??;
+    println!("formatted {}: cluster {}, block pool {}", member.id, info.cluster_id, info.block_pool_id);
+    Ok(0)
+}
+
+/// On a terminal, asks before a namespace is given up (as HDFS does).
+fn asked_to_reformat(dir: &Path) -> Result<bool> {
+    use std::io::{IsTerminal, Write};
+    if !dir.join("VERSION").exists() || !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    print!("Re-format filesystem in {}? (Y or N) ", dir.display());
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(answer.trim().eq_ignore_ascii_case("y"))
+}
+
+/// `hadal journalnode`.
+pub(crate) fn journalnode(args: &DaemonArgs) -> Result<i32> {
+    let config = load(args)?;
+    let member = member(&config.cluster.journalnodes, args.id.as_deref(), "journalnode")?;
+    let identity = identity(&config, &member.id)?;
+    let peers = config
+        .cluster
+        .journalnodes
+        .iter()
+        .filter(|peer| peer.id != member.id)
+        .map(|peer| (peer.id.clone(), peer.address))
+        .collect();
+    let settings = JournalnodeConfig::new(member.id.clone(), config.journalnode.dir.clone(), peers);
+    run_daemon(&member.id, member.address, identity, |env| async {
+        Ok(hadal_journalnode::run(env, settings).await?)
+    })
+}
+
+/// `hadal datanode`.
+pub(crate) fn datanode(args: &DaemonArgs) -> Result<i32> {
+    let config = load(args)?;
+    let id = args.id.clone().context("say which DataNode this is with --id")?;
+    let section = &config.datanode;
+    one_shard("datanode", section.shards)?;
+    let identity = identity(&config, &id)?;
+    let namenode = |member: &Member| NamenodePeer { name: member.id.clone(), address: member.address };
+    let settings = DatanodeConfig {
+        name: id.clone(),
+        dirs: section.dirs.clone(),
+        address: section.address.to_string(),
+        http_address: section.http.to_string(),
+        rack: section.rack.clone(),
+        namenodes: config.cluster.namenodes.iter().map(namenode).collect(),
+        actor: ActorConfig {
+            heartbeat_interval_ms: section.heartbeat_interval.0.max(1),
+            report_interval_ms: section.report_interval.0.max(1),
+            report_initial_delay_ms: section.report_initial_delay.0,
+            delete_report_interval_ms: section.delete_report_interval.0,
+            handshake_retry_ms: section.handshake_retry.0.max(1),
+            ..ActorConfig::default()
+        },
+        store: StoreOptions {
+            reserved_bytes: section.reserved.0,
+            small_bytes: u32::try_from(section.small_replica.0).unwrap_or(u32::MAX),
+            ..StoreOptions::default()
+        },
+        stream_timeout_ms: section.stream_timeout.0.max(1),
+        streams_max: section.streams_max,
+        software: env!("CARGO_PKG_VERSION").into(),
+    };
+    run_daemon(&id, section.address, identity, |env| async { Ok(hadal_datanode::run(env, settings).await?) })
+}

@@ -1,0 +1,118 @@
+//! What the nodes of a development cluster are doing.
+
+use super::layout::{Layout, NodeId};
+use super::process::pid_of;
+use crate::session;
+use anyhow::Result;
+use hadal_client::Dfs;
+use hadal_env::Expect;
+use hadal_proto::admin::{Request, Response};
+use hadal_types::{HaState, Role};
+use serde::Serialize;
+use std::path::Path;
+use std::time::Duration;
+
+/// A node that does not answer for this long is `up` but without a known state.
+const ANSWER_WAIT: Duration = Duration::from_millis(1500);
+
+#[derive(Serialize)]
+struct Status {
+    dir: String,
+    ui: String,
+    client_config: String,
+    processes: Vec<Process>,
+}
+
+#[derive(Serialize)]
+struct Process {
+    id: String,
+    role: String,
+    pid: Option<i32>,
+    state: String,
+    http: String,
+    log: String,
+}
+
+/// `hadal dev status`.
+pub(crate) fn status(dir: &Path, json: bool) -> Result<i32> {
+    let layout = Layout::require(dir)?;
+    let config = session::load_config(Some(&layout.client_config()))?.config;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let processes = runtime.block_on(async {
+        let dfs = session::connect(&config)?;
+        let mut processes = Vec::new();
+        for node in layout.nodes() {
+            let pid = pid_of(&layout, &node.id);
+            let state = match pid {
+                None => "down".to_owned(),
+                Some(_) => state(&dfs, &layout, &node).await,
+            };
+            processes.push(Process {
+                role: node.role.to_string(),
+                pid: pid.map(nix::unistd::Pid::as_raw),
+                state,
+                http: layout.http(&node.id).to_string(),
+                log: layout.log(&node.id).display().to_string(),
+                id: node.id,
+            });
+        }
+        anyhow::Ok(processes)
+    })?;
+    let status = Status {
+        dir: layout.dir.display().to_string(),
+        ui: format!("http://{}", layout.http("nn1")),
+        client_config: layout.client_config().display().to_string(),
+        processes,
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+        return Ok(0);
+    }
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING).set_header(["id", "role", "pid", "state", "log"]);
+    for process in &status.processes {
+        let pid = process.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        table.add_row([&process.id, &process.role, &pid, &process.state, &process.log]);
+    }
+    println!("{table}");
+    Ok(0)
+}
+
+async fn ask(dfs: &Dfs, layout: &Layout, node: &NodeId, request: &Request) -> Option<Response> {
+    let expect = Expect::node(node.role, node.id.clone());
+    let asked = dfs.admin(layout.address(&node.id), &expect, request);
+    tokio::time::timeout(ANSWER_WAIT, asked).await.ok()?.ok()
+}
+
+async fn state(dfs: &Dfs, layout: &Layout, node: &NodeId) -> String {
+    match ask(dfs, layout, node, &Request::GetStatus).await {
+        Some(Response::Status { status }) if node.role == Role::Namenode => match status.state {
+            HaState::Initializing => "up".into(),
+            state => state.to_string(),
+        },
+        _ => "up".into(),
+    }
+}
+
+/// `Ok` when a NameNode is active and out of safe mode and every DataNode is registered; else why not.
+pub(super) async fn readiness(dfs: &Dfs, layout: &Layout) -> Result<(), String> {
+    for node in layout.nodes().iter().filter(|node| node.role == Role::Namenode) {
+        let Some(Response::NamenodeStats { stats }) = ask(dfs, layout, node, &Request::NamenodeStats).await else {
+            return Err(format!("{} does not answer yet", node.id));
+        };
+        if stats.state != HaState::Active.to_string() {
+            return Err(format!("{} is {}", node.id, stats.state));
+        }
+        let wanted = u64::from(layout.shape.datanodes);
+        if stats.live_datanodes < wanted {
+            return Err(format!("{} of {wanted} DataNodes are registered", stats.live_datanodes));
+        }
+        if stats.safe_mode {
+            return Err(format!(
+                "safe mode is on: {} of {} blocks reported",
+                stats.safe_blocks, stats.total_blocks
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! Images: loading the newest at start, saving on request.
+//!
+//! A section of the container holds the namesystem's chunks, each behind its length (`u32`, little-endian), since the
+//! container cuts content at places of its own. Section 0 is the driver's: the journal's running digest at the image's
+//! txid, so that the log read behind it is known to continue the one the image was made from.
+
+use crate::error::RunError;
+use crate::node::Node;
+use bytes::{Buf, BytesMut};
+use hadal_env::Env;
+use hadal_namesystem::{ImageLoader, ImageSource, Namesystem, NamesystemConfig, Section, View};
+use hadal_proto::qjournal::LogDigest;
+use hadal_proto::{Fault, FaultClass};
+use hadal_types::TxId;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use store_fsimage::{Image, ImageError, ImageWriter, SectionId, newest, retain};
+
+/// The driver's own section.
+const LOG_SECTION: SectionId = SectionId(0);
+/// Longest chunk accepted; the namesystem makes them of about 256 KiB.
+const CHUNK_MAX: usize = 64 << 20;
+
+/// Where images are.
+pub(crate) fn images_dir(dir: &Path) -> PathBuf {
+    dir.join("images")
+}
+
+/// The newest readable image, or an empty namespace; with the journal's digest at its txid.
+pub(crate) async fn load<E: Env>(node: &Rc<Node<E>>) -> Result<(Namesystem, LogDigest), RunError> {
+    let config = &node.config;
+    let dir = images_dir(&config.dir);
+    let disk = node.env.disk();
+    disk_ready(node, &dir).await?;
+    let namespace_id = config.namesystem.info.namespace_id;
+    let found = newest(disk, &dir, namespace_id).await?;
+    let seed = node.env.random_u64();
+    let Some(found) = found else {
+        let empty = Namesystem::format(config.namesystem.clone(), config.blocks.clone(), seed);
+        return Ok((empty, LogDigest::default()));
+    };
+    for skipped in &found.skipped {
+        tracing::error!("image {} is passed over: {}", skipped.txid, skipped.error);
+    }
+    let (loaded, digest) = read(&found.image, &config.namesystem).await?;
+    tracing::info!("image {} loaded", loaded.txid());
+    Ok((
+        Namesystem::load(
+            config.namesystem.clone(),
+            config.blocks.clone(),
+            seed,
+            loaded,
+        ),
+        digest,
+    ))
+}
+
+async fn disk_ready<E: Env>(node: &Rc<Node<E>>, dir: &Path) -> Result<(), RunError> {
+    use hadal_env::Disk;
+    node.env.disk().create_dir_all(dir).await?;
+    Ok(())
+}
+
+async fn read<D: hadal_env::Disk>(
+    image: &Image<D>,
+    config: &NamesystemConfig,
+) -> Result<(hadal_namesystem::Loaded, LogDigest), RunError> {
+    let txid = image.info().txid.0;
+    let broken = |what: String| RunError::BrokenImage { txid, what };
+    let mut log = image.section(LOG_SECTION)?;
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = log.next().await? {
+        bytes.extend_from_slice(&piece);
+    }
+    let digest: [u8; 16] = bytes
+        .as_ref()
+        .try_into()
+        .map_err(|_| broken("the journal's digest is not 16 bytes".into()))?;
+    let mut loader = ImageLoader::new(config);
+    for section in Section::ALL {
+        let mut reader = match image.section(SectionId(u32::from(section as u8))) {
+            Ok(reader) => reader,
+            Err(ImageError::NoSection { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let mut pending = BytesMut::new();
+        while let Some(piece) = reader.next().await? {
+            pending.extend_from_slice(&piece);
+            while pending.len() >= 4 {
+                let length =
+                    u32::from_le_bytes(pending[..4].try_into().expect("four bytes")) as usize;
+                if length > CHUNK_MAX {
+                    return Err(broken(format!(
+                        "a chunk of {length} bytes is over the cap of {CHUNK_MAX}"
+                    )));
+                }
+                if pending.len() < 4 + length {
+                    break;
+                }
+                pending.advance(4);
+                let chunk = pending.split_to(length).freeze();
+                loader
+                    .feed(section, &chunk)
+                    .map_err(|error| broken(error.to_string()))?;
+            }
+        }
+        if !pending.is_empty() {
+            return Err(broken(format!("section {section:?} ends inside a chunk")));
+        }
+    }
+    let loaded = loader.finish().map_err(|error| broken(error.to_string()))?;
+    Ok((loaded, LogDigest(digest)))
+}
+
+/// `-saveNamespace`: an image of everything applied now, once it is committed (protocols.md section 0).
+///
+/// The namespace goes on meanwhile: the view is a point in time.
+pub(crate) async fn save_namespace<E: Env>(node: Rc<Node<E>>) -> Result<TxId, Fault> {
+    if node.saving.replace(true) {
+        return Err(
+            Fault::new(FaultClass::Busy, "an image is being saved already").with_value(1000),
+        );
+    }
+    let saved = save(&node).await;
+    node.saving.set(false);
+    saved
+}
+
+async fn save<E: Env>(node: &Rc<Node<E>>) -> Result<TxId, Fault> {
+    let refused = {
+        let slot = node.namesystem.borrow();
+        match slot.as_ref() {
+            None => Some(Fault::new(
+                FaultClass::Retry,
+                "the NameNode is starting; try again",
+            )),
+            Some(namesystem) if !namesystem.in_safe_mode() => Some(Fault::new(
+                FaultClass::InvalidArgument,
+                "Safe mode should be turned ON in order to create namespace image.",
+            )),
+            Some(_) => None,
+        }
+    };
+    if let Some(fault) = refused {
+        return Err(fault);
+    }
+    let (view, digest) = node.view_with_digest().ok_or_else(|| {
+        Fault::new(FaultClass::Retry, "edits wait for the journal; try again").with_value(100)
+    })?;
+    let txid = view.txid();
+    // Nothing leaves before what it shows is committed.
+    loop {
+        let mark = node.committed.mark();
+        let reached = node
+            .namesystem
+            .borrow()
+            .as_ref()
+            .map(|namesystem| namesystem.committed() >= txid);
+        match reached {
+            Some(true) => break,
+            Some(false) => node.committed.changed(mark).await,
+            None => {
+                return Err(Fault::new(
+                    FaultClass::Retry,
+                    "the NameNode lost the active role; try again",
+                ));
+            }
+        }
+    }
+    write(node, view, digest)
+        .await
+        .map_err(|error| Fault::new(FaultClass::DiskFailed, error.to_string()))?;
+    if let Some(namesystem) = node.namesystem.borrow_mut().as_mut() {
+        namesystem.set_last_checkpoint(txid);
+    }
+    Ok(txid)
+}
+
+async fn write<E: Env>(
+    node: &Rc<Node<E>>,
+    view: View,
+    digest: LogDigest,
+) -> Result<(), ImageError> {
+    let dir = images_dir(&node.config.dir);
+    let disk = node.env.disk();
+    let txid = view.txid();
+    let mut writer = ImageWriter::create(disk, &dir, &node.config.namesystem.info, txid).await?;
+    writer.section(LOG_SECTION, false);
+    writer
+        .write(bytes::Bytes::copy_from_slice(&digest.0))
+        .await?;
+    let mut current = None;
+    for (section, chunk) in ImageSource::new(view) {
+        if current != Some(section) {
+            writer.section(SectionId(u32::from(section as u8)), false);
+            current = Some(section);
+        }
+        let length = u32::try_from(chunk.len()).expect("chunks are far below 4 GiB");
+        writer
+            .write(bytes::Bytes::copy_from_slice(&length.to_le_bytes()))
+            .await?;
+        writer.write(chunk).await?;
+    }
+    let info = writer.finish().await?;
+    tracing::info!("image {txid} saved: {} bytes", info.length);
+    retain(disk, &dir, node.config.images_retained).await?;
+    Ok(())
+}
