@@ -8,9 +8,6 @@ use bytes::Bytes;
 use hadal_env::{ALIGN, Disk, DiskError, File};
 use hadal_types::TxId;
 
-/// Read beside what was asked for: the place of a record is known to about this.
-const MARGIN: usize = 16 << 10;
-
 /// Length of the record at the stream's place, which must be `txid`; `None` when it is not.
 pub(crate) async fn next_record<D: Disk>(
     stream: &mut Stream<'_, D>,
@@ -57,7 +54,7 @@ impl<D: Disk> Journal<D> {
         let base = place.offset / ALIGN as u64 * ALIGN as u64;
         let skip = usize::try_from(place.offset - base).expect("within a block");
         let max_bytes = max_bytes.min(BATCH_BYTES_MAX);
-        let mut window = skip + max_bytes + MARGIN;
+        let mut window = skip + max_bytes.max(1);
         loop {
             let wanted = window.next_multiple_of(ALIGN);
             let buf = self.disk.buf(wanted).await;

@@ -342,3 +342,121 @@ impl Batch {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// C7: the bytes of a record and the digest of a log are for ever; this pins layout version 1.
+    #[test]
+    fn c7_golden_record_and_digest() {
+        let batch = Batch::frame(Epoch(7), TxId(1), EMPTY_DIGEST, ["mkdir", ""]).unwrap();
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        assert_eq!(
+            hex(batch.bytes()),
+            "05000000ac32ea67070000000000000001000000000000006d6b64697200000000686041fb07000000000000000200000000000000"
+        );
+        assert_eq!(hex(&batch.digest()), "00f4b37c208a153347db1331b23805a1");
+        let by_hand = digest_after(
+            &digest_after(&EMPTY_DIGEST, Epoch(7), TxId(1), b"mkdir"),
+            Epoch(7),
+            TxId(2),
+            b"",
+        );
+        assert_eq!(by_hand, batch.digest());
+    }
+
+    #[test]
+    fn batches_come_back_and_bind_order_epoch_and_content() {
+        let whole = Batch::frame(Epoch(3), TxId(5), [9; 16], [&b"a"[..], b"", &[1; 5000]]).unwrap();
+        let again = Batch::verify(whole.bytes().clone(), TxId(5), [9; 16]).unwrap();
+        assert_eq!(again, whole);
+        assert_eq!(
+            (again.first(), again.last(), again.epochs()),
+            (TxId(5), TxId(7), (Epoch(3), Epoch(3)))
+        );
+        let payloads: Vec<_> = again.records().map(|record| record.payload.len()).collect();
+        assert_eq!(payloads, [1, 0, 5000]);
+        let digest = |epoch, first, payload: &str| {
+            Batch::frame(Epoch(epoch), TxId(first), EMPTY_DIGEST, [payload])
+                .unwrap()
+                .digest()
+        };
+        let base = digest(1, 1, "x");
+        assert!(
+            base != digest(2, 1, "x")
+                && base != digest(1, 2, "x")
+                && base != digest(1, 1, "y")
+                && base != digest(1, 1, "")
+        );
+    }
+
+    #[test]
+    fn refusals_are_typed() {
+        let good = Batch::frame(Epoch(3), TxId(5), EMPTY_DIGEST, ["a", "b"]).unwrap();
+        let verify = |bytes: &[u8], first| {
+            Batch::verify(Bytes::copy_from_slice(bytes), TxId(first), EMPTY_DIGEST).unwrap_err()
+        };
+        assert_eq!(verify(&[], 1), BatchError::Empty);
+        assert_eq!(
+            verify(good.bytes(), 6),
+            BatchError::Gap {
+                expected: TxId(6),
+                found: TxId(5)
+            }
+        );
+        assert_eq!(
+            verify(&good.bytes()[..good.bytes().len() - 1], 5),
+            BatchError::Cut(TxId(5))
+        );
+        assert_eq!(
+            verify(&vec![0; BATCH_BYTES_MAX + 1], 1),
+            BatchError::TooLong(BATCH_BYTES_MAX + 1)
+        );
+        assert_eq!(
+            verify(&[0xff; 100], 1),
+            BatchError::RecordTooLong {
+                after: TxId(0),
+                length: u32::MAX as usize
+            }
+        );
+        let mut two = good.bytes().to_vec();
+        frame(&mut two, Epoch(2), TxId(7), b"c");
+        assert_eq!(
+            verify(&two, 5),
+            BatchError::EpochWentDown {
+                before: Epoch(3),
+                found: Epoch(2)
+            }
+        );
+        let long = vec![0; PAYLOAD_BYTES_MAX + 1];
+        assert!(matches!(
+            Batch::frame(Epoch(1), TxId(1), EMPTY_DIGEST, [long]),
+            Err(BatchError::RecordTooLong { .. })
+        ));
+        for bit in 0..good.bytes().len() * 8 {
+            let mut bytes = good.bytes().to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                Batch::verify(bytes.into(), TxId(5), EMPTY_DIGEST).is_err(),
+                "bit {bit}"
+            );
+        }
+    }
+
+    /// C4: rubbish is refused, whatever it is.
+    #[test]
+    fn c4_rubbish_is_refused() {
+        let mut random = 88_172_645_463_325_252u64;
+        for round in 0..200_000 {
+            let mut bytes = Vec::new();
+            while bytes.len() < round % 97 {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                bytes.extend_from_slice(&(random & (random >> 32)).to_le_bytes());
+            }
+            assert!(Batch::verify(bytes.into(), TxId(1), EMPTY_DIGEST).is_err());
+        }
+    }
+}

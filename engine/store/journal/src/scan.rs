@@ -9,6 +9,8 @@ use hadal_types::{CURRENT_LAYOUT, Epoch, TxId};
 
 /// Bytes read at a time.
 const READ_LEN: usize = 256 << 10;
+/// Zeros written at a time.
+const ZERO_LEN: usize = 1 << 20;
 /// Bytes between two entries of an index.
 const INDEX_STRIDE: u64 = 64 << 10;
 /// A crash keeps or loses whole sectors.
@@ -368,7 +370,7 @@ pub(crate) async fn zero<D: Disk>(
     }
     let end = to.next_multiple_of(BLOCK);
     while at < end {
-        let bytes = usize::try_from((end - at).min(READ_LEN as u64)).expect("bounded");
+        let bytes = usize::try_from((end - at).min(ZERO_LEN as u64)).expect("bounded");
         let mut buf = disk.buf(bytes).await;
         buf.as_mut()[..bytes].fill(0);
         file.write_at(buf, 0..bytes, at).await.0?;

@@ -9,8 +9,9 @@ use hadal_env::{ALIGN, Disk, DiskError, File};
 use hadal_types::{Epoch, TxId};
 use std::rc::Rc;
 
-/// Batches are coalesced up to this many bytes per write.
-const GROUP_BYTES_MAX: usize = crate::BATCH_BYTES_MAX;
+/// Batches are coalesced up to this many bytes per write, so that with the block in front they fit a buffer of 1 MiB;
+/// a single batch may be larger.
+const GROUP_BYTES_MAX: usize = (1 << 20) - ALIGN;
 /// Bytes handed in and not yet written; more are refused.
 pub const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// Zeros written ahead beside one group, at least and at most.
