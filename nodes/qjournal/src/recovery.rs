@@ -214,6 +214,7 @@ mod tests {
 
     fn answer(last: u64, epoch: u64) -> Prepared {
         Prepared {
+            first: TxId(1),
             segment: Some(SegmentState {
                 first: TxId(1),
                 last: TxId(last),

@@ -260,6 +260,7 @@ impl core::hash::Hash for Response {
 
 wire_struct! {
     /// A JournalNode in short.
+    #[derive(Hash)]
     pub struct JournalState {
         /// Node id.
         pub name: String,
@@ -282,6 +283,7 @@ wire_struct! {
 
 wire_struct! {
     /// A promise.
+    #[derive(Hash)]
     pub struct Promise {
         /// The promised epoch.
         pub epoch: Epoch,
@@ -298,7 +300,10 @@ wire_struct! {
 
 wire_struct! {
     /// What a node holds of the segment being recovered.
+    #[derive(Hash)]
     pub struct Prepared {
+        /// The segment asked about.
+        pub first: TxId,
         /// The segment, if there is one; an empty one counts for nothing but its `digest_before`.
         pub segment: Option<SegmentState>,
         /// Epoch of the recovery it last accepted for that segment; 0 when none, or the segment is finalised.

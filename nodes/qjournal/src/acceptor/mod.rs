@@ -168,7 +168,7 @@ impl Acceptor {
                 info,
                 initial,
                 force,
-            } => self.format(ticket, info, initial, force),
+            } => self.format(now, ticket, info, initial, force),
             Call::NewEpoch { info, epoch, claim } => {
                 self.new_epoch(now, ticket, &info, epoch, claim);
             }
@@ -478,7 +478,7 @@ impl Acceptor {
             .note_mark(mark, self.config.planted.trust_marks);
     }
 
-    fn format(&mut self, ticket: Ticket, info: NamespaceInfo, initial: bool, force: bool) {
+    fn format(&mut self, now: Tick, ticket: Ticket, info: NamespaceInfo, initial: bool, force: bool) {
         if let Some(present) = &self.record.info
             && !force
         {
@@ -516,8 +516,8 @@ impl Acceptor {
         self.record.info = Some(info);
         self.record.uuid = (u128::from(high) << 64) | u128::from(low);
         self.record.learner = !initial;
-        self.confirm_fresh();
         self.persist();
+        self.confirm_fresh(now);
         self.reply(ticket, Ok(Response::Done));
     }
 

@@ -48,7 +48,10 @@ impl Acceptor {
             self.read(ticket, first, from, upto, max_bytes);
             return;
         }
-        let newest = self.segments.newest().is_some_and(|s| s.state.first == first);
+        let newest = self
+            .segments
+            .newest()
+            .is_some_and(|s| s.state.first == first);
         let committed = self.segments.committed();
         // "No new edits" is said only by a node that has everything it knows to be committed (Q21).
         let behind = self.record.mark.txid >= from;
@@ -68,13 +71,7 @@ impl Acceptor {
         self.reply(ticket, Ok(Response::Edits { edits }));
     }
 
-    pub(super) fn read_segment(
-        &mut self,
-        ticket: Ticket,
-        first: TxId,
-        from: TxId,
-        max_bytes: u32,
-    ) {
+    pub(super) fn read_segment(&mut self, ticket: Ticket, first: TxId, from: TxId, max_bytes: u32) {
         let held = self.segments.get(first).map(|segment| segment.state.last);
         match held {
             Some(last) if first <= from && from <= last => {

@@ -35,6 +35,7 @@ impl Acceptor {
         };
         Ok(Response::Prepared {
             prepared: Prepared {
+                first,
                 segment,
                 accepted_in,
                 committed: self.record.mark,
@@ -136,7 +137,12 @@ impl Acceptor {
     /// A copy asked for by [`Output::Fetch`] is complete, verified and durable under a temporary name, or could not
     /// be had.
     pub fn handle_fetched(&mut self, _now: Tick, fetch: FetchId, outcome: Result<(), Fault>) {
-        if self.stopped || self.fetch.as_ref().is_none_or(|pending| pending.id != fetch) {
+        if self.stopped
+            || self
+                .fetch
+                .as_ref()
+                .is_none_or(|pending| pending.id != fetch)
+        {
             return;
         }
         let pending = self.fetch.take().expect("just seen");

@@ -5,8 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use hadal_proto::qjournal::{Call, Counts, Incarnation, PeerCount, Request, Response, Standing,
-};
+use hadal_proto::qjournal::{Call, Counts, Incarnation, PeerCount, Request, Response, Standing};
 use hadal_proto::{Fault, FaultClass};
 use hadal_types::Tick;
 
@@ -35,12 +34,16 @@ impl Acceptor {
         self.confirmation.retry_at = Some(now.after_ms(self.config.peer_retry_ms));
     }
 
-    /// Just formatted: there is no other life to be confused with.
-    pub(super) fn confirm_fresh(&mut self) {
+    /// Just formatted: an initial format knows of no other life; a learner tells its peers about its new one.
+    pub(super) fn confirm_fresh(&mut self, now: Tick) {
         self.confirmation = Confirmation {
             confirmed: true,
             ..Confirmation::default()
         };
+        if self.record.learner {
+            self.gossip();
+            self.confirmation.retry_at = Some(now.after_ms(self.config.peer_retry_ms));
+        }
     }
 
     /// The disk is the newest one: a new life begins, durably before any of its words.
@@ -57,7 +60,18 @@ impl Acceptor {
             return;
         }
         self.confirmation.retry_at = None;
-        if !self.confirmation.confirmed {
+        let all_reached = self
+            .config
+            .peers
+            .iter()
+            .all(|peer| self.confirmation.answers.get(peer) == Some(&true));
+        let waits = match self.standing() {
+            Standing::Unconfirmed => true,
+            // Every peer must hear of its new life.
+            Standing::Learner => !all_reached,
+            Standing::Unformatted | Standing::Voter => false,
+        };
+        if waits {
             self.gossip();
             self.confirmation.retry_at = Some(now.after_ms(self.config.peer_retry_ms));
         }
@@ -95,7 +109,13 @@ impl Acceptor {
         };
         self.learn(peer, counts.incarnation, &counts.known);
         match counts.known_of_you {
-            Some(known) if self.is_older_than(known) => self.become_learner(),
+            Some(known) if self.is_older_than(known) => {
+                self.become_learner();
+                // Its new life must be told from the forgotten one: counts never fall, also across wipes.
+                self.record.count = known.count + 1;
+                self.persist();
+                self.gossip();
+            }
             // "I know nothing of you" is an answer, too.
             _ => {
                 self.confirmation.answers.insert(peer.to_string(), true);

@@ -5,9 +5,7 @@ use super::{Acceptor, Output, Parked, StoreOp, StreamKey, Ticket, fenced, out_of
 use alloc::format;
 use bytes::Bytes;
 use hadal_proto::frame::Ack;
-use hadal_proto::qjournal::{
-    BatchHead, LogDigest, Promise, Records, Response, SegmentState,
-};
+use hadal_proto::qjournal::{BatchHead, LogDigest, Promise, Records, Response, SegmentState};
 use hadal_proto::{Fault, FaultClass};
 use hadal_types::{Epoch, NamespaceInfo, Tick, TxId};
 
@@ -269,6 +267,12 @@ impl Acceptor {
         digest: LogDigest,
     ) -> Result<(), Fault> {
         self.check_epoch(epoch)?;
+        if last < first {
+            return Err(Fault::new(
+                FaultClass::InvalidArgument,
+                format!("segment {first} cannot be finalised empty, at {last}"),
+            ));
+        }
         let Some(segment) = self.segments.get(first) else {
             return Err(Fault::new(
                 FaultClass::NotFound,

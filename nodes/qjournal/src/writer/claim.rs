@@ -15,7 +15,7 @@ use hadal_proto::qjournal::{
 use hadal_types::{Epoch, Tick, TxId};
 
 /// Where a claim stands.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 enum Step {
     /// Asking what was promised.
     States,
@@ -30,7 +30,7 @@ enum Step {
 }
 
 /// A claim under way.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Claim {
     step: Step,
     pub(super) deadline: Tick,
@@ -334,7 +334,10 @@ impl Writer {
             }
             (Asked::Prepare, Response::Prepared { prepared }) => {
                 claim.learn(name, prepared.incarnation, &prepared.known);
-                claim.prepared[jn] = Some(prepared);
+                // The answer to an older question, asked before a late promise told of a newer segment, is no answer.
+                if prepared.first == claim.first {
+                    claim.prepared[jn] = Some(prepared);
+                }
             }
             (Asked::Accept, Response::Done) => claim.accepted[jn] = true,
             (Asked::Finalize, Response::Done) => claim.finalized[jn] = true,

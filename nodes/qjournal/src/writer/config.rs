@@ -14,7 +14,8 @@ pub struct WriterConfig {
     pub slow_quorum_ms: u64,
     /// Batches on their way to one JournalNode.
     pub max_in_flight: usize,
-    /// Bytes of batches kept for JournalNodes that lag, and most bytes not yet committed.
+    /// Bytes of batches kept for JournalNodes that lag. At most half of them may wait for a majority, so that a
+    /// laggard is not dropped by the commit that ends a stall.
     pub window_bytes: usize,
     /// A JournalNode that missed batches is sent them again from the window; off: it stays out until the
     /// next segment, as in HDFS (T-Q8).
@@ -26,6 +27,12 @@ pub struct WriterConfig {
 }
 
 impl WriterConfig {
+    /// Most bytes that may wait for a majority.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.window_bytes / 2
+    }
+
     /// Defaults for these JournalNodes.
     #[must_use]
     pub fn new(journalnodes: Vec<String>) -> Self {

@@ -7,7 +7,7 @@ use hadal_proto::{Fault, FaultClass};
 use hadal_types::{Epoch, Tick, TxId};
 
 /// What is wrong with a JournalNode. It is not asked again until it reconnects or the next segment starts.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Trouble {
     /// It refused because of this newer epoch.
     pub(super) fenced_by: Option<Epoch>,
@@ -36,7 +36,7 @@ impl Trouble {
 }
 
 /// A call on its way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Asked {
     GetState,
     NewEpoch,
@@ -56,7 +56,7 @@ impl Asked {
 }
 
 /// How far a JournalNode is in the segment it is being sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) enum Stage {
     /// It has to be told to start the segment.
     #[default]
@@ -66,8 +66,10 @@ pub(super) enum Stage {
 }
 
 /// One JournalNode.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub(super) struct Link {
+    /// Calls and streams named so far.
+    names: u64,
     pub(super) connected: bool,
     /// At most one call of claim or log is under way at a time, so that a node sees them in order.
     pub(super) asked: Option<(RequestId, Asked)>,
@@ -109,9 +111,16 @@ impl Link {
         self.stream.take()
     }
 
+    /// A name for a call or stream of this node, the `jn`-th, never used before.
+    pub(super) fn next_name(&mut self, jn: usize) -> u64 {
+        self.names += 1;
+        (self.names << 4) | jn as u64
+    }
+
     /// Forgets everything that belonged to a claim or an epoch.
     pub(super) fn reset(&mut self) {
         *self = Self {
+            names: self.names,
             connected: self.connected,
             ..Self::default()
         };

@@ -10,7 +10,7 @@ use hadal_proto::{Fault, FaultClass};
 use hadal_types::{Tick, TxId};
 
 /// One segment of this writer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Hash, Debug)]
 struct Segment {
     /// The end of the log before it.
     before: CommitMark,
@@ -25,7 +25,7 @@ impl Segment {
 }
 
 /// The log as this writer has written it since [`Writer::begin`].
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Log {
     window: Window,
     /// Segments some JournalNode may still work at; the last one is being written.
@@ -222,9 +222,16 @@ impl Writer {
             log.finalized += 1;
             moved = true;
             // What a JournalNode could not do in the segment before, it may do in this one.
-            for link in &mut self.links {
+            for (jn, link) in self.links.iter_mut().enumerate() {
                 link.trouble = None;
-                link.out_of_sync = false;
+                if core::mem::take(&mut link.out_of_sync) {
+                    // Without catch-up nothing it missed is made good.
+                    if let Some(stream) = link.close_stream() {
+                        self.outputs.push_back(Output::CloseStream { jn, stream });
+                    }
+                    link.segment = log.finalized;
+                    link.stage = Stage::Unstarted;
+                }
             }
         }
         let number = log.reported;
@@ -340,8 +347,7 @@ impl Writer {
         if let Some(stream) = self.links[jn].stream {
             return stream;
         }
-        let stream = StreamId(self.next_stream);
-        self.next_stream += 1;
+        let stream = StreamId(self.links[jn].next_name(jn));
         self.links[jn].stream = Some(stream);
         let header = JournalStream {
             namespace_id: self.info.namespace_id,

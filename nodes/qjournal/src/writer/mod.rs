@@ -30,7 +30,7 @@ use log::Log;
 const RETRY_MS: u64 = 50;
 
 /// What the writer is doing.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 enum Phase {
     /// Nothing.
     Idle,
@@ -45,7 +45,7 @@ enum Phase {
 }
 
 /// A NameNode's side of the quorum journal.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Writer {
     config: WriterConfig,
     info: NamespaceInfo,
@@ -54,8 +54,6 @@ pub struct Writer {
     epoch: Epoch,
     /// Highest epoch heard of: the next claim goes above it.
     highest: Epoch,
-    next_request: u64,
-    next_stream: u64,
     random: u64,
     /// Names the present claim towards JournalNodes.
     claim_id: u64,
@@ -91,8 +89,6 @@ impl Writer {
             phase: Phase::Idle,
             epoch: Epoch(0),
             highest: Epoch(0),
-            next_request: 0,
-            next_stream: 0,
             random: seed,
             claim_id: 0,
             purges: BTreeMap::new(),
@@ -149,7 +145,7 @@ impl Writer {
             "a batch of {} bytes is over the cap of a frame",
             batch.records.len()
         );
-        let cap = self.config.window_bytes;
+        let cap = self.config.waiting_bytes();
         let Phase::Writing(log) = &mut self.phase else {
             return Err(AppendError::NotWriting);
         };
@@ -340,7 +336,7 @@ impl Writer {
     #[must_use]
     pub fn can_append(&self) -> bool {
         match &self.phase {
-            Phase::Writing(log) => log.waiting_bytes() < self.config.window_bytes,
+            Phase::Writing(log) => log.waiting_bytes() < self.config.waiting_bytes(),
             _ => false,
         }
     }
@@ -366,13 +362,23 @@ impl Writer {
             .collect()
     }
 
+    /// Feeds everything the future depends on into a hasher, for explorations of the state space. Two writers
+    /// without outputs that hash alike behave alike.
+    pub fn fingerprint(&self, hasher: &mut impl core::hash::Hasher) {
+        use core::hash::Hash;
+        self.phase.hash(hasher);
+        self.links.hash(hasher);
+        self.epoch.hash(hasher);
+        self.highest.hash(hasher);
+        self.claim_id.hash(hasher);
+    }
+
     fn majority(&self) -> usize {
         majority(self.links.len())
     }
 
     fn call(&mut self, jn: Jn, call: Call) -> RequestId {
-        let id = RequestId(self.next_request);
-        self.next_request += 1;
+        let id = RequestId(self.links[jn].next_name(jn));
         let request = output::request(&self.info, call);
         self.outputs.push_back(Output::Call { jn, id, request });
         id

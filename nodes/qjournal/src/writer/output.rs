@@ -171,7 +171,7 @@ pub enum AppendError {
     /// The writer does not hold the role, or no longer.
     #[error("this NameNode is not writing the journal")]
     NotWriting,
-    /// `window_bytes` of edits wait for a majority already: stop taking calls until some are committed.
+    /// [`super::WriterConfig::waiting_bytes`] of edits wait for a majority already: stop taking calls until some are committed.
     #[error("{bytes} bytes of edits already wait for a majority of JournalNodes")]
     WindowFull {
         /// How many.
@@ -199,7 +199,7 @@ pub struct Lag {
 }
 
 /// One batch of edits as the NameNode hands it in.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct EditBatch {
     /// First txid.
     pub first: TxId,

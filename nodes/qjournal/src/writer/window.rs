@@ -5,7 +5,7 @@ use alloc::collections::VecDeque;
 use hadal_types::TxId;
 
 /// The latest batches of the log, contiguous, oldest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub(super) struct Window {
     batches: VecDeque<Kept>,
     /// Bytes of all batches ever pushed, and of those forgotten.
@@ -13,7 +13,7 @@ pub(super) struct Window {
     forgotten: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 struct Kept {
     batch: EditBatch,
     /// Bytes pushed up to and with this one.

@@ -4,5 +4,7 @@
     reason = "modules of one test binary, seen by each other only"
 )]
 
+mod faults;
+mod journal;
 mod quorum;
 mod world;

@@ -119,6 +119,7 @@ impl Disk {
                 assert_eq!(segment.digest_at(last), digest_end);
             }
             StoreOp::Finalize { first, last } => {
+                assert!(first <= last, "an empty segment is never finalised");
                 let segment = self.segments.get_mut(&first).expect("exists");
                 assert_eq!(segment.last(), last);
                 assert!(segment.bad.is_none());

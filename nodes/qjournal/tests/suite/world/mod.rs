@@ -1,16 +1,13 @@
 //! JournalNodes and writers of real cores in one thread, with every message and every disk operation in the hands of
 //! the test.
 
-
 pub mod disk;
 pub mod framing;
 
 use bytes::Bytes;
 use disk::{Disk, DiskSegment};
 use hadal_proto::frame::Ack;
-use hadal_proto::qjournal::{
-    BatchHead, Call, CommitMark, Edits, LogDigest, Request, Response,
-};
+use hadal_proto::qjournal::{BatchHead, Call, CommitMark, Edits, LogDigest, Request, Response};
 use hadal_proto::{Fault, FaultClass};
 use hadal_qjournal::Planted;
 use hadal_qjournal::acceptor::{self, Acceptor, AcceptorConfig, StreamKey, Ticket};
@@ -37,6 +34,15 @@ pub fn namenode() -> Principal {
     Principal {
         role: Role::Namenode,
         name: "nn1".into(),
+    }
+}
+
+/// Any digest, but the right one before the first edit.
+pub fn digest_before(first: u64) -> LogDigest {
+    if first == 1 {
+        LogDigest::default()
+    } else {
+        LogDigest([first as u8; 16])
     }
 }
 
@@ -72,9 +78,14 @@ pub enum Fate {
     Deliver,
     /// Lost, and the connection with it; both sides notice, and connect again.
     Break,
+    /// Never arrives, and nobody notices.
+    Swallow,
     /// A call only: the caller is told that it failed, with an error that is not worth a retry.
     Refuse,
 }
+
+/// Decides about messages, given how many went that way before.
+pub type Judge = Box<dyn FnMut(&Message, usize) -> Fate>;
 
 /// When a JournalNode loses power.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,12 +128,14 @@ pub struct World {
     pub planted: Planted,
     pub catch_up: bool,
     /// Judges every message; the count is per JournalNode and direction (request, reply), from 0.
-    pub fate: Option<Box<dyn FnMut(&Message, usize) -> Fate>>,
+    pub fate: Option<Judge>,
     pub counts: BTreeMap<(usize, bool), usize>,
     /// Restart JournalNodes that lost power as soon as nothing else can happen.
     pub auto_restart: bool,
     /// Records that some writer saw committed.
     pub acked: BTreeMap<TxId, Bytes>,
+    /// The longest log any recovery has decided.
+    pub decided: Vec<Bytes>,
     sent: Vec<BTreeMap<TxId, Bytes>>,
     pub log: Vec<String>,
     with_peers: bool,
@@ -166,6 +179,7 @@ impl World {
             counts: BTreeMap::new(),
             auto_restart: true,
             acked: BTreeMap::new(),
+            decided: Vec::new(),
             sent: Vec::new(),
             log: Vec::new(),
             with_peers,
@@ -461,6 +475,34 @@ impl World {
         }
     }
 
+    /// Hands a frame to a JournalNode; the txid it acknowledges.
+    pub fn frame(
+        &mut self,
+        jn: usize,
+        stream: StreamKey,
+        head: &BatchHead,
+        records: Bytes,
+    ) -> Result<u64, Fault> {
+        let now = self.now;
+        let node = &mut self.nodes[jn];
+        let acceptor = node.acceptor.as_mut().expect("runs");
+        acceptor.handle_batch(now, stream, 0, head, records);
+        let mut outcome = None;
+        while let Some(output) = acceptor.poll_output() {
+            match output {
+                acceptor::Output::Store { write, op } => {
+                    node.disk.apply(op);
+                    acceptor.handle_stored(now, write, Ok(()));
+                }
+                acceptor::Output::Ack { ack, .. } => {
+                    outcome = Some(ack.fault.map_or(Ok(ack.offset), Err));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        outcome.expect("an ack or a refusal")
+    }
+
     // --- writers ---
 
     pub fn writer(&mut self) -> usize {
@@ -484,7 +526,7 @@ impl World {
         self.writers.len() - 1
     }
 
-    fn drain_writer(&mut self, w: usize) {
+    pub fn drain_writer(&mut self, w: usize) {
         while let Some(output) = self.writers[w].poll_output() {
             match output {
                 writer::Output::Call { jn, id, request } => self.wire.push_back(Message {
@@ -554,6 +596,7 @@ impl World {
         };
         match (fate, &message.wire) {
             (Fate::Deliver, _) => self.deliver(message),
+            (Fate::Swallow, _) => {}
             (Fate::Refuse, Wire::Call(id, _)) | (Fate::Refuse, Wire::Reply(id, _)) => {
                 let fault = Fault::new(FaultClass::Internal, "injected");
                 let id = *id;
@@ -630,7 +673,10 @@ impl World {
                 }
             }
             let writers = self.writers.iter().filter_map(Writer::poll_timeout);
-            let nodes = self.nodes.iter().filter_map(|n| n.acceptor.as_ref()?.poll_timeout());
+            let nodes = self
+                .nodes
+                .iter()
+                .filter_map(|n| n.acceptor.as_ref()?.poll_timeout());
             let Some(next) = writers.chain(nodes).min() else {
                 return false;
             };
@@ -687,7 +733,7 @@ impl World {
         Ok(end)
     }
 
-    /// P1/P2: the recovered log holds every acknowledged edit.
+    /// P1/P2: the recovered log holds every acknowledged edit, and whatever an earlier recovery decided.
     pub fn check_recovered(&mut self, end: CommitMark) {
         let log = match self.read(TxId(0), Until::End(end)) {
             Ok((log, _)) => log,
@@ -697,6 +743,8 @@ impl World {
             let found = log.get(txid.0 as usize - 1);
             assert_eq!(found, Some(&record), "acknowledged edit {txid} is lost");
         }
+        assert!(log.starts_with(&self.decided), "a decision was undone");
+        self.decided = log;
     }
 
     /// Starts the first segment; true when a majority did.
