@@ -202,7 +202,7 @@ mod tests {
         let name_of = |id: u64| names[id as usize].as_bytes();
         let mut children: Option<Children> = None;
         let mut model: BTreeMap<&[u8], u64> = BTreeMap::new();
-        let mut check = |children: &Option<Children>, model: &BTreeMap<&[u8], u64>| {
+        let check = |children: &Option<Children>, model: &BTreeMap<&[u8], u64>| {
             let children = children.as_ref().unwrap();
             assert_eq!(children.len(), model.len());
             assert!(children.iter().eq(model.values().copied()));

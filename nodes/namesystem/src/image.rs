@@ -14,7 +14,6 @@ use crate::lease::Leases;
 use crate::retry::RetryCache;
 use crate::state::{Counters, State, View};
 use crate::tree::{Counts, Tree};
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -316,7 +315,7 @@ pub struct ImageLoader {
     header: Option<Header>,
     after: Section,
     tree: Tree,
-    directories: BTreeMap<u64, Box<Vec<u64>>>,
+    directories: BTreeMap<u64, Vec<u64>>,
     leases: Leases,
     open: u64,
     retry: RetryCache,
@@ -430,7 +429,7 @@ impl ImageLoader {
         for (directory, ids) in core::mem::take(&mut self.directories) {
             entries += ids.len() as u64;
             self.check_entries(InodeId(directory), &ids)?;
-            self.tree.set_children(InodeId(directory), *ids);
+            self.tree.set_children(InodeId(directory), ids);
         }
         let root = self.tree.get(InodeId::ROOT);
         let linked = entries + u64::from(root.is_some_and(|root| root.inode.is_dir()));

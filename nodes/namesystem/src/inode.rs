@@ -52,7 +52,11 @@ pub(crate) enum BlockList {
     Empty,
     /// One, inline.
     One(PackedBlock),
-    /// Several.
+    /// Several; boxed, so that the many inodes with one block stay small.
+    #[expect(
+        clippy::box_collection,
+        reason = "a Vec would make every inode 16 bytes larger"
+    )]
     Many(Box<Vec<Block>>),
 }
 

@@ -13,7 +13,6 @@ use crate::caller::Caller;
 use crate::namesystem::{Context, Namesystem};
 use crate::permission::Checker;
 use crate::retry::{CreatedFile, Outcome};
-use alloc::boxed::Box;
 use alloc::format;
 use hadal_proto::client::{BlockToken, FileStatus, Request, Response};
 use hadal_proto::{Fault, FaultClass};
@@ -160,7 +159,7 @@ impl Namesystem {
             Outcome::Done => Ok(Response::Done),
             Outcome::Yes => Ok(Response::Flag { value: true }),
             Outcome::Created(file) => Ok(Response::FileInfo {
-                status: Some(created_status(time_ms, file)),
+                status: Some(created_status(time_ms, *file)),
             }),
             Outcome::Block { inode, block, .. } => self.repeat_add_block(inode, block, request),
             Outcome::Stamp(generation_stamp) => Ok(Response::NewStamp {
@@ -190,7 +189,7 @@ impl Namesystem {
 }
 
 /// A new file's status, from what its edit says.
-pub(crate) fn created_status(time_ms: u64, file: Box<CreatedFile>) -> FileStatus {
+pub(crate) fn created_status(time_ms: u64, file: CreatedFile) -> FileStatus {
     FileStatus {
         name: file.name,
         inode: file.inode,

@@ -86,7 +86,7 @@ impl Namesystem {
         };
         self.edit(context, edit.op);
         Ok(Response::FileInfo {
-            status: Some(created_status(edit.time_ms, file)),
+            status: Some(created_status(edit.time_ms, *file)),
         })
     }
 

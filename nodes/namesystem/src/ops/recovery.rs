@@ -99,7 +99,7 @@ impl Namesystem {
         let expired = expired
             .filter(|(holder, _)| *holder != NAMENODE_HOLDER)
             .map(|(_, inode)| inode);
-        let again = self.recoveries.iter().map(|(inode, _)| *inode);
+        let again = self.recoveries.keys().copied();
         let due = |inode: &InodeId| self.recoveries.get(inode).is_none_or(|at| *at <= now);
         let due: Vec<_> = again.chain(expired).filter(due).take(most).collect();
         for inode in due {
@@ -134,6 +134,11 @@ impl Namesystem {
             Some(BlockState::Complete) if ready => {
                 let block = stored.map(|stored| stored.block);
                 self.close(wall_ms, inode, holder, block);
+                Ok(true)
+            }
+            Some(BlockState::Committed) if ready && stored.is_some_and(|s| s.block.length == 0) => {
+                // Its writer said that nothing is in it (T-L23).
+                self.drop_last(wall_ms, inode, holder, last.id);
                 Ok(true)
             }
             Some(BlockState::Complete | BlockState::Committed) => {
@@ -186,15 +191,8 @@ impl Namesystem {
             Err(RecoveryError::NoReplica(_))
                 if last.length == 0 && self.blocks.ready_to_become_active() =>
             {
-                // Every live DataNode has reported and none has it: its writer never got to write (T-L23).
-                self.own_edit(
-                    wall_ms,
-                    EditOp::AbandonBlock {
-                        inode,
-                        block: last.id,
-                    },
-                );
-                self.close(wall_ms, inode, holder, None);
+                // Every live DataNode has reported and none has it: its writer never got to write.
+                self.drop_last(wall_ms, inode, holder, last.id);
                 Ok(true)
             }
             Err(error) => Err(in_progress(format!("{error}"))),
@@ -211,6 +209,12 @@ impl Namesystem {
                 },
             );
         }
+    }
+
+    /// Drops a last block with nothing in it and closes the file.
+    fn drop_last(&mut self, wall_ms: u64, inode: InodeId, holder: ClientId, block: BlockId) {
+        self.own_edit(wall_ms, EditOp::AbandonBlock { inode, block });
+        self.close(wall_ms, inode, holder, None);
     }
 
     fn close(&mut self, wall_ms: u64, inode: InodeId, holder: ClientId, last: Option<Block>) {
@@ -287,8 +291,7 @@ impl Namesystem {
         }
         let holder = self.state.leases.holder(inode).unwrap_or(NAMENODE_HOLDER);
         if delete {
-            self.own_edit(wall_ms, EditOp::AbandonBlock { inode, block });
-            self.close(wall_ms, inode, holder, None);
+            self.drop_last(wall_ms, inode, holder, block);
             return Ok(());
         }
         let recovered = Block {
