@@ -156,20 +156,40 @@ async fn measure(
     let conn = net
         .connect(addr, &Expect::node(Role::Datanode, "dn1"))
         .await?;
-    let bytes_per_s = stream_rate(&conn, time).await?;
+    let before_s = cpu_s()?;
+    let (bytes, bytes_per_s) = stream_rate(&conn, time).await?;
+    let between_s = cpu_s()?;
     let path = conn.stats().path;
-    let calls_per_s = call_rate(&conn, time).await?;
+    let (calls, calls_per_s) = call_rate(&conn, time).await?;
+    let after_s = cpu_s()?;
     println!(
-        "mtu {:5}  stream {:.2} GB/s ({} packets lost)  calls {:.0} k/s ({OUTSTANDING} outstanding, {MESSAGE} B)",
+        "mtu {:5}  stream {:.2} GB/s, {:.2} CPU-s per GiB, {} packets lost; \
+         calls {:.0} k/s, {:.2} CPU-us each ({OUTSTANDING} outstanding, {MESSAGE} B)",
         path.current_mtu,
         bytes_per_s / 1e9,
+        (between_s - before_s) * (1u64 << 30) as f64 / bytes as f64,
         path.lost_packets,
         calls_per_s / 1e3,
+        (after_s - between_s) * 1e6 / calls as f64,
     );
     Ok(())
 }
 
-async fn stream_rate(conn: &QuicConn, time: Duration) -> Outcome<f64> {
+/// CPU seconds of this process so far, both ends together; steadier than rates on a busy machine.
+fn cpu_s() -> Outcome<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // Behind the name in parentheses; fields 14 and 15 of proc(5), in hundredths of a second.
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let mut ticks = fields.split_whitespace().skip(11).map(str::parse::<u64>);
+    let (user, system) = (ticks.next(), ticks.next());
+    let (Some(user), Some(system)) = (user, system) else {
+        return Err("/proc/self/stat is too short".into());
+    };
+    Ok((user? + system?) as f64 / 100.0)
+}
+
+/// Bytes sent, and their rate per second.
+async fn stream_rate(conn: &QuicConn, time: Duration) -> Outcome<(u64, f64)> {
     let chunk = Bytes::from(vec![7; CHUNK]);
     let (mut sender, mut acks) = open_append(conn, ProtocolId::Transfer, 1, &0u64).await?;
     let start = Instant::now();
@@ -183,10 +203,12 @@ async fn stream_rate(conn: &QuicConn, time: Duration) -> Outcome<f64> {
     sender.finish();
     // The receiver ends its acks once it has read everything.
     while acks.next().await?.is_some() {}
-    Ok(sender.payload_bytes() as f64 / start.elapsed().as_secs_f64())
+    let bytes = sender.payload_bytes();
+    Ok((bytes, bytes as f64 / start.elapsed().as_secs_f64()))
 }
 
-async fn call_rate(conn: &QuicConn, time: Duration) -> Outcome<f64> {
+/// Calls answered, and their rate per second.
+async fn call_rate(conn: &QuicConn, time: Duration) -> Outcome<(u64, f64)> {
     let (client, driver) = CallClient::<Echo>::open(conn).await?;
     let driver = tokio::task::spawn_local(driver);
     let request = Bytes::from(vec![7; MESSAGE]);
@@ -205,5 +227,5 @@ async fn call_rate(conn: &QuicConn, time: Duration) -> Outcome<f64> {
     let elapsed = start.elapsed().as_secs_f64();
     drop(client);
     driver.await?;
-    Ok(done.get() as f64 / elapsed)
+    Ok((done.get(), done.get() as f64 / elapsed))
 }
