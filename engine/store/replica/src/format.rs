@@ -70,11 +70,11 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 ///
 /// `0 magic[8] | 8 version u32 | 12 state u8 | 13 settled u8 | 16 id u64 | 24 stamp u64 | 32 length u64 |
 /// 40 synced length u64 | 48 sequence u64 | 56 tail sequence u64 | 64 bytes per checksum u32 | 68 group bytes u32 |
-/// 72 storage u128 | 508 crc32c of 0..508`
+/// 72 storage u128 | 88 tail floor u64 | 508 crc32c of 0..508`
 ///
 /// *length* is exact for FINALIZED and 0 otherwise. *Synced length* was known durable when the header was
-/// written. *Tail sequence* names the tail record of a FINALIZED replica; for an open one it is the least
-/// sequence that counts, so that a tail from before a truncation never comes back.
+/// written. *Tail sequence* names the tail record of a FINALIZED replica (0: none). *Tail floor* is the least sequence
+/// of a tail record that counts, so that a tail from before a truncation never comes back.
 /// *Settled* is written only after the flush that made a FINALIZED header's data durable; without it a
 /// restart verifies the data, which is why finalising needs one flush and not one for data and one for state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +87,7 @@ pub(crate) struct FileHeader {
     pub(crate) synced_length: u64,
     pub(crate) sequence: u64,
     pub(crate) tail_sequence: u64,
+    pub(crate) tail_floor: u64,
     pub(crate) bytes_per_checksum: u32,
     pub(crate) group_bytes: u32,
     pub(crate) storage: StorageUuid,
@@ -107,6 +108,7 @@ impl FileHeader {
             (40, self.synced_length),
             (48, self.sequence),
             (56, self.tail_sequence),
+            (88, self.tail_floor),
         ] {
             put(sector, at, &value.to_le_bytes());
         }
@@ -140,6 +142,7 @@ impl FileHeader {
             synced_length: u64_at(sector, 40),
             sequence: u64_at(sector, 48),
             tail_sequence: u64_at(sector, 56),
+            tail_floor: u64_at(sector, 88),
             bytes_per_checksum: u32_at(sector, 64),
             group_bytes: u32_at(sector, 68),
             storage: StorageUuid(u128::from_le_bytes(
@@ -393,6 +396,7 @@ mod tests {
             synced_length: 5,
             sequence: 9,
             tail_sequence: 8,
+            tail_floor: 2,
             bytes_per_checksum: 512,
             group_bytes: 1 << 20,
             storage: StorageUuid(3),

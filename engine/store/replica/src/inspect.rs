@@ -15,8 +15,8 @@ use std::rc::Rc;
 
 /// Longest block a header may name; more is damage.
 const LENGTH_MAX: u64 = 1 << 46;
-/// A file whose header was never written is looked at this far for anything else.
-const LOOK_BYTES: usize = 64 << 10;
+/// The two header pages.
+const LOOK_BYTES: usize = 2 * PAGE;
 
 /// A replica file as found.
 pub(crate) struct FileFound<D: Disk> {
@@ -64,7 +64,7 @@ pub(crate) async fn inspect<D: Disk>(
     let mut buf = volume.disk.buf(LOOK_BYTES).await;
     buf.as_mut()[..LOOK_BYTES].fill(0);
     let (result, buf) = file.read_at(buf, 0..LOOK_BYTES, 0).await;
-    let got = volume.check(result)?;
+    volume.check(result)?;
     let (start, mut newest, mut next_page) = (&buf.as_ref()[..LOOK_BYTES], None::<FileHeader>, 0);
     for page in 0..2_u8 {
         let at = usize::from(page) * PAGE;
@@ -75,7 +75,8 @@ pub(crate) async fn inspect<D: Disk>(
             next_page = 1 - page;
         }
     }
-    let empty = start[..got].iter().all(|byte| *byte == 0);
+    // Headers are synced with whatever else of the file is: without one, nothing of it was durable.
+    let empty = start.iter().all(|byte| *byte == 0);
     drop(buf);
     let geometry = newest.and_then(|header| {
         let geometry = Geometry::new(header.bytes_per_checksum, header.group_bytes).ok()?;
@@ -112,10 +113,12 @@ pub(crate) async fn inspect<D: Disk>(
         found.evidence.header = Header::Valid(header.state);
         match header.state {
             StoredState::Temporary => {}
-            StoredState::Finalized => {
-                inspect_finalized(volume, &mut found, &header, &geometry).await?
+            StoredState::Finalized if header.settled => {
+                inspect_settled(volume, &mut found, &header, &geometry).await?;
             }
-            StoredState::Rbw => inspect_open(volume, &mut found, &header, &geometry).await?,
+            StoredState::Finalized | StoredState::Rbw => {
+                inspect_data(volume, &mut found, &header, &geometry).await?;
+            }
         }
     }
     Ok(found)
@@ -166,7 +169,8 @@ async fn read_tails<D: Disk>(
     Ok(tails)
 }
 
-async fn inspect_finalized<D: Disk>(
+/// FINALIZED and settled: the file is long enough, and its tail record is there.
+async fn inspect_settled<D: Disk>(
     volume: &Rc<Volume<D>>,
     found: &mut FileFound<D>,
     header: &FileHeader,
@@ -174,73 +178,54 @@ async fn inspect_finalized<D: Disk>(
 ) -> Result<(), StoreError> {
     let whole = geometry.whole(header.length);
     let partial = header.length - whole;
-    found.length = header.length;
-    found.durable = if header.settled {
-        header.length
-    } else {
-        header.synced_length
-    };
-    let mut tail_bytes = 0;
+    (found.length, found.durable) = (header.length, header.length);
+    found.evidence.whole = found.file_length >= geometry.file_end(header.length);
     if partial > 0 {
         let unit = whole / geometry.unit as u64;
         let tails = read_tails(volume, found, geometry).await?;
-        let named = |tail: &&TailFound| {
+        let tail = tails.iter().find(|tail| {
             (tail.tail.sequence, tail.tail.unit) == (header.tail_sequence, unit)
-                && u64::from(tail.tail.bytes) >= partial
-        };
-        let tail = tails.iter().find(named);
+                && tail.verified as u64 >= partial
+        });
         found.tail = tail.map(|tail| tail.tail);
-        tail_bytes = tail.map_or(0, |tail| tail.verified as u64);
-        // Cheap enough to look at, since the record must be read anyhow.
-        found.evidence.whole = tail_bytes >= partial;
-    }
-    found.evidence.whole &= found.file_length >= geometry.file_end(header.length);
-    if !header.settled {
-        let units = verify_units(volume, found, geometry, Some(whole)).await?;
-        let verified = if units == whole {
-            whole + tail_bytes.min(partial)
-        } else {
-            units
-        };
-        found.evidence.data = match verified {
-            length if length >= header.length => Data::All,
-            length if length < header.synced_length => Data::Short,
-            _ => Data::Prefix,
-        };
-        if found.evidence.data == Data::Prefix {
-            found.length = verified;
-        }
+        found.evidence.whole &= tail.is_some();
     }
     Ok(())
 }
 
-async fn inspect_open<D: Disk>(
+/// RBW, or FINALIZED and perhaps torn: the longest prefix that verifies, in place and then in a tail record. A FINALIZED one
+/// whose own tail is lost may still have an earlier, durable one.
+async fn inspect_data<D: Disk>(
     volume: &Rc<Volume<D>>,
     found: &mut FileFound<D>,
     header: &FileHeader,
     geometry: &Geometry,
 ) -> Result<(), StoreError> {
-    let units = verify_units(volume, found, geometry, None).await?;
+    let named = match header.state {
+        StoredState::Finalized => header.length,
+        _ => u64::MAX,
+    };
+    let units = verify_units(volume, found, geometry, geometry.whole(named)).await?;
     let mut tails = read_tails(volume, found, geometry).await?;
-    tails.retain(|tail| tail.tail.sequence >= header.tail_sequence);
+    tails.retain(|tail| tail.tail.sequence >= header.tail_floor);
     let synced = tails
         .iter()
         .map(|tail| tail.synced_length)
         .max()
-        .unwrap_or(0)
-        .max(header.synced_length);
+        .unwrap_or(0);
+    let synced = synced.max(header.synced_length).min(named);
     let unit = units / geometry.unit as u64;
     let best = tails
         .iter()
         .filter(|tail| tail.tail.unit == unit && tail.verified > 0)
         .max_by_key(|tail| (tail.verified, tail.tail.sequence));
     found.tail = best.map(|tail| tail.tail);
-    found.length = units + best.map_or(0, |tail| tail.verified as u64);
+    found.length = (units + best.map_or(0, |tail| tail.verified as u64)).min(named);
     found.durable = synced;
-    found.evidence.data = if found.length < synced {
-        Data::Short
-    } else {
-        Data::All
+    found.evidence.data = match found.length {
+        length if length < synced => Data::Short,
+        length if length < named && header.state == StoredState::Finalized => Data::Prefix,
+        _ => Data::All,
     };
     Ok(())
 }
@@ -250,10 +235,9 @@ async fn verify_units<D: Disk>(
     volume: &Rc<Volume<D>>,
     found: &FileFound<D>,
     geometry: &Geometry,
-    limit: Option<u64>,
+    limit: u64,
 ) -> Result<u64, StoreError> {
     let mut done = 0;
-    let limit = limit.unwrap_or(u64::MAX);
     for group in 0.. {
         let at = geometry.group_offset(group);
         let there = found

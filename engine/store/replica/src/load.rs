@@ -59,7 +59,7 @@ impl<D: Disk> Body<D> {
                 what: "slot header",
             });
         };
-        if (slot.id, slot.length) != (id, on_disk) {
+        if slot.id != id || slot.length < on_disk {
             return Err(StoreError::Corrupt {
                 id,
                 what: "slot holds something else",

@@ -48,8 +48,18 @@ fn check_length<D: Disk>(replica: &Replica<D>, wanted: u64) -> Result<(), StoreE
 
 impl<D: Disk> ReplicaStore<D> {
     async fn take<'a>(&self, replica: &'a Rc<Replica<D>>) -> Result<Held<'a, D>, StoreError> {
-        let held = replica.body.lock().await;
+        let mut held = replica.body.lock().await;
         replica.here()?;
+        if held.as_ref().is_some_and(|body| body.broken) {
+            // The disk was full under its writer. What is on disk is sound; the rest is lost, and nobody was
+            // told of it.
+            let _ = held.as_mut().expect("broken").drain(replica).await;
+            replica.volume.alive()?;
+            *held = None;
+            let mut meta = replica.meta.borrow_mut();
+            meta.received = meta.on_disk;
+            meta.acked = meta.acked.min(meta.on_disk);
+        }
         Ok(held)
     }
 
@@ -380,7 +390,14 @@ impl<D: Disk> ReplicaStore<D> {
         }
         replica.take_over();
         if let Some(body) = held.as_mut() {
-            body.flush(&replica).await?;
+            if let Err(error) = body.flush(&replica).await {
+                // Without room for all of it, what is on disk takes part.
+                let _ = body.drain(&replica).await;
+                replica.volume.alive()?;
+                if !matches!(error, StoreError::OutOfSpace { .. }) {
+                    return Err(error);
+                }
+            }
         }
         *held = None;
         let mut meta = replica.meta.borrow_mut();
@@ -435,6 +452,10 @@ impl<D: Disk> ReplicaStore<D> {
             });
         }
         let mut body = Box::new(Body::load(&replica, new_length).await?);
+        {
+            let mut meta = replica.meta.borrow_mut();
+            meta.durable = meta.durable.min(new_length);
+        }
         body.finish(&replica, recovery_id, true).await?;
         *held = None;
         Ok(replica.block())

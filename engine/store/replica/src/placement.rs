@@ -148,6 +148,9 @@ impl<D: Disk> Body<D> {
         file: &Rc<ReplicaFile<D>>,
     ) -> Result<(), StoreError> {
         self.drain(replica).await?;
+        // A file found after a crash may be shorter than its fixed part.
+        let new = file.allocate_to(self.geometry.group_offset(0)).await?;
+        replica.settle_reservation(new);
         let (unit, fill) = (self.geometry.unit, self.fill);
         let full = fill / unit * unit;
         if self.group_start() + full as u64 > self.submitted {
@@ -166,7 +169,7 @@ impl<D: Disk> Body<D> {
                 unit: index,
                 bytes,
                 sequence: replica.volume.next_sequence(),
-                synced_length: replica.meta.borrow().durable,
+                synced_length: replica.meta.borrow().durable.min(self.received()),
                 checksums: self.checksums[self.geometry.chunks(full)..].to_vec(),
             };
             let slot = file.free_tail_slot();
@@ -366,10 +369,14 @@ impl<D: Disk> Body<D> {
         if !file.stale_beyond.get() {
             file.cut_to(end).await?;
         }
+        if file.stale_beyond.get() {
+            // A truncation: the header must not become durable before the copy of the tail it names.
+            file.sync().await?;
+        }
         let tail = file
             .tail
             .get()
-            .filter(|_| length % self.geometry.unit as u64 != 0);
+            .filter(|_| !length.is_multiple_of(self.geometry.unit as u64));
         let header = FileHeader {
             length,
             tail_sequence: tail.map_or(0, |tail| tail.sequence),
@@ -405,11 +412,19 @@ impl<D: Disk> Body<D> {
         self.usable(replica)?;
         self.drain(replica).await?;
         if let Some(file) = self.file.clone() {
-            if file.stale_beyond.get() {
+            let stale = file.stale_beyond.get();
+            let was_open = replica.meta.borrow().state != ReplicaState::Finalized;
+            self.flush_file(replica, &file).await?;
+            if stale {
+                // The tail may be a copy of what is about to be scrubbed.
+                file.sync().await?;
+            }
+            if stale && !was_open {
+                // The durable header names an exact length, so what is behind it can go first. The other way round, a
+                // crash would leave an open replica with bytes from before a truncation.
                 self.scrub(replica, &file).await?;
             }
-            self.flush_file(replica, &file).await?;
-            let partial = self.received() % self.geometry.unit as u64 != 0;
+            let partial = !self.received().is_multiple_of(self.geometry.unit as u64);
             let floor = file
                 .tail
                 .get()
@@ -424,6 +439,12 @@ impl<D: Disk> Body<D> {
             );
             self.put_header(replica, &file, header).await?;
             self.drain(replica).await?;
+            if stale && was_open {
+                // Until the new header is durable the old one claims what is behind the cut; what is there is
+                // this same stream's.
+                file.sync().await?;
+                self.scrub(replica, &file).await?;
+            }
         } else if matches!(replica.meta.borrow().location, Location::Slot(_)) {
             match self.slot_class(replica) {
                 Some(class) => {
@@ -491,7 +512,7 @@ impl<D: Disk> Body<D> {
     pub(crate) fn cut_checksums(&mut self) {
         let chunk = self.geometry.bytes_per_checksum;
         self.checksums.truncate(self.geometry.chunks(self.fill));
-        if self.fill % chunk != 0 {
+        if !self.fill.is_multiple_of(chunk) {
             let range: Range<usize> =
                 self.front + self.fill / chunk * chunk..self.front + self.fill;
             let buf = self.gather.as_ref().expect("a begun chunk is gathered");

@@ -1,6 +1,7 @@
 //! What becomes of a replica at start: one table, every input on exactly one row (reliability.md X7).
 
 use crate::format::StoredState;
+use hadal_types::GenerationStamp;
 
 /// Where it was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,13 +67,8 @@ struct Row {
     decision: Decision,
 }
 
-const fn valid(evidence: &Evidence, state: StoredState) -> bool {
-    match (evidence.header, state) {
-        (Header::Valid(StoredState::Rbw), StoredState::Rbw)
-        | (Header::Valid(StoredState::Temporary), StoredState::Temporary)
-        | (Header::Valid(StoredState::Finalized), StoredState::Finalized) => true,
-        _ => false,
-    }
+fn valid(evidence: &Evidence, state: StoredState) -> bool {
+    evidence.header == Header::Valid(state)
 }
 
 /// The order of writes behind it: data and checksums, then (same flush) the state that names them, then, for files,
@@ -159,24 +155,52 @@ pub(crate) struct Version {
     pub(crate) decision: Decision,
     pub(crate) sequence: u64,
     pub(crate) settled: bool,
+    /// All that its header names is there.
+    pub(crate) intact: bool,
+    pub(crate) stamp: GenerationStamp,
+    /// Bytes that verify.
+    pub(crate) length: u64,
 }
 
-/// Which of several versions of a block on one volume counts (an interrupted change leaves the old and the new one):
-/// the newest that is sound. A newer damaged one that was durable is not passed over, since the older one is then
-/// outdated; one that was not durable is, since nobody was told of it. `Err`: the damaged one.
+/// Which of several versions of a block on one volume counts (an interrupted change leaves the old and the new one).
+///
+/// * The newest sound one that is intact: a torn one was never acknowledged, the one before it may have been.
+/// * A newer damaged one that was durable is not passed over, since the older one is then outdated (`Err` names the
+///   damaged one); one that was not durable is, since nobody was told of it.
+/// * Within one generation stamp a replica only grows, so of the sound ones with the stamp chosen the longest counts: a
+///   move from slot to file that has not caught up yet is behind the slot.
 pub(crate) fn choose(versions: &[Version]) -> Result<Option<usize>, usize> {
     let mut order: Vec<usize> = (0..versions.len()).collect();
     order.sort_by_key(|index| std::cmp::Reverse(versions[*index].sequence));
-    let mut damaged = None;
+    let sound = |index: &usize| {
+        matches!(
+            versions[*index].decision,
+            Decision::Finalized | Decision::Waiting
+        )
+    };
+    let (mut torn, mut damaged, mut chosen) = (None, None, None);
     for index in order {
-        match versions[index].decision {
-            Decision::Finalized | Decision::Waiting => return Ok(Some(index)),
-            Decision::Corrupt if versions[index].settled => return Err(index),
+        let version = &versions[index];
+        match version.decision {
+            Decision::Finalized | Decision::Waiting if version.intact => {
+                chosen = Some(index);
+                break;
+            }
+            Decision::Finalized | Decision::Waiting => torn = torn.or(Some(index)),
+            Decision::Corrupt if version.settled => {
+                return torn.map_or(Err(index), |torn| Ok(Some(torn)));
+            }
             Decision::Corrupt => damaged = damaged.or(Some(index)),
             Decision::Free | Decision::Remove => {}
         }
     }
-    damaged.map_or(Ok(None), Err)
+    let Some(chosen) = chosen.or(torn) else {
+        return damaged.map_or(Ok(None), Err);
+    };
+    let same = (0..versions.len())
+        .filter(sound)
+        .filter(|index| versions[*index].stamp == versions[chosen].stamp);
+    Ok(same.max_by_key(|index| (versions[*index].length, versions[*index].sequence)))
 }
 
 #[cfg(test)]
@@ -229,11 +253,30 @@ mod tests {
             decision,
             sequence,
             settled,
+            intact: true,
+            stamp: GenerationStamp(sequence),
+            length: 100,
         };
         let old = version(Decision::Finalized, 1, true);
+        let newer = version(Decision::Waiting, 2, false);
+        assert_eq!(choose(&[old, newer]), Ok(Some(1)));
         assert_eq!(
-            choose(&[old, version(Decision::Waiting, 2, false)]),
-            Ok(Some(1))
+            choose(&[
+                Version {
+                    intact: false,
+                    ..newer
+                },
+                old
+            ]),
+            Ok(Some(1)),
+            "torn, never acknowledged"
+        );
+        assert_eq!(
+            choose(&[Version {
+                intact: false,
+                ..newer
+            }]),
+            Ok(Some(0))
         );
         assert_eq!(
             choose(&[version(Decision::Corrupt, 2, false), old]),
@@ -247,6 +290,16 @@ mod tests {
         );
         assert_eq!(choose(&[version(Decision::Corrupt, 2, false)]), Err(0));
         assert_eq!(choose(&[version(Decision::Remove, 2, false)]), Ok(None));
+        let moving = Version {
+            stamp: old.stamp,
+            length: 50,
+            ..newer
+        };
+        assert_eq!(
+            choose(&[old, moving]),
+            Ok(Some(0)),
+            "a move that has not caught up"
+        );
         assert_eq!(choose(&[]), Ok(None));
     }
 }

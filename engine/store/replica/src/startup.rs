@@ -36,6 +36,7 @@ struct Candidate<D: Disk> {
     row: &'static str,
     sequence: u64,
     settled: bool,
+    intact: bool,
     durable: u64,
     home: Place<D>,
 }
@@ -167,6 +168,9 @@ impl<D: Disk> ReplicaStore<D> {
                 decision: c.decision,
                 sequence: c.sequence,
                 settled: c.settled,
+                intact: c.intact,
+                stamp: c.block.generation_stamp,
+                length: c.block.length,
             })
             .collect();
         let choice = choose(&versions);
@@ -408,7 +412,7 @@ async fn judge_slot<D: Disk>(
     if decision == Decision::Waiting {
         block.length = verified_length;
     }
-    let settled = evidence.settled;
+    let (settled, intact) = (evidence.settled, evidence.data == Data::All);
     let home = Place::Slot(extent, slot);
     Ok(Judged::Candidate(Candidate {
         block,
@@ -417,6 +421,7 @@ async fn judge_slot<D: Disk>(
         row,
         sequence,
         settled,
+        intact,
         durable,
         home,
     }))
@@ -505,6 +510,7 @@ fn judge_file<D: Disk>(found: FileFound<D>) -> Candidate<D> {
         sequence: header.map_or(u64::MAX, |header| header.sequence),
         // A file header is one sector and cannot be torn: a damaged one is rot, whatever else there is.
         settled: found.evidence.settled || found.evidence.header == Header::Unknown,
+        intact: found.evidence.data == Data::All,
         durable: found.durable,
         home: Place::File(Box::new(found)),
     }

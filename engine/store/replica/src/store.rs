@@ -299,7 +299,9 @@ impl<D: Disk> ReplicaStore<D> {
         replica.here()?;
         let state = replica.state();
         if let Some(body) = held.as_mut() {
-            body.drain(replica).await?;
+            // Whether its last writes found room does not matter any more.
+            let _ = body.drain(replica).await;
+            replica.volume.alive()?;
         }
         let file = held.as_ref().and_then(|body| body.file.clone());
         *held = None;

@@ -2,6 +2,7 @@
 
 use crate::counters::Counters;
 use crate::extent::Pools;
+use crate::geometry::PAGE;
 use crate::group_sync::GroupSync;
 use crate::identity::{self, VolumeIdentity};
 use crate::{StoreError, StoreIdentity, StoreOptions, VolumeSpec, VolumeStatus};
@@ -194,7 +195,8 @@ impl<D: Disk> Volume<D> {
             .await
     }
 
-    /// Reads all of `range`; an end of file before it is [`StoreError::Corrupt`].
+    /// Reads all of `range`; a file that ends before its last page is [`StoreError::Corrupt`]. (A crash can cut the padding
+    /// of the last page; it reads as zeros.)
     pub(crate) async fn read(
         &self,
         id: BlockId,
@@ -204,13 +206,16 @@ impl<D: Disk> Volume<D> {
         offset: u64,
     ) -> Result<D::Buf, StoreError> {
         let wanted = range.len();
-        let (result, buf) = file.read_at(buf, range, offset).await;
-        if self.check(result)? < wanted {
+        let (start, end) = (range.start, range.end);
+        let (result, mut buf) = file.read_at(buf, range, offset).await;
+        let got = self.check(result)?;
+        if got + PAGE <= wanted {
             return Err(StoreError::Corrupt {
                 id,
                 what: "file ends early",
             });
         }
+        buf.as_mut()[start + got..end].fill(0);
         Ok(buf)
     }
 

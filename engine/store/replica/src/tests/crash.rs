@@ -1,1 +1,407 @@
-//! Placeholder.
+//! X5 and X6: every operation fails, and the machine stops at every operation, with any part of what was not synced.
+
+use super::*;
+use crate::testing::{Fault, Keep, block_on};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+/// What was promised about one block.
+#[derive(Clone, Default)]
+struct Promise {
+    /// What it holds, or shall hold once what is under way is done.
+    content: Vec<u8>,
+    /// What it may still hold instead, while something is under way.
+    before: Option<Vec<u8>>,
+    flushed: usize,
+    synced: usize,
+    /// Stamp, if a durable close was acknowledged and nothing came after.
+    finalized: Option<u64>,
+    /// An operation that may have any part of its effect is under way.
+    busy: bool,
+    /// A deletion was begun; and acknowledged.
+    deleting: bool,
+    deleted: bool,
+}
+
+type Ledger = RefCell<BTreeMap<u64, Promise>>;
+
+fn note(ledger: &Ledger, n: u64, change: impl FnOnce(&mut Promise)) {
+    change(ledger.borrow_mut().entry(n).or_default());
+}
+
+/// Writes `data[from..to]`, and records what the acknowledgements promise.
+async fn write_on(
+    ledger: &Ledger,
+    writer: &mut Writer,
+    n: u64,
+    to: usize,
+    how: &str,
+) -> Result<(), StoreError> {
+    let (data, from) = {
+        let promise = &ledger.borrow()[&n];
+        (promise.content.clone(), writer.info().block.length as usize)
+    };
+    send(writer, &data, from, to).await?;
+    match how {
+        "flush" => {
+            writer.flush().await?;
+            note(ledger, n, |p| p.flushed = to);
+        }
+        "sync" => {
+            writer.sync().await?;
+            note(ledger, n, |p| (p.flushed, p.synced) = (to, to));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+async fn finish_on(ledger: &Ledger, writer: Writer, n: u64, stamp: u64) -> Result<(), StoreError> {
+    let block = writer.finish(true).await?;
+    note(ledger, n, |p| {
+        assert_eq!(block.length as usize, p.content.len());
+        p.synced = p.content.len();
+        p.finalized = Some(stamp);
+        (p.busy, p.before) = (false, None);
+    });
+    Ok(())
+}
+
+async fn create_on(
+    ledger: &Ledger,
+    store: &Store,
+    n: u64,
+    data: Vec<u8>,
+) -> Result<Writer, StoreError> {
+    note(ledger, n, |p| {
+        *p = Promise {
+            content: data,
+            ..Promise::default()
+        }
+    });
+    store.create_rbw(id(n), gs(10), chunk(512)).await
+}
+
+/// Something of everything: slots, a spill, files, append, truncation, deletion and return.
+async fn scenario(store: &Store, ledger: &Ledger) -> Result<(), StoreError> {
+    let mut one = create_on(ledger, store, 1, content(1, 9000)).await?;
+    write_on(ledger, &mut one, 1, 9000, "").await?;
+    finish_on(ledger, one, 1, 10).await?;
+
+    let mut two = create_on(ledger, store, 2, content(2, 50_000)).await?;
+    for (to, how) in [
+        (10_000, "flush"),
+        (20_123, "sync"),
+        (20_124, "flush"),
+        (30_000, "flush"),
+        (50_000, ""),
+    ] {
+        write_on(ledger, &mut two, 2, to, how).await?;
+    }
+    finish_on(ledger, two, 2, 10).await?;
+
+    let mut three = create_on(ledger, store, 3, content(3, 7000)).await?;
+    for (to, how) in [
+        (3000, "flush"),
+        (5000, "sync"),
+        (6000, "flush"),
+        (6100, "sync"),
+        (6200, "flush"),
+        (7000, ""),
+    ] {
+        write_on(ledger, &mut three, 3, to, how).await?;
+    }
+    finish_on(ledger, three, 3, 10).await?;
+
+    // Append to the one in a slot and to the one in a file.
+    for (n, length, to) in [(1, 9000, 14_000), (2, 50_000, 60_001)] {
+        let mut grown = ledger.borrow()[&n].content.clone();
+        let before = grown.clone();
+        grown.extend(content(n + 100, to - length));
+        note(ledger, n, |p| {
+            (p.content, p.before, p.busy) = (grown, Some(before), true)
+        });
+        let mut writer = store
+            .append(block(n, 10, length as u64), gs(11), to as u64)
+            .await?;
+        write_on(ledger, &mut writer, n, length + 2000, "sync").await?;
+        write_on(ledger, &mut writer, n, to, "").await?;
+        finish_on(ledger, writer, n, 11).await?;
+    }
+
+    // Truncate by recovery, then append other bytes.
+    for (n, length, cut) in [(1, 14_000, 8192 + 77), (2, 60_001, 33_333)] {
+        let before = ledger.borrow()[&n].content.clone();
+        note(ledger, n, |p| {
+            (p.content, p.before, p.busy) = (before[..cut].to_vec(), Some(before.clone()), true);
+            (p.flushed, p.synced) = (cut, cut);
+        });
+        store.init_recovery(id(n), gs(11), gs(12)).await?;
+        store
+            .update_recovered(id(n), gs(12), length, cut as u64)
+            .await?;
+        note(ledger, n, |p| (p.finalized, p.before) = (Some(12), None));
+        let mut grown = before[..cut].to_vec();
+        grown.extend(content(n + 200, 3000));
+        note(ledger, n, |p| {
+            (p.content, p.before) = (grown, Some(before[..cut].to_vec()))
+        });
+        let mut writer = store
+            .append(block(n, 12, cut as u64), gs(13), 1 << 20)
+            .await?;
+        write_on(ledger, &mut writer, n, cut + 1000, "flush").await?;
+        write_on(ledger, &mut writer, n, cut + 3000, "").await?;
+        finish_on(ledger, writer, n, 13).await?;
+    }
+
+    for n in [2, 3] {
+        note(ledger, n, |p| p.deleting = true);
+        let deleted = store.delete(id(n), gs(20)).await?;
+        note(ledger, n, |p| p.deleted = true);
+        store.collect(deleted).await?;
+    }
+    // Into what came free; and a block that comes back.
+    let mut four = create_on(ledger, store, 4, content(4, 16_000)).await?;
+    write_on(ledger, &mut four, 4, 16_000, "").await?;
+    finish_on(ledger, four, 4, 10).await?;
+    let mut back = create_on(ledger, store, 3, content(33, 500)).await?;
+    write_on(ledger, &mut back, 3, 500, "").await?;
+    finish_on(ledger, back, 3, 10).await?;
+    Ok(())
+}
+
+/// What a client could have relied on is there; what is there is right.
+async fn check(
+    disk: &TestDisk,
+    options: StoreOptions,
+    promises: &BTreeMap<u64, Promise>,
+    alive: bool,
+    case: &str,
+) {
+    let (store, report) = open(disk, options).await;
+    assert!(
+        report.corrupt.is_empty() && report.damaged_slots == 0,
+        "{case}: {report:?}"
+    );
+    for (&n, p) in promises {
+        let info = store.get(id(n));
+        let least = if p.deleting {
+            0
+        } else if alive {
+            p.synced.max(p.flushed)
+        } else {
+            p.synced
+        };
+        let Some(info) = info else {
+            assert!(
+                p.deleting || (least == 0 && p.finalized.is_none()),
+                "{case}: {n} is gone, {least} bytes promised"
+            );
+            continue;
+        };
+        assert!(!p.deleted, "{case}: {n} came back");
+        if let (Some(stamp), false, false) = (p.finalized, p.busy, p.deleting) {
+            let expected = block(n, stamp, p.content.len() as u64);
+            assert_eq!(
+                (info.state, info.block),
+                (ReplicaState::Finalized, expected),
+                "{case}"
+            );
+        }
+        let got = read_recovered(&store, n)
+            .await
+            .unwrap_or_else(|e| panic!("{case}: {n}: {e} {info:?}"));
+        let right = p.content.starts_with(&got)
+            || p.before
+                .as_ref()
+                .is_some_and(|before| before.starts_with(&got));
+        assert!(
+            right,
+            "{case}: {n} holds other bytes, {} of them",
+            got.len()
+        );
+        assert!(
+            got.len() >= least,
+            "{case}: {n} has {} of {least} bytes",
+            got.len()
+        );
+    }
+    // Whatever was found stays so, and the store goes on working.
+    put(&store, 99, 1, &content(99, 5000), chunk(512)).await;
+    let before: Vec<Block> = store.finalized(StorageUuid(1));
+    drop(store);
+    let (store, report) = open(disk, options).await;
+    assert_eq!(
+        store.finalized(StorageUuid(1)),
+        before,
+        "{case}: {report:?}"
+    );
+    for block in before {
+        assert!(
+            read_all(&store, block.id.0).await.is_ok(),
+            "{case}: {block}"
+        );
+    }
+}
+
+fn kinds() -> [StoreOptions; 2] {
+    [
+        small(),
+        StoreOptions {
+            small_bytes: 0,
+            ..small()
+        },
+    ]
+}
+
+/// Runs the scenario with a fault after so many operations. The disk, the promises, and whether it got through.
+fn run(
+    options: StoreOptions,
+    fault: Option<(u64, Fault)>,
+) -> (TestDisk, BTreeMap<u64, Promise>, bool, u64) {
+    let disk = TestDisk::default();
+    block_on(async {
+        let (store, _) = open(&disk, options).await;
+        let start = disk.operations();
+        if let Some((after, fault)) = fault {
+            disk.inject(after, fault);
+        }
+        let ledger = Ledger::default();
+        let through = scenario(&store, &ledger).await.is_ok();
+        let operations = disk.operations() - start;
+        drop(store);
+        (disk, ledger.into_inner(), through, operations)
+    })
+}
+
+/// X6: a crash at every operation, every subset of up to 2^6 of the unsynced changes (else 32 random ones), and
+/// torn at 512 B. P2, P4, P5, P6, P10.
+#[test]
+fn x6_crash_at_every_operation_with_any_unsynced_part() {
+    for options in kinds() {
+        let (_, _, through, operations) = run(options, None);
+        assert!(through && operations > 100, "{operations} operations");
+        let mut cases = 0;
+        for k in 0..operations {
+            let (disk, promises, through, _) = run(options, Some((k, Fault::Crash)));
+            assert!(!through, "a crash is noticed");
+            let pending = disk.unsynced();
+            let masks: Vec<u64> = if pending <= 6 {
+                (0..1 << pending).collect()
+            } else {
+                let mut rng = Rng(k);
+                [0, u64::MAX]
+                    .into_iter()
+                    .chain((0..30).map(|_| rng.next()))
+                    .collect()
+            };
+            let keeps = masks
+                .into_iter()
+                .map(Keep::Mask)
+                .chain((0..16).map(|seed| Keep::Torn(k * 100 + seed)));
+            for keep in keeps {
+                let case = format!("small {}, operation {k}, {keep:?}", options.small_bytes);
+                block_on(check(
+                    &disk.after_crash(keep),
+                    options,
+                    &promises,
+                    false,
+                    &case,
+                ));
+                cases += 1;
+            }
+        }
+        assert!(cases > 3000, "{cases}");
+    }
+}
+
+/// kill -9 at every operation: what the kernel has completed is there, so hflush holds too (F-08).
+#[test]
+fn x6_death_of_the_process_keeps_what_was_flushed() {
+    for options in kinds() {
+        let (_, _, _, operations) = run(options, None);
+        for k in 0..operations {
+            let (disk, promises, ..) = run(options, Some((k, Fault::Crash)));
+            let case = format!("small {}, operation {k}, killed", options.small_bytes);
+            block_on(check(
+                &disk.after_crash(Keep::All),
+                options,
+                &promises,
+                true,
+                &case,
+            ));
+        }
+    }
+}
+
+/// X5: every operation fails once, as an error or for want of space, and the machine stops right after: no false
+/// acknowledgement, no wrong state.
+#[test]
+fn x5_every_operation_fails_once() {
+    for options in kinds() {
+        let (_, _, _, operations) = run(options, None);
+        for k in 0..operations {
+            for fault in [Fault::Error, Fault::Full] {
+                let (disk, promises, through, _) = run(options, Some((k, fault)));
+                assert!(
+                    !through || fault == Fault::Full,
+                    "operation {k} failed and nobody said so"
+                );
+                for keep in [
+                    Keep::All,
+                    Keep::Mask(0),
+                    Keep::Torn(k),
+                    Keep::Torn(k + 1000),
+                ] {
+                    let case = format!(
+                        "small {}, operation {k} {fault:?}, {keep:?}",
+                        options.small_bytes
+                    );
+                    let alive = matches!(keep, Keep::All);
+                    block_on(check(
+                        &disk.after_crash(keep),
+                        options,
+                        &promises,
+                        alive,
+                        &case,
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// X5 at start: every operation of a start fails once; the next start finds everything.
+#[test]
+fn x5_every_operation_of_a_start_fails_once() {
+    for options in kinds() {
+        let (disk, promises, through, _) = run(options, None);
+        assert!(through);
+        let crashed = disk.after_crash(Keep::All);
+        let mut k = 0;
+        loop {
+            let disk = crashed.after_crash(Keep::All);
+            disk.inject(k, Fault::Error);
+            let opened = block_on(ReplicaStore::open(
+                disk.clone(),
+                vec![volume(1)],
+                identity(),
+                options,
+            ));
+            let failed = opened.is_err();
+            drop(opened);
+            if !failed && disk.operations() <= k {
+                break;
+            }
+            block_on(check(
+                &disk.after_crash(Keep::All),
+                options,
+                &promises,
+                true,
+                &format!("start, operation {k}"),
+            ));
+            k += 1;
+        }
+        assert!(k > 15, "{k} operations");
+    }
+}

@@ -351,7 +351,18 @@ fn a_full_disk_is_out_of_space_and_nothing_else() {
             .unwrap_err();
         assert!(matches!(error, StoreError::OutOfSpace { .. }), "{error}");
         assert_eq!(store.volumes()[0].failed, None);
-        let deleted = store.delete(id(2), gs(1)).await.unwrap();
+        let info = store
+            .init_recovery(id(2), gs(1), gs(2))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(info.block.length > 16_384);
+        store
+            .update_recovered(id(2), gs(2), info.block.length, 16_385)
+            .await
+            .unwrap();
+        assert_eq!(read_all(&store, 2).await, Ok(content(2, 16_385)));
+        let deleted = store.delete(id(2), gs(2)).await.unwrap();
         store.collect(deleted).await.unwrap();
         assert_eq!(read_all(&store, 1).await, Ok(content(1, 3000)));
         store.refresh_space().await;
