@@ -199,7 +199,19 @@ impl Writer {
                     }
                 }
                 match decide(claim.first, nodes, &answers, self.config.planted) {
-                    Decision::Wait(_) => Ok(false),
+                    Decision::Wait(_) => {
+                        let unanswered = claim.prepared.iter().zip(&self.links);
+                        let hopeful = unanswered
+                            .filter(|(prepared, _)| prepared.is_none())
+                            .any(|(_, link)| link.trouble.is_none());
+                        if hopeful {
+                            return Ok(false);
+                        }
+                        // Nobody else will answer this claim; a higher one may be answered by all.
+                        let troubles = self.links.iter().filter_map(|link| link.trouble.as_ref());
+                        let fenced = troubles.filter_map(|trouble| trouble.fenced_by).max();
+                        Err(self.hopeless_claim(fenced))
+                    }
                     Decision::Contradiction(message) => Err(ClaimError::Contradiction {
                         first: claim.first,
                         message,
