@@ -57,6 +57,8 @@ pub(crate) struct Body<D: Disk> {
     /// Bytes, from the start, handed to the disk in complete units.
     pub(crate) submitted: u64,
     pub(crate) file: Option<Rc<ReplicaFile<D>>>,
+    /// Keeps the file open.
+    pub(crate) handle: Option<Rc<D::File>>,
     pub(crate) flushes: u32,
     /// Starts of unit writes that have not completed.
     pub(crate) units_in_flight: BTreeSet<u64>,
@@ -107,6 +109,7 @@ impl<D: Disk> Body<D> {
             checksums: Vec::new(),
             submitted: 0,
             file: None,
+            handle: None,
             flushes: 0,
             units_in_flight: BTreeSet::new(),
             in_flight: FuturesUnordered::new(),

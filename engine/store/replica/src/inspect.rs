@@ -19,10 +19,9 @@ const LENGTH_MAX: u64 = 1 << 46;
 const LOOK_BYTES: usize = 2 * PAGE;
 
 /// A replica file as found.
-pub(crate) struct FileFound<D: Disk> {
+pub(crate) struct FileFound {
     pub(crate) id: BlockId,
     pub(crate) path: PathBuf,
-    file: D::File,
     file_length: u64,
     pub(crate) header: Option<FileHeader>,
     /// Header page that is not the newest.
@@ -36,11 +35,11 @@ pub(crate) struct FileFound<D: Disk> {
     pub(crate) last_sequence: u64,
 }
 
-impl<D: Disk> FileFound<D> {
+impl FileFound {
     /// The open file of a replica of this length.
-    pub(crate) fn into_file(self, volume: &Rc<Volume<D>>, length: u64) -> ReplicaFile<D> {
+    pub(crate) fn into_file<D: Disk>(self, volume: &Rc<Volume<D>>, length: u64) -> ReplicaFile<D> {
         let geometry = self.geometry.expect("a sound replica has a geometry");
-        let file = ReplicaFile::new(volume, self.id, self.path, self.file, geometry);
+        let file = ReplicaFile::new(volume, self.id, self.path, geometry);
         file.allocated.set(self.file_length);
         volume.use_bytes(self.file_length);
         file.in_place.set(geometry.whole(length));
@@ -58,9 +57,9 @@ pub(crate) async fn inspect<D: Disk>(
     volume: &Rc<Volume<D>>,
     id: BlockId,
     path: PathBuf,
-    file: D::File,
+    file: &D::File,
     file_length: u64,
-) -> Result<FileFound<D>, StoreError> {
+) -> Result<FileFound, StoreError> {
     let mut buf = volume.disk.buf(LOOK_BYTES).await;
     buf.as_mut()[..LOOK_BYTES].fill(0);
     let (result, buf) = file.read_at(buf, 0..LOOK_BYTES, 0).await;
@@ -88,7 +87,6 @@ pub(crate) async fn inspect<D: Disk>(
     let mut found = FileFound {
         id,
         path,
-        file,
         file_length,
         header,
         next_page,
@@ -114,10 +112,10 @@ pub(crate) async fn inspect<D: Disk>(
         match header.state {
             StoredState::Temporary => {}
             StoredState::Finalized if header.settled => {
-                inspect_settled(volume, &mut found, &header, &geometry).await?;
+                inspect_settled(volume, file, &mut found, &header, &geometry).await?;
             }
             StoredState::Finalized | StoredState::Rbw => {
-                inspect_data(volume, &mut found, &header, &geometry).await?;
+                inspect_data(volume, file, &mut found, &header, &geometry).await?;
             }
         }
     }
@@ -134,7 +132,8 @@ struct TailFound {
 /// The valid tail records of a file.
 async fn read_tails<D: Disk>(
     volume: &Rc<Volume<D>>,
-    found: &mut FileFound<D>,
+    file: &D::File,
+    found: &mut FileFound,
     geometry: &Geometry,
 ) -> Result<Vec<TailFound>, StoreError> {
     let mut tails = Vec::new();
@@ -142,8 +141,7 @@ async fn read_tails<D: Disk>(
     for slot in 0..TAIL_SLOTS as u8 {
         let mut buf = volume.disk.buf(bytes).await;
         buf.as_mut()[..bytes].fill(0);
-        let (result, buf) = found
-            .file
+        let (result, buf) = file
             .read_at(buf, 0..bytes, geometry.tail_offset(slot))
             .await;
         volume.check(result)?;
@@ -172,7 +170,8 @@ async fn read_tails<D: Disk>(
 /// FINALIZED and settled: the file is long enough, and its tail record is there.
 async fn inspect_settled<D: Disk>(
     volume: &Rc<Volume<D>>,
-    found: &mut FileFound<D>,
+    file: &D::File,
+    found: &mut FileFound,
     header: &FileHeader,
     geometry: &Geometry,
 ) -> Result<(), StoreError> {
@@ -182,7 +181,7 @@ async fn inspect_settled<D: Disk>(
     found.evidence.whole = found.file_length >= geometry.file_end(header.length);
     if partial > 0 {
         let unit = whole / geometry.unit as u64;
-        let tails = read_tails(volume, found, geometry).await?;
+        let tails = read_tails(volume, file, found, geometry).await?;
         let tail = tails.iter().find(|tail| {
             (tail.tail.sequence, tail.tail.unit) == (header.tail_sequence, unit)
                 && tail.verified as u64 >= partial
@@ -197,7 +196,8 @@ async fn inspect_settled<D: Disk>(
 /// whose own tail is lost may still have an earlier, durable one.
 async fn inspect_data<D: Disk>(
     volume: &Rc<Volume<D>>,
-    found: &mut FileFound<D>,
+    file: &D::File,
+    found: &mut FileFound,
     header: &FileHeader,
     geometry: &Geometry,
 ) -> Result<(), StoreError> {
@@ -205,8 +205,8 @@ async fn inspect_data<D: Disk>(
         StoredState::Finalized => header.length,
         _ => u64::MAX,
     };
-    let units = verify_units(volume, found, geometry, geometry.whole(named)).await?;
-    let mut tails = read_tails(volume, found, geometry).await?;
+    let units = verify_units(volume, file, found, geometry, geometry.whole(named)).await?;
+    let mut tails = read_tails(volume, file, found, geometry).await?;
     tails.retain(|tail| tail.tail.sequence >= header.tail_floor);
     let synced = tails
         .iter()
@@ -233,7 +233,8 @@ async fn inspect_data<D: Disk>(
 /// How many bytes, from the start, lie in complete units that verify; at most `limit`.
 async fn verify_units<D: Disk>(
     volume: &Rc<Volume<D>>,
-    found: &FileFound<D>,
+    file: &D::File,
+    found: &FileFound,
     geometry: &Geometry,
     limit: u64,
 ) -> Result<u64, StoreError> {
@@ -251,7 +252,7 @@ async fn verify_units<D: Disk>(
         let bytes = geometry.head + units * geometry.unit;
         let mut buf = volume.disk.buf(bytes).await;
         buf.as_mut()[..bytes].fill(0);
-        let (result, buf) = found.file.read_at(buf, 0..bytes, at).await;
+        let (result, buf) = file.read_at(buf, 0..bytes, at).await;
         volume.check(result)?;
         let first = group * (geometry.group / geometry.bytes_per_checksum) as u64;
         let chunks = geometry.chunks(units * geometry.unit);

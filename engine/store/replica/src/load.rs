@@ -87,6 +87,7 @@ impl<D: Disk> Body<D> {
         length: u64,
     ) -> Result<(), StoreError> {
         let (id, geometry) = (replica.id, self.geometry);
+        let handle = file.open().await?;
         self.group = length / geometry.group as u64;
         let start = self.group * geometry.group as u64;
         let whole = geometry.whole(length);
@@ -108,7 +109,7 @@ impl<D: Disk> Body<D> {
                 let range = at..at + geometry.unit;
                 let buf = replica
                     .volume
-                    .read(id, &file.file, buf, range, geometry.data_offset(whole))
+                    .read(id, &handle, buf, range, geometry.data_offset(whole))
                     .await?;
                 (buf, geometry.unit)
             } else {
@@ -142,6 +143,7 @@ impl<D: Disk> Body<D> {
             file.stale_beyond.set(true);
         }
         self.file = Some(file);
+        self.handle = Some(handle);
         Ok(())
     }
 }
@@ -158,7 +160,7 @@ pub(crate) async fn read_tail<D: Disk>(
     let offset = file.geometry.tail_offset(tail.slot);
     let buf = file
         .volume
-        .read(file.id, &file.file, buf, at..end, offset)
+        .read(file.id, &*file.open().await?, buf, at..end, offset)
         .await?;
     let record = TailRecord::decode(&file.geometry, &buf.as_ref()[at..at + PAGE])
         .filter(|record| (record.id, record.unit) == (file.id, tail.unit))

@@ -389,14 +389,14 @@ impl<D: Disk> ReplicaStore<D> {
             });
         }
         replica.take_over();
-        if let Some(body) = held.as_mut() {
-            if let Err(error) = body.flush(&replica).await {
-                // Without room for all of it, what is on disk takes part.
-                let _ = body.drain(&replica).await;
-                replica.volume.alive()?;
-                if !matches!(error, StoreError::OutOfSpace { .. }) {
-                    return Err(error);
-                }
+        if let Some(body) = held.as_mut()
+            && let Err(error) = body.flush(&replica).await
+        {
+            // Without room for all of it, what is on disk takes part.
+            let _ = body.drain(&replica).await;
+            replica.volume.alive()?;
+            if !matches!(error, StoreError::OutOfSpace { .. }) {
+                return Err(error);
             }
         }
         *held = None;

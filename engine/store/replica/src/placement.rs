@@ -25,7 +25,9 @@ impl<D: Disk> Body<D> {
         if let Some(file) = &self.file {
             return Ok(file.clone());
         }
-        let file = Rc::new(ReplicaFile::create(&replica.volume, replica.id, self.geometry).await?);
+        let (file, handle) =
+            ReplicaFile::create(&replica.volume, replica.id, self.geometry).await?;
+        let file = Rc::new(file);
         let new = file.allocate_to(self.geometry.group_offset(1)).await?;
         replica.settle_reservation(new);
         let (state, stamp) = {
@@ -41,6 +43,7 @@ impl<D: Disk> Body<D> {
             )
         };
         self.file = Some(file.clone());
+        self.handle = Some(handle);
         let header = file.header(state, stamp, replica.meta.borrow().durable);
         self.put_header(replica, &file, header).await?;
         Ok(file)
@@ -56,10 +59,10 @@ impl<D: Disk> Body<D> {
         let mut page = self.acquire(replica, PAGE).await?;
         page.as_mut()[..PAGE].fill(0);
         header.encode(page.as_mut());
-        let (file, offset) = (file.clone(), file.turn_page());
+        let (file, offset) = (file.open().await?, file.turn_page());
         self.submit(
             replica,
-            async move { file.file.write_at(page, 0..PAGE, offset).await },
+            async move { file.write_at(page, 0..PAGE, offset).await },
             What::Page,
         )
         .await
@@ -102,29 +105,24 @@ impl<D: Disk> Body<D> {
         let stop = start + end as u64;
         let new = file.allocate_to(geometry.data_offset(stop - 1) + 1).await?;
         replica.settle_reservation(new);
+        let handle = file.open().await?;
         let mut buf = self.gather.take().expect("bytes are gathered");
         self.fill_head(replica, buf.as_mut(), end);
         self.submitted = stop;
         self.units_in_flight.insert(from);
-        let file = file.clone();
         let (head, head_offset) = (
             front - geometry.head..front,
             geometry.group_offset(self.group),
         );
         let write = async move {
             if from == start {
-                return file
-                    .file
+                return handle
                     .write_at(buf, head.start..front + end, head_offset)
                     .await;
             }
             let data = front + (from - start) as usize..front + end;
-            match file
-                .file
-                .write_at(buf, data, geometry.data_offset(from))
-                .await
-            {
-                (Ok(()), buf) => file.file.write_at(buf, head, head_offset).await,
+            match handle.write_at(buf, data, geometry.data_offset(from)).await {
+                (Ok(()), buf) => handle.write_at(buf, head, head_offset).await,
                 failed => failed,
             }
         };
@@ -172,6 +170,7 @@ impl<D: Disk> Body<D> {
                 synced_length: replica.meta.borrow().durable.min(self.received()),
                 checksums: self.checksums[self.geometry.chunks(full)..].to_vec(),
             };
+            let handle = file.open().await?;
             let slot = file.free_tail_slot();
             let tail = TailRef {
                 slot,
@@ -186,8 +185,8 @@ impl<D: Disk> Body<D> {
             let padded = start + (bytes as usize).next_multiple_of(PAGE);
             record.encode(&self.geometry, &mut buf.as_mut()[start - PAGE..start]);
             buf.as_mut()[stop..padded].fill(0);
-            let (owner, offset) = (file.clone(), self.geometry.tail_offset(slot));
-            let write = async move { owner.file.write_at(buf, start - PAGE..padded, offset).await };
+            let offset = self.geometry.tail_offset(slot);
+            let write = async move { handle.write_at(buf, start - PAGE..padded, offset).await };
             self.submit(replica, write, What::Tail(tail)).await?;
             self.drain(replica).await?;
         }
@@ -481,9 +480,12 @@ impl<D: Disk> Body<D> {
         if end > 0 {
             let mut buf = self.acquire(replica, self.front).await?;
             self.fill_head(replica, buf.as_mut(), end);
-            let (owner, range) = (file.clone(), self.front - self.geometry.head..self.front);
+            let (handle, range) = (
+                file.open().await?,
+                self.front - self.geometry.head..self.front,
+            );
             let offset = self.geometry.group_offset(self.group);
-            let write = async move { owner.file.write_at(buf, range, offset).await };
+            let write = async move { handle.write_at(buf, range, offset).await };
             self.submit(replica, write, What::Page).await?;
         }
         self.drain(replica).await?;

@@ -23,6 +23,8 @@ const READ_ALONG: u64 = 128 << 10;
 pub struct ReplicaReader<D: Disk> {
     replica: Rc<Replica<D>>,
     location: Location<D>,
+    /// Keeps the file open, under whatever name.
+    _handle: Option<Rc<D::File>>,
     stamp: GenerationStamp,
     length: u64,
     position: u64,
@@ -74,9 +76,14 @@ impl<D: Disk> ReplicaStore<D> {
             (offset / chunk * chunk, round_up(end, chunk).min(visible))
         };
         let location = replica.meta.borrow().location.clone();
+        let handle = match &location {
+            Location::File(file) if position < end => Some(file.open().await?),
+            _ => None,
+        };
         Ok(ReplicaReader {
             replica,
             location,
+            _handle: handle,
             stamp: here,
             length: visible,
             position,
@@ -295,12 +302,13 @@ async fn read_units<D: Disk>(
         .min(file.in_place.get());
     let chunks = ((stop - start) / chunk) as usize;
     let (volume, disk) = (&replica.volume, &replica.volume.disk);
+    let handle = file.open().await?;
     let (buf, at, mut checksums) = if position - start <= READ_ALONG {
         let bytes = g.head + round_up(stop - start, PAGE as u64) as usize;
         let buf = volume
             .read(
                 file.id,
-                &file.file,
+                &handle,
                 disk.buf(bytes).await,
                 0..bytes,
                 g.group_offset(group),
@@ -316,7 +324,7 @@ async fn read_units<D: Disk>(
             volume
                 .read(
                     file.id,
-                    &file.file,
+                    &handle,
                     disk.buf(bytes).await,
                     0..bytes,
                     g.data_offset(from),

@@ -7,9 +7,9 @@ use crate::group_sync::GroupSync;
 use crate::volume::Volume;
 use hadal_env::{Disk, File, OpenOptions};
 use hadal_types::{BlockId, GenerationStamp};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 /// The tail record that counts now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,7 +27,8 @@ pub(crate) struct ReplicaFile<D: Disk> {
     pub(crate) volume: Rc<Volume<D>>,
     pub(crate) id: BlockId,
     pub(crate) path: PathBuf,
-    pub(crate) file: D::File,
+    /// The open file, as long as somebody reads or writes it: a FINALIZED replica at rest holds no descriptor.
+    handle: RefCell<Weak<D::File>>,
     pub(crate) geometry: Geometry,
     pub(crate) allocated: Cell<u64>,
     /// Bytes of the block, from its start, whose writes in complete units have completed.
@@ -52,7 +53,7 @@ impl<D: Disk> ReplicaFile<D> {
         volume: &Rc<Volume<D>>,
         id: BlockId,
         geometry: Geometry,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<(Self, Rc<D::File>), StoreError> {
         volume.alive()?;
         let path = volume.replica_path(id);
         let file = volume.check(
@@ -65,22 +66,24 @@ impl<D: Disk> ReplicaFile<D> {
             volume.check(file.truncate(0).await)?;
         }
         volume.counters.update(|c| c.files_created += 1);
-        Ok(Self::new(volume, id, path, file, geometry))
+        let handle = Rc::new(file);
+        let file = Self::new(volume, id, path, geometry);
+        *file.handle.borrow_mut() = Rc::downgrade(&handle);
+        Ok((file, handle))
     }
 
-    /// Around an open file, as if nothing was in it.
+    /// A replica file that is not open, as if nothing was in it.
     pub(crate) fn new(
         volume: &Rc<Volume<D>>,
         id: BlockId,
         path: PathBuf,
-        file: D::File,
         geometry: Geometry,
     ) -> Self {
         Self {
             volume: volume.clone(),
             id,
             path,
-            file,
+            handle: RefCell::new(Weak::new()),
             geometry,
             allocated: Cell::new(0),
             in_place: Cell::new(0),
@@ -92,6 +95,27 @@ impl<D: Disk> ReplicaFile<D> {
             tail_floor: Cell::new(0),
             sync: GroupSync::default(),
         }
+    }
+
+    /// The open file, opened if nobody has it open.
+    pub(crate) async fn open(&self) -> Result<Rc<D::File>, StoreError> {
+        let open = self.handle.borrow().upgrade();
+        if let Some(open) = open {
+            return Ok(open);
+        }
+        self.volume.alive()?;
+        let options = OpenOptions::write().direct();
+        let handle = match self.volume.disk.open(&self.path, options).await {
+            Err(error) if error.is_not_found() => {
+                return Err(StoreError::Corrupt {
+                    id: self.id,
+                    what: "its file is missing",
+                });
+            }
+            other => Rc::new(self.volume.check(other)?),
+        };
+        *self.handle.borrow_mut() = Rc::downgrade(&handle);
+        Ok(handle)
     }
 
     /// A header of this replica with the next sequence.
@@ -141,10 +165,11 @@ impl<D: Disk> ReplicaFile<D> {
         }
         let step = self.volume.options.allocate_step.max(PAGE as u64);
         let target = end.max(have + step).next_multiple_of(PAGE as u64);
-        let result = match self.file.allocate(have, target - have).await {
+        let file = self.open().await?;
+        let result = match file.allocate(have, target - have).await {
             // Near the end of the disk the step may be too much where the need is not.
             Err(error) if error.is_full() && target > end => {
-                self.file.allocate(have, end - have).await.map(|()| end)
+                file.allocate(have, end - have).await.map(|()| end)
             }
             other => other.map(|()| target),
         };
@@ -159,7 +184,8 @@ impl<D: Disk> ReplicaFile<D> {
     pub(crate) async fn cut_to(&self, end: u64) -> Result<(), StoreError> {
         let have = self.allocated.get();
         if have > end {
-            self.volume.check(self.file.truncate(end).await)?;
+            let file = self.open().await?;
+            self.volume.check(file.truncate(end).await)?;
             self.allocated.set(end);
             self.volume.free_bytes(have - end);
         }
@@ -169,11 +195,12 @@ impl<D: Disk> ReplicaFile<D> {
     /// Makes all completed writes, and the file's name, durable.
     pub(crate) async fn sync(&self) -> Result<(), StoreError> {
         let tail = self.tail.get();
+        let file = self.open().await?;
         self.sync
             .run(|| async {
                 self.volume.alive()?;
                 self.volume.counters.update(|c| c.syncs += 1);
-                self.volume.check(self.file.sync_data().await)
+                self.volume.check(file.sync_data().await)
             })
             .await?;
         if !self.name_durable.get() {
@@ -201,7 +228,7 @@ impl<D: Disk> ReplicaFile<D> {
             .volume
             .read(
                 self.id,
-                &self.file,
+                &*self.open().await?,
                 buf,
                 0..bytes,
                 self.geometry.group_offset(group),

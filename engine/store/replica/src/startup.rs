@@ -43,7 +43,7 @@ struct Candidate<D: Disk> {
 
 enum Place<D: Disk> {
     Slot(Rc<Extent<D>>, u32),
-    File(Box<FileFound<D>>),
+    File(Box<FileFound>),
 }
 
 /// A slot's header as kept between the two passes.
@@ -457,7 +457,7 @@ async fn verify_slot<D: Disk>(
 async fn list_files<D: Disk>(
     volume: &Rc<Volume<D>>,
     report: &mut StartupReport,
-) -> Result<Vec<FileFound<D>>, StoreError> {
+) -> Result<Vec<FileFound>, StoreError> {
     let dir = volume.replicas_dir();
     let mut ids = Vec::new();
     for entry in volume.check(volume.disk.read_dir(&dir).await)? {
@@ -484,7 +484,7 @@ async fn list_files<D: Disk>(
     }
     let inspect = |(id, path, length): (BlockId, PathBuf, u64)| async move {
         let file = volume.check(volume.disk.open(&path, OpenOptions::write().direct()).await)?;
-        inspect::inspect(volume, id, path, file, length).await
+        inspect::inspect(volume, id, path, &file, length).await
     };
     let mut found = Vec::new();
     let mut all = stream::iter(ids.into_iter().map(inspect)).buffered(FILES_AT_ONCE);
@@ -494,7 +494,7 @@ async fn list_files<D: Disk>(
     Ok(found)
 }
 
-fn judge_file<D: Disk>(found: FileFound<D>) -> Candidate<D> {
+fn judge_file<D: Disk>(found: FileFound) -> Candidate<D> {
     let (decision, row) = decide(&found.evidence);
     let header = found.header;
     let block = Block {

@@ -130,7 +130,9 @@ impl<D: Disk> Volume<D> {
             if error.is_full() {
                 return StoreError::OutOfSpace { wanted: 0 };
             }
-            if error.op != DiskOp::Read {
+            // Too many open files, of the process (24) or the machine (23), say nothing of the disk.
+            let descriptors = matches!(error.source.raw_os_error(), Some(23 | 24));
+            if error.op != DiskOp::Read && !descriptors {
                 self.failed
                     .borrow_mut()
                     .get_or_insert_with(|| error.to_string());
