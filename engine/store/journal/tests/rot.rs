@@ -79,9 +79,14 @@ fn c1_every_flipped_bit_is_seen() {
             flip(&rotten, &path, bit);
             let info = look(&rotten, 0);
             if unchanged(&info) {
+                let sector = if finalise {
+                    used
+                } else {
+                    used.next_multiple_of(512)
+                };
                 assert!(
-                    bit / 8 >= used,
-                    "bit {bit} of a record or the header went unnoticed"
+                    bit / 8 >= sector,
+                    "bit {bit} of a record, the header or the last sector went unnoticed"
                 );
                 continue;
             }
@@ -203,6 +208,44 @@ fn c2_every_strayed_sector_is_seen() {
                 }
             }
         }
+    }
+}
+
+/// A record that verifies but does not follow (another txid, an older epoch) ends the log; above the mark what it
+/// starts is closed like a gap, at or below it is damage and stays.
+#[test]
+fn records_out_of_sequence_end_the_log() {
+    let end = 4096 + batch(2, 1, 5, EMPTY_DIGEST).bytes().len();
+    for (epoch, txid) in [(1, 6), (2, 5), (2, 7), (3, 1)] {
+        let disk = new_disk();
+        run(&disk, async {
+            let journal = try_open(&disk, 0).await.unwrap();
+            start(&journal, 2, 1).await.unwrap();
+            append(&journal, 2, 1, 5).await.unwrap();
+        });
+        let mut bytes = disk.content(in_progress(1));
+        let mut stray = Vec::new();
+        store_journal::frame(&mut stray, Epoch(epoch), TxId(txid), &payload(epoch, txid));
+        bytes[end..end + stray.len()].copy_from_slice(&stray);
+        disk.set_content(in_progress(1), bytes.clone());
+        let marked = disk.fork();
+        let info = open(&disk).segment(TxId(1)).unwrap();
+        assert_eq!(
+            (info.last, info.end, info.closed_gap),
+            (Some(TxId(5)), Some(End::Clean), Some(TxId(6))),
+            "epoch {epoch}, txid {txid}"
+        );
+        assert!(disk.content(in_progress(1))[end..].iter().all(|&b| b == 0));
+        let info = open_committed(&marked, 6).segment(TxId(1)).unwrap();
+        assert_eq!(
+            (info.last, info.end),
+            (Some(TxId(5)), Some(End::Damaged(TxId(6))))
+        );
+        assert_eq!(
+            marked.content(in_progress(1)),
+            bytes,
+            "nothing is zeroed at a damaged record"
+        );
     }
 }
 

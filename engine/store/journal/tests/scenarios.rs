@@ -448,6 +448,13 @@ fn t_q13_purge_of_unfinished_segments() {
             store_journal::Purged::default(),
             "segment 1 may still be recovered"
         );
+        journal.resume(TxId(1)).await.unwrap();
+        assert_eq!(
+            journal.purge(TxId(6)).await.unwrap(),
+            store_journal::Purged::default(),
+            "the open segment stays"
+        );
+        journal.resume(TxId(6)).await.unwrap();
         let purged = journal.purge(TxId(6)).await.unwrap();
         assert_eq!(
             (purged.segments, purged.accepted),
