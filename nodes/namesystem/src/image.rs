@@ -202,7 +202,7 @@ impl ImageSource {
             }
             Section::RetryCache => {
                 let from = usize::try_from(self.next).expect("counts entries");
-                for entry in self.view.retry.iter().skip(from) {
+                for entry in self.view.retry.from(from) {
                     records::put_retry(out, entry);
                     self.next += 1;
                     if out.len() >= CHUNK_BYTES {

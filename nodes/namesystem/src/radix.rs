@@ -24,13 +24,13 @@ pub(crate) trait Page: Clone + Default {
 
 #[derive(Clone)]
 struct Mid<P> {
-    pages: Vec<Option<Arc<P>>>,
+    pages: [Option<Arc<P>>; MID_LEN],
     used: usize,
 }
 
 #[derive(Clone)]
 struct Top<P> {
-    mids: Vec<Option<Arc<Mid<P>>>>,
+    mids: [Option<Arc<Mid<P>>>; TOP_LEN],
     used: usize,
 }
 
@@ -64,12 +64,6 @@ const fn split(id: u64) -> (u64, usize, usize) {
     )
 }
 
-fn empty<T>(length: usize) -> Vec<Option<T>> {
-    let mut slots = Vec::new();
-    slots.resize_with(length, || None);
-    slots
-}
-
 impl<P: Page> Radix<P> {
     /// The page that holds `id`.
     pub(crate) fn page(&self, id: u64) -> Option<&P> {
@@ -90,7 +84,7 @@ impl<P: Page> Radix<P> {
         let (top, mid, page) = split(id);
         let top = Arc::make_mut(self.tops.entry(top).or_insert_with(|| {
             Arc::new(Top {
-                mids: empty(TOP_LEN),
+                mids: [const { None }; TOP_LEN],
                 used: 0,
             })
         }));
@@ -99,7 +93,7 @@ impl<P: Page> Radix<P> {
         }
         let mid = Arc::make_mut(top.mids[mid].get_or_insert_with(|| {
             Arc::new(Mid {
-                pages: empty(MID_LEN),
+                pages: [const { None }; MID_LEN],
                 used: 0,
             })
         }));

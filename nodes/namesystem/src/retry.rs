@@ -134,10 +134,17 @@ pub(crate) struct RetryView {
 impl RetryView {
     /// The entries in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &RetryEntry> {
+        self.from(0)
+    }
+
+    /// The entries in order, from the one of that number on.
+    pub(crate) fn from(&self, number: usize) -> impl Iterator<Item = &RetryEntry> {
+        let at = self.skipped + number;
         self.chunks
             .iter()
+            .skip(at / CHUNK)
             .flat_map(|chunk| chunk.iter())
-            .skip(self.skipped)
+            .skip(at % CHUNK)
     }
 }
 

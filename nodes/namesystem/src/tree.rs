@@ -76,10 +76,9 @@ impl Tree {
 
     /// The entry of that name in a directory.
     pub(crate) fn child(&self, directory: &Inode, name: &str) -> Option<Entry<'_>> {
-        let (_, id) = directory
+        let id = directory
             .children()?
-            .find(name.as_bytes(), |id| self.name_bytes(id))
-            .ok()?;
+            .get(name.as_bytes(), |id| self.name_bytes(id))?;
         self.get(InodeId(id))
     }
 
@@ -195,10 +194,12 @@ impl Tree {
 
     /// Gives a directory all its entries at once, sorted by name (image load).
     pub(crate) fn set_children(&mut self, directory: InodeId, ids: Vec<u64>) {
+        let entries = (!ids.is_empty())
+            .then(|| Box::new(Children::from_sorted(ids, |id| self.name_bytes(id))));
         let Body::Directory(children) = &mut self.get_mut(directory).body else {
             panic!("inode {directory} is not a directory");
         };
-        *children = (!ids.is_empty()).then(|| Box::new(Children::from_sorted(ids)));
+        *children = entries;
     }
 
     /// Adds an inode below `parent`.
@@ -231,8 +232,8 @@ impl Tree {
             unreachable!("checked above");
         };
         match (children, place) {
-            (Some(children), Some(place)) => children.insert(place, id.0),
-            (children, _) => *children = Some(Box::new(Children::one(id.0))),
+            (Some(children), Some(place)) => children.insert(place, id.0, name.as_bytes()),
+            (children, _) => *children = Some(Box::new(Children::one(id.0, name.as_bytes()))),
         }
     }
 

@@ -15,6 +15,8 @@ use hadal_types::{Block, BlockId, InodeId};
 
 /// Open files per page.
 const OPEN_FILES_PAGE: usize = 1000;
+/// Bytes of paths after which a page ends, so that it fits a call frame.
+const OPEN_FILES_BYTES: usize = 1 << 20;
 /// Files with missing blocks per page (HDFS: 100).
 const CORRUPT_FILES_PAGE: usize = 100;
 
@@ -184,21 +186,25 @@ impl Namesystem {
         self.checker(caller).superuser()?;
         let top = self.filter(path)?;
         let tree = &self.state.tree;
-        let mut files: Vec<_> = self
+        let open = self
             .state
             .leases
             .open_from(InodeId(after.0.saturating_add(1)))
-            .filter(|(inode, _)| tree.is_within(*inode, top))
-            .take(OPEN_FILES_PAGE + 1)
-            .map(|(inode, holder)| OpenFile {
+            .filter(|(inode, _)| tree.is_within(*inode, top));
+        let (mut files, mut bytes) = (Vec::new(), 0);
+        for (inode, holder) in open {
+            if files.len() == OPEN_FILES_PAGE || bytes > OPEN_FILES_BYTES {
+                return Ok(Response::OpenFiles { files, more: true });
+            }
+            let path = tree.path_of(inode);
+            bytes += path.len();
+            files.push(OpenFile {
                 inode,
-                path: tree.path_of(inode),
+                path,
                 holder,
-            })
-            .collect();
-        let more = files.len() > OPEN_FILES_PAGE;
-        files.truncate(OPEN_FILES_PAGE);
-        Ok(Response::OpenFiles { files, more })
+            });
+        }
+        Ok(Response::OpenFiles { files, more: false })
     }
 
     pub(super) fn list_corrupt_file_blocks(

@@ -1,7 +1,9 @@
 //! The NameNode's mind, tested as values: calls in, edits and answers out.
 
 mod barrier;
+mod datanode;
 mod files;
+mod leases;
 mod permissions;
 mod replay;
 mod rules;
