@@ -65,6 +65,8 @@ pub(crate) struct Body<D: Disk> {
     pub(crate) in_flight: FuturesUnordered<LocalBoxFuture<'static, Done<D>>>,
     /// A write failed: what is on disk is not what this body believes.
     pub(crate) broken: bool,
+    /// Shortened since the last tail was written: what comes may differ from what was there.
+    pub(crate) cut: bool,
 }
 
 /// Reads slices in order.
@@ -114,6 +116,7 @@ impl<D: Disk> Body<D> {
             units_in_flight: BTreeSet::new(),
             in_flight: FuturesUnordered::new(),
             broken: false,
+            cut: false,
         }
     }
 

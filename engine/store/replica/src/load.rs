@@ -141,6 +141,7 @@ impl<D: Disk> Body<D> {
         }
         if length < on_disk {
             file.stale_beyond.set(true);
+            self.cut = true;
         }
         self.file = Some(file);
         self.handle = Some(handle);

@@ -159,7 +159,7 @@ impl<D: Disk> Body<D> {
         let bytes = (fill - full) as u32;
         let floor = file.tail_floor.get();
         let written = file.tail.get().is_some_and(|tail| {
-            (tail.unit, tail.bytes) == (index, bytes) && tail.sequence >= floor
+            (tail.unit, tail.bytes) == (index, bytes) && tail.sequence >= floor && !self.cut
         });
         if bytes > 0 && !written {
             let record = TailRecord {
@@ -188,6 +188,7 @@ impl<D: Disk> Body<D> {
             let offset = self.geometry.tail_offset(slot);
             let write = async move { handle.write_at(buf, start - PAGE..padded, offset).await };
             self.submit(replica, write, What::Tail(tail)).await?;
+            self.cut = false;
             self.drain(replica).await?;
         }
         file.in_place.set(self.submitted);
@@ -414,8 +415,11 @@ impl<D: Disk> Body<D> {
             let stale = file.stale_beyond.get();
             let was_open = replica.meta.borrow().state != ReplicaState::Finalized;
             self.flush_file(replica, &file).await?;
-            if stale {
-                // The tail may be a copy of what is about to be scrubbed.
+            let partial = !self.received().is_multiple_of(self.geometry.unit as u64);
+            let tail = file.tail.get().filter(|_| partial);
+            let tail_durable = tail.is_none_or(|tail| file.durable_tail.get() == Some(tail.slot));
+            if stale || !(was_open || tail_durable) {
+                // What follows may remove, or no longer count, other copies of the tail's bytes.
                 file.sync().await?;
             }
             if stale && !was_open {
@@ -423,14 +427,11 @@ impl<D: Disk> Body<D> {
                 // crash would leave an open replica with bytes from before a truncation.
                 self.scrub(replica, &file).await?;
             }
-            let partial = !self.received().is_multiple_of(self.geometry.unit as u64);
-            let floor = file
-                .tail
-                .get()
-                .filter(|_| partial)
-                .map(|tail| tail.sequence);
-            file.tail_floor
-                .set(floor.unwrap_or_else(|| replica.volume.next_sequence()));
+            if stale || !was_open {
+                let floor = tail.map(|tail| tail.sequence);
+                file.tail_floor
+                    .set(floor.unwrap_or_else(|| replica.volume.next_sequence()));
+            }
             let header = file.header(
                 StoredState::Rbw,
                 stamp,
@@ -504,6 +505,7 @@ impl<D: Disk> Body<D> {
         {
             return false;
         }
+        self.cut |= length < self.received();
         self.fill = (length - start) as usize;
         self.cut_checksums();
         replica.meta.borrow_mut().received = length;

@@ -405,3 +405,176 @@ fn x5_every_operation_of_a_start_fails_once() {
         assert!(k > 15, "{k} operations");
     }
 }
+
+/// What the random history knows of a block.
+enum Now {
+    Absent,
+    Open(Box<Writer>, u64),
+    Closed(u64),
+}
+
+/// One random step on block `n`.
+async fn step(
+    store: &Store,
+    ledger: &Ledger,
+    n: u64,
+    now: Now,
+    rng: &mut Rng,
+) -> Result<Now, StoreError> {
+    let length = ledger.borrow().get(&n).map_or(0, |p| p.content.len());
+    match now {
+        Now::Absent => {
+            let data = content(rng.next(), rng.below(40_000) as usize);
+            let writer = create_on(ledger, store, n, data).await?;
+            Ok(Now::Open(Box::new(writer), 10))
+        }
+        Now::Open(mut writer, stamp) => {
+            let known = writer.info().block.length as usize;
+            match rng.below(8) {
+                0..4 => {
+                    let to = known + rng.below((length - known) as u64 + 1) as usize;
+                    let how = ["", "flush", "sync"][rng.below(3) as usize];
+                    write_on(ledger, &mut writer, n, to, how).await?;
+                    Ok(Now::Open(writer, stamp))
+                }
+                4 => {
+                    if rng.below(2) == 0 {
+                        writer.park().await?;
+                    }
+                    let next = stamp + 1;
+                    let writer = store
+                        .recover_rbw(id(n), gs(stamp), gs(next), 0, u64::MAX)
+                        .await?;
+                    let acked = writer.info().block.length as usize;
+                    note(ledger, n, |p| assert!(acked >= p.flushed));
+                    Ok(Now::Open(Box::new(writer), next))
+                }
+                5 => {
+                    store
+                        .bump_generation_stamp(id(n), gs(stamp), gs(stamp + 1))
+                        .await?;
+                    Ok(Now::Open(writer, stamp + 1))
+                }
+                6 => {
+                    write_on(ledger, &mut writer, n, length, "").await?;
+                    finish_on(ledger, *writer, n, stamp).await?;
+                    Ok(Now::Closed(stamp))
+                }
+                _ => {
+                    drop(writer);
+                    cut(store, ledger, n, stamp, rng).await
+                }
+            }
+        }
+        Now::Closed(stamp) => match rng.below(5) {
+            0 | 1 => {
+                let before = ledger.borrow()[&n].content.clone();
+                let mut grown = before.clone();
+                grown.extend(content(rng.next(), rng.below(20_000) as usize));
+                note(ledger, n, |p| {
+                    (p.content, p.before, p.busy) = (grown, Some(before), true)
+                });
+                let writer = store
+                    .append(block(n, stamp, length as u64), gs(stamp + 1), 1 << 20)
+                    .await?;
+                Ok(Now::Open(Box::new(writer), stamp + 1))
+            }
+            2 => cut(store, ledger, n, stamp, rng).await,
+            3 => {
+                note(ledger, n, |p| p.busy = true);
+                store
+                    .bump_generation_stamp(id(n), gs(stamp), gs(stamp + 1))
+                    .await?;
+                note(ledger, n, |p| {
+                    (p.busy, p.finalized) = (false, Some(stamp + 1))
+                });
+                Ok(Now::Closed(stamp + 1))
+            }
+            _ => {
+                note(ledger, n, |p| p.deleting = true);
+                let deleted = store.delete(id(n), gs(stamp)).await?;
+                note(ledger, n, |p| p.deleted = true);
+                if rng.below(2) == 0 {
+                    store.collect(deleted).await?;
+                }
+                Ok(Now::Absent)
+            }
+        },
+    }
+}
+
+/// Block recovery to a random length.
+async fn cut(
+    store: &Store,
+    ledger: &Ledger,
+    n: u64,
+    stamp: u64,
+    rng: &mut Rng,
+) -> Result<Now, StoreError> {
+    note(ledger, n, |p| p.busy = true);
+    let info = store
+        .init_recovery(id(n), gs(stamp), gs(stamp + 1))
+        .await?
+        .expect("here");
+    let length = info.block.length;
+    let to = rng.below(length + 1);
+    let before = ledger.borrow()[&n].content.clone();
+    note(ledger, n, |p| {
+        (p.content, p.before) = (before[..to as usize].to_vec(), Some(before.clone()));
+        (p.flushed, p.synced) = (p.flushed.min(to as usize), p.synced.min(to as usize));
+    });
+    store
+        .update_recovered(id(n), gs(stamp + 1), length, to)
+        .await?;
+    note(ledger, n, |p| {
+        (p.before, p.busy, p.finalized, p.synced) = (None, false, Some(stamp + 1), to as usize);
+    });
+    Ok(Now::Closed(stamp + 1))
+}
+
+/// X6 over random histories: many short lives of few blocks, a crash at a random operation, and on from there.
+#[test]
+fn x6_random_histories() {
+    let mut crashes = 0;
+    for seed in 0..1500 {
+        let mut rng = Rng(seed);
+        let options = kinds()[(seed % 2) as usize];
+        let disk = TestDisk::default();
+        let ledger = Ledger::default();
+        block_on(async {
+            let (store, _) = open(&disk, options).await;
+            disk.inject(rng.below(150), Fault::Crash);
+            let mut blocks = [Now::Absent, Now::Absent, Now::Absent];
+            for _ in 0..40 {
+                let n = rng.below(3);
+                let now = std::mem::replace(&mut blocks[n as usize], Now::Absent);
+                match step(&store, &ledger, n + 1, now, &mut rng).await {
+                    Ok(next) => blocks[n as usize] = next,
+                    Err(StoreError::Disk(_) | StoreError::VolumeFailed { .. }) => {
+                        crashes += 1;
+                        break;
+                    }
+                    Err(error) => panic!("seed {seed}: {error}"),
+                }
+            }
+        });
+        let promises = ledger.into_inner();
+        for keep in [
+            Keep::All,
+            Keep::Mask(0),
+            Keep::Mask(rng.next()),
+            Keep::Torn(seed),
+            Keep::Torn(seed + 9999),
+        ] {
+            let case = format!("seed {seed}, {keep:?}");
+            block_on(check(
+                &disk.after_crash(keep),
+                options,
+                &promises,
+                matches!(keep, Keep::All),
+                &case,
+            ));
+        }
+    }
+    assert!(crashes > 700, "{crashes}");
+}
