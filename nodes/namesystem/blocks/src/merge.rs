@@ -158,7 +158,13 @@ impl Partition {
                     odd.push(block);
                     continue;
                 };
-                let has = entry.inline().contains(&storage);
+                let has = entry.inline().contains(&storage)
+                    || (usize::from(entry.count) > INLINE
+                        && self
+                            .table
+                            .spill
+                            .get(&key)
+                            .is_some_and(|more| more.contains(&storage)));
                 if entry.is_complete() && entry.matches(&block) {
                     if has {
                         known += 1;
@@ -187,10 +193,6 @@ impl Partition {
                     }
                 }
                 known += u64::from(has);
-                if !has && usize::from(entry.count) > INLINE {
-                    let entry = &self.table.buckets[home][at];
-                    known += u64::from(self.table.contains(entry, storage));
-                }
                 odd.push(block);
             }
         }

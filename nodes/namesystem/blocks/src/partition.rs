@@ -182,21 +182,36 @@ impl Partition {
         }
     }
 
-    /// A block of the image.
-    pub(crate) fn load(&mut self, block: Block, inode: InodeId, replication: u16, open: bool) {
+    /// A block of the image; sorted in by [`Self::unstage`].
+    pub(crate) fn stage(&mut self, block: Block, inode: InodeId, replication: u16, open: bool) {
         let key = mix(block.id);
         let state = if open {
+            self.open.insert(key, Open::default());
             BlockState::UnderConstruction
         } else {
             BlockState::Complete
         };
         let entry = Entry::new(key, block, inode, replication, state);
-        let counters = Counters::of(&entry, 0, 1);
-        if self.table.insert(entry) {
-            self.counters.add(counters);
-            if open {
-                self.open.insert(key, Open::default());
-            }
+        self.counters.add(Counters::of(&entry, 0, 1));
+        self.table.stage(entry);
+    }
+
+    /// Sorts in the blocks of the image.
+    pub(crate) fn unstage(&mut self) {
+        for twice in self.table.unstage() {
+            self.counters.subtract(Counters::of(&twice, 0, 1));
+        }
+    }
+
+    /// A new block.
+    fn allocate(&mut self, block: Block, inode: InodeId, replication: u16) {
+        let key = mix(block.id);
+        let state = BlockState::UnderConstruction;
+        if self
+            .table
+            .insert(Entry::new(key, block, inode, replication, state))
+        {
+            self.open.insert(key, Open::default());
         }
     }
 
@@ -215,7 +230,7 @@ impl Partition {
                 block,
                 inode,
                 replication,
-            } => self.load(block, inode, replication, true),
+            } => self.allocate(block, inode, replication),
             PartitionCommand::Commit { block } => self.commit(key, block, view, out),
             PartitionCommand::Complete { block } => self.complete(key, block, view, out),
             PartitionCommand::Update { block } => self.update(key, block),

@@ -1,4 +1,8 @@
 //! Full and incremental reports: order, admission, and what surrounds the merge (A-31..A-38, Q1-Q6).
+//!
+//! Digest reports (protocols.md section 4) are not there yet. Their place: a tree per storage, kept where replicas are
+//! told (here, before the partition judges them), a round of it opening a session like a full report's, and a leaf that
+//! differs ending in `Partition::merge` over that leaf's range of keys.
 
 use crate::merge::{Reported, entries_below, key_at};
 use crate::session::{MergeTally, ReportSession};

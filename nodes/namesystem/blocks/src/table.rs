@@ -8,9 +8,9 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 /// Average entries per bucket at which the number of buckets doubles.
-const BUCKET_MAX: usize = 24;
+const BUCKET_MAX: usize = 64;
 /// Entries by which a full bucket grows; small, since what is spare here is spare in every bucket.
-const BUCKET_STEP: usize = 4;
+const BUCKET_STEP: usize = 8;
 
 #[derive(Debug)]
 pub(crate) struct BlockTable {
@@ -18,10 +18,13 @@ pub(crate) struct BlockTable {
     bits: u32,
     len: usize,
     /// Replicas beyond the inline ones.
-    spill: BTreeMap<u64, Vec<u32>>,
+    pub(crate) spill: BTreeMap<u64, Vec<u32>>,
     /// Replicas in this table per storage index. Equal to what a report confirmed: nothing is missing from it, and
     /// the table need not be searched.
     pub(crate) counts: Vec<u32>,
+    /// Entries of an image, unsorted, until something else happens to the table: sorting them once costs a tenth of
+    /// inserting them one by one.
+    staged: Vec<Entry>,
 }
 
 impl BlockTable {
@@ -32,11 +35,61 @@ impl BlockTable {
             len: 0,
             spill: BTreeMap::new(),
             counts: Vec::new(),
+            staged: Vec::new(),
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.len + self.staged.len()
+    }
+
+    /// Takes an entry of an image.
+    pub(crate) fn stage(&mut self, entry: Entry) {
+        self.staged.push(entry);
+    }
+
+    pub(crate) fn is_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
+    /// Sorts in what was staged; returns entries whose key was there already, which are dropped.
+    pub(crate) fn unstage(&mut self) -> Vec<Entry> {
+        let mut staged = core::mem::take(&mut self.staged);
+        let mut twice = Vec::new();
+        if self.len > 0 {
+            for entry in staged {
+                if self.get(entry.key).is_some() {
+                    twice.push(entry);
+                } else {
+                    self.insert(entry);
+                }
+            }
+            return twice;
+        }
+        staged.sort_unstable_by_key(|entry| entry.key);
+        staged.dedup_by(|second, first| {
+            let same = second.key == first.key;
+            if same {
+                twice.push(second.clone());
+            }
+            same
+        });
+        self.len = staged.len();
+        while self.len >= BUCKET_MAX << self.bits && self.bits < 40 {
+            self.bits += 1;
+        }
+        let mut staged = staged.into_iter().peekable();
+        self.buckets = (0..1usize << self.bits)
+            .map(|at| {
+                let mut bucket = Vec::new();
+                while let Some(entry) = staged.next_if(|entry| self.bucket_of(entry.key) == at) {
+                    bucket.push(entry);
+                }
+                bucket.shrink_to(bucket.len() + BUCKET_STEP / 2);
+                bucket
+            })
+            .collect();
+        twice
     }
 
     /// Bytes of its buckets, spare room included.
@@ -55,6 +108,11 @@ impl BlockTable {
     }
 
     pub(crate) fn get(&self, key: u64) -> Option<&Entry> {
+        if !self.staged.is_empty()
+            && let Some(entry) = self.staged.iter().find(|entry| entry.key == key)
+        {
+            return Some(entry);
+        }
         let bucket = &self.buckets[self.bucket_of(key)];
         bucket
             .binary_search_by_key(&key, |entry| entry.key)

@@ -1,0 +1,10 @@
+//! The block manager from outside: what a namesystem and DataNodes would see.
+
+mod barrier;
+mod datanodes;
+mod placement;
+mod recovery;
+mod redundancy;
+mod reports;
+mod safe_mode;
+mod world;
