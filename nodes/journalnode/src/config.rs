@@ -1,21 +1,26 @@
-//! What a JournalNode is told at start.
+//! What a JournalNode is told, and why it may not start.
 
+use hadal_env::DiskError;
 use hadal_qjournal::Planted;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use store_journal::JournalError;
+use store_record::RecordError;
+use thiserror::Error;
 
 /// Settings of a JournalNode.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct JournalnodeConfig {
-    /// Node id, the name in its certificate.
+    /// Node id, as in its certificate and in the other nodes' configurations.
     pub name: String,
-    /// Directory of the journal.
+    /// Data directory; created when missing.
     pub dir: PathBuf,
-    /// The other JournalNodes: id and QUIC address.
+    /// The other JournalNodes of the quorum: id and address. All of them: a node votes only once enough of them
+    /// confirmed that its disk is no old copy.
     pub peers: Vec<(String, SocketAddr)>,
-    /// Software version, for status answers.
+    /// Software version shown to operators.
     pub software: String,
-    /// Rules switched off, to prove that the tests notice.
+    /// Switched-off rules: the simulator's test of tests.
     pub planted: Planted,
 }
 
@@ -23,13 +28,52 @@ impl JournalnodeConfig {
     /// Defaults for this node.
     #[must_use]
     pub fn new(name: String, dir: PathBuf, peers: Vec<(String, SocketAddr)>) -> Self {
-        let software = env!("CARGO_PKG_VERSION").into();
         Self {
             name,
             dir,
             peers,
-            software,
+            software: env!("CARGO_PKG_VERSION").to_owned(),
             planted: Planted::default(),
         }
     }
+}
+
+/// Why a JournalNode could not start.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Another process serves the directory (T-J7).
+    #[error("{dir} is in use by another process: stop it, or give this JournalNode another directory", dir = .dir.display())]
+    Locked {
+        /// Which directory.
+        dir: PathBuf,
+    },
+    /// What was promised cannot be read any more.
+    #[error(
+        "{path}: the promises of this JournalNode are damaged ({what}). Move the data directory away: the node then joins as a learner and is filled again",
+        path = .path.display()
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// There are segments, but no record of promises: the file was removed.
+    #[error(
+        "{dir} holds edits but no promises file: it was removed by hand. Move the data directory away: the node then joins as a learner",
+        dir = .dir.display()
+    )]
+    PromisesMissing {
+        /// Which directory.
+        dir: PathBuf,
+    },
+    /// The small record failed.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The segments cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }

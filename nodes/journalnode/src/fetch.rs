@@ -1,68 +1,62 @@
-//! Reading records for others, and copying a segment from a peer.
+//! Copying a segment from a peer, beside the one that may be here.
 
 use crate::node::Node;
 use crate::peers;
 use hadal_env::Env;
-use hadal_proto::qjournal::{
-    Call, CommitMark, Edits, LogDigest, READ_CAP, Request, Response, SegmentState,
-};
+use hadal_proto::qjournal::{Call, READ_CAP, Request, Response, SegmentState};
 use hadal_proto::{Fault, FaultClass};
 use hadal_qjournal::acceptor::FetchId;
-use hadal_types::TxId;
 use std::rc::Rc;
+use store_journal::{JournalError, SegmentCopy};
 
-/// Serves records from disk.
-pub(crate) async fn read<E: Env>(
-    node: &Rc<Node<E>>,
-    from: TxId,
-    upto: TxId,
-    max_bytes: u32,
-    committed: CommitMark,
-) -> Result<Response, Fault> {
-    let journal = node.journal.borrow().clone().ok_or_else(|| {
-        Fault::new(
-            FaultClass::NotFound,
-            format!("JournalNode {} is not formatted", node.config.name),
-        )
-    })?;
-    let chunk = journal
-        .read(from, upto, max_bytes as usize)
-        .await
-        .map_err(|error| Fault::new(FaultClass::Corrupt, error.to_string()))?
-        .ok_or_else(|| {
-            Fault::new(
-                FaultClass::NotFound,
-                format!("txid {from} is not on disk yet"),
-            )
-        })?;
-    let batch = chunk.batch;
-    let count = u32::try_from(batch.last().0 - batch.first().0 + 1).expect("a read is capped");
-    let edits = Edits {
-        first: batch.first(),
-        count,
-        records: batch.bytes().clone(),
-        digest_before: LogDigest(batch.digest_before()),
-        digest_end: LogDigest(batch.digest()),
-        committed,
-    };
-    Ok(Response::Edits { edits })
-}
-
-/// Copies a segment into a temporary file, durable and compared, and tells the acceptor.
 pub(crate) async fn run<E: Env>(
     node: Rc<Node<E>>,
     fetch: FetchId,
     source: String,
     segment: SegmentState,
 ) {
-    let outcome = copy(&node, fetch, &source, &segment).await;
-    if let Err(fault) = &outcome {
-        tracing::warn!("copying segment {} from {source}: {fault}", segment.first);
-    }
+    let outcome = match copy(&node, fetch, &source, &segment).await {
+        Ok(copy) => {
+            node.copies.borrow_mut().insert(fetch, copy);
+            Ok(())
+        }
+        Err(Stop::Disk(reason)) => {
+            node.disk_failed(&reason);
+            return;
+        }
+        Err(Stop::Peer(fault)) => {
+            tracing::warn!("segment {} from {source}: {fault}", segment.first);
+            Err(fault)
+        }
+        Err(Stop::Replaced) => return,
+    };
+    let now = node.env.now();
     node.acceptor
         .borrow_mut()
-        .handle_fetched(node.env.now(), fetch, outcome);
-    node.turn();
+        .handle_fetched(now, fetch, outcome);
+    node.pump();
+}
+
+enum Stop {
+    /// This disk failed.
+    Disk(String),
+    /// The peer cannot help, or helped wrongly.
+    Peer(Fault),
+    /// A newer fetch is under way.
+    Replaced,
+}
+
+fn retry(message: String) -> Stop {
+    Stop::Peer(Fault::new(FaultClass::Retry, message))
+}
+
+impl From<JournalError> for Stop {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Disk(_) | JournalError::Poisoned(_) => Self::Disk(error.to_string()),
+            other => Self::Peer(Fault::new(FaultClass::Corrupt, other.to_string())),
+        }
+    }
 }
 
 async fn copy<E: Env>(
@@ -70,48 +64,43 @@ async fn copy<E: Env>(
     fetch: FetchId,
     source: &str,
     segment: &SegmentState,
-) -> Result<(), Fault> {
-    let failed = |error: &dyn std::fmt::Display| Fault::new(FaultClass::Retry, error.to_string());
-    let journal = node
-        .journal
-        .borrow()
-        .clone()
-        .ok_or_else(|| failed(&"the journal is not formatted"))?;
-    let namespace_id = node
-        .acceptor
-        .borrow()
-        .info()
-        .map_or(0, |info| info.namespace_id);
+) -> Result<SegmentCopy<E::Disk>, Stop> {
+    let peer = node.peers.iter().position(|peer| peer.name == source);
+    let peer = peer.ok_or_else(|| {
+        retry(format!(
+            "{source} is not among the configured peers of JournalNode {}",
+            node.config.name
+        ))
+    })?;
+    let namespace_id = {
+        let acceptor = node.acceptor.borrow();
+        let info = acceptor.info();
+        info.map(|info| info.namespace_id).ok_or(Stop::Replaced)?
+    };
+    let client = peers::client(node, peer).await.map_err(retry)?;
+    let journal = node.journal.borrow().clone().ok_or(Stop::Replaced)?;
     let mut copy = journal
         .begin_copy(segment.first, segment.epoch, segment.digest_before.0)
-        .await
-        .map_err(|error| failed(&error))?;
+        .await?;
     while copy.next() <= segment.last {
-        let call = Call::ReadSegment {
-            first: segment.first,
-            from: copy.next(),
-            max_bytes: READ_CAP,
+        let request = Request {
+            namespace_id,
+            call: Call::ReadSegment {
+                first: segment.first,
+                from: copy.next(),
+                max_bytes: READ_CAP,
+            },
         };
-        let edits = match peers::ask(node, source, &Request { namespace_id, call }).await? {
-            Response::Edits { edits } => edits,
-            other => return Err(failed(&format!("{} to ReadSegment", other.name()))),
+        let edits = match client.call(&request).await {
+            Ok(Response::Edits { edits }) if edits.count > 0 && edits.first == copy.next() => edits,
+            Ok(other) => return Err(retry(format!("{source} answered with {}", other.name()))),
+            Err(error) => return Err(retry(format!("{source}: {error}"))),
         };
-        if edits.count == 0 {
-            return Err(failed(&format!(
-                "{source} has nothing from txid {} on",
-                copy.next()
-            )));
+        if node.fetching.get() != Some(fetch) {
+            return Err(Stop::Replaced);
         }
-        copy.write(edits.records)
-            .await
-            .map_err(|error| failed(&error))?;
+        copy.write(edits.records).await?;
     }
-    copy.finish(segment.last, segment.digest_end.0)
-        .await
-        .map_err(|error| failed(&error))?;
-    let mut copies = node.copies.borrow_mut();
-    // An older copy was abandoned when this one was asked for.
-    copies.clear();
-    copies.insert(fetch, copy);
-    Ok(())
+    copy.finish(segment.last, segment.digest_end.0).await?;
+    Ok(copy)
 }

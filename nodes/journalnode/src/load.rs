@@ -1,8 +1,8 @@
-//! From the disk to the acceptor's mind.
+//! Opening the data directory.
 
-use crate::error::RunError;
-use hadal_env::Disk;
-use hadal_proto::decode;
+use crate::config::{JournalnodeConfig, RunError};
+use bytes::Bytes;
+use hadal_env::{Disk, Env};
 use hadal_proto::qjournal::{LogDigest, SegmentState};
 use hadal_qjournal::acceptor::{AcceptorRecord, Loaded, LoadedSegment};
 use hadal_types::{Epoch, TxId};
@@ -10,95 +10,113 @@ use std::path::{Path, PathBuf};
 use store_journal::{End, Journal, Options, SegmentInfo};
 use store_record::{Contents, Record};
 
-/// Where segments are.
-pub(crate) fn segments_dir(dir: &Path) -> PathBuf {
-    dir.join("current")
-}
-
-/// What was found in a directory.
-pub(crate) struct Found<D: Disk> {
+/// The data directory, opened.
+pub(crate) struct Opened<D: Disk> {
     pub(crate) record: Record<D>,
+    /// `None` while unformatted.
     pub(crate) journal: Option<Journal<D>>,
     pub(crate) loaded: Loaded,
 }
 
-/// Reads record and segments.
-pub(crate) async fn load<D: Disk>(disk: &D, dir: &Path) -> Result<Found<D>, RunError> {
-    let path = dir.join("acceptor");
+pub(crate) fn edits_dir(dir: &Path) -> PathBuf {
+    dir.join("edits")
+}
+
+/// T-J7.
+pub(crate) async fn lock<E: Env>(
+    env: &E,
+    config: &JournalnodeConfig,
+) -> Result<<E::Disk as Disk>::Lock, RunError> {
+    env.disk().create_dir_all(&config.dir).await?;
+    let path = config.dir.join("in_use.lock");
+    env.disk().lock(&path).await.map_err(|error| {
+        if error.is_locked() {
+            RunError::Locked {
+                dir: config.dir.clone(),
+            }
+        } else {
+            RunError::Disk(error)
+        }
+    })
+}
+
+pub(crate) async fn open<E: Env>(
+    env: &E,
+    config: &JournalnodeConfig,
+) -> Result<Opened<E::Disk>, RunError> {
+    let disk = env.disk();
+    let path = config.dir.join("promises");
     let (record, contents) = Record::open(disk, &path).await?;
     let damaged = |what: String| RunError::Damaged {
-        path: path.display().to_string(),
+        path: path.clone(),
         what,
     };
-    let known: Option<AcceptorRecord> = match contents {
+    let promises = match contents {
         Contents::Empty => None,
-        Contents::Present { payload, .. } => {
-            let bytes = bytes::Bytes::copy_from_slice(payload.as_ref());
-            Some(decode(bytes).map_err(|error| damaged(error.to_string()))?)
-        }
-        Contents::Unreadable { .. } => return Err(damaged("both copies are unreadable".into())),
+        Contents::Present { payload, .. } => Some(
+            hadal_proto::decode::<AcceptorRecord>(Bytes::from(payload))
+                .map_err(|error| damaged(error.to_string()))?,
+        ),
+        Contents::Unreadable => return Err(damaged("both copies are unreadable".into())),
     };
-    let formatted = known
-        .as_ref()
-        .and_then(|known| Some((known.info.as_ref()?.namespace_id, known.mark.txid)));
-    let Some((namespace_id, committed)) = formatted else {
-        return Ok(Found {
+    let edits = edits_dir(&config.dir);
+    let info = promises.as_ref().and_then(|record| record.info.as_ref());
+    let Some(info) = info else {
+        let removed = promises.is_none()
+            && disk.exists(&edits).await?
+            && !disk.read_dir(&edits).await?.is_empty();
+        if removed {
+            return Err(RunError::PromisesMissing {
+                dir: config.dir.clone(),
+            });
+        }
+        return Ok(Opened {
             record,
             journal: None,
             loaded: Loaded {
-                record: known,
+                record: promises,
                 segments: Vec::new(),
             },
         });
     };
-    let journal = Journal::open(
-        disk,
-        &segments_dir(dir),
-        Options::new(namespace_id),
-        committed,
-    )
-    .await?;
+    let committed = promises.as_ref().map_or(TxId(0), |record| record.mark.txid);
+    let options = Options::new(info.namespace_id);
+    let journal = Journal::open(disk, &edits, options, committed).await?;
     let mut segments = Vec::new();
-    for info in journal.segments() {
-        // Digests of older finalised segments are known only once they were read.
-        let info = if info.end.is_none() {
-            journal.scan(info.first).await?
-        } else {
-            info
-        };
-        if let Some(gap) = info.closed_gap {
-            tracing::warn!(
-                "segment {}: closed a gap at txid {gap} that a crash left",
-                info.first
-            );
+    for mut segment in journal.segments() {
+        if segment.end.is_none() {
+            // Also finds what rotted in old segments, before anybody asks for it.
+            segment = journal.scan(segment.first).await?;
         }
-        segments.push(loaded_segment(&info));
+        segments.push(loaded(&segment));
     }
-    Ok(Found {
+    Ok(Opened {
         record,
         journal: Some(journal),
         loaded: Loaded {
-            record: known,
+            record: promises,
             segments,
         },
     })
 }
 
-fn loaded_segment(info: &SegmentInfo) -> LoadedSegment {
+fn loaded(info: &SegmentInfo) -> LoadedSegment {
     let (doubtful_from, damaged) = match info.end {
         Some(End::Doubtful(from)) => (Some(from), false),
         Some(End::Damaged(from)) => (Some(from), true),
         Some(End::Clean | End::Gap(_)) | None => (None, false),
     };
-    let before = LogDigest(info.digest_before.unwrap_or_default());
+    let written = info.last.unwrap_or(TxId(info.first.0 - 1));
+    // A finalised segment's name says more than can be read of it.
+    let last = doubtful_from.map_or(written, |from| written.min(TxId(from.0 - 1)));
     LoadedSegment {
         state: SegmentState {
             first: info.first,
-            last: info.last.unwrap_or(TxId(info.first.0 - 1)),
+            last,
             epoch: info.writer_epoch.unwrap_or(Epoch(0)),
             finalized: info.finalised,
-            digest_before: before,
-            digest_end: info.digest.map_or(before, LogDigest),
+            digest_before: LogDigest(info.digest_before.unwrap_or_default()),
+            digest_end: LogDigest(info.digest.unwrap_or_default()),
             doubtful_from,
         },
         header_readable: info.writer_epoch.is_some(),

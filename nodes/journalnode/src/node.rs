@@ -1,10 +1,12 @@
-//! The state all tasks of a JournalNode share, and the turn in which the acceptor and the world meet.
+//! The shared state of the driver's tasks, and the pump that carries out what the core asks for.
 
 use crate::config::JournalnodeConfig;
-use crate::error::RunError;
-use crate::{fetch, load, peers, serve, storage};
+use crate::load::Opened;
+use crate::{EXIT_DISK_FAILED, fetch, peers, read};
+use bytes::Bytes;
+use futures_util::future::{Either, select};
 use hadal_daemon::Notify;
-use hadal_env::{Disk, Env, Net, Seam};
+use hadal_env::{Env, Net, Seam};
 use hadal_proto::frame::Ack;
 use hadal_proto::qjournal::{LogDigest, QjournalProtocol};
 use hadal_qjournal::acceptor::{
@@ -21,186 +23,157 @@ use store_record::Record;
 
 pub(crate) type NetConn<E> = <<E as Seam>::Net as Net>::Conn;
 
-/// Acks on their way out on one append stream.
+/// Acks waiting for one append stream. Bounded by the frames of the writer on their way.
 #[derive(Default)]
 pub(crate) struct AckQueue {
     pub(crate) acks: RefCell<VecDeque<Ack>>,
     pub(crate) wake: Notify,
 }
 
-/// Everything the tasks of one JournalNode share. One shard: no locks.
+/// One JournalNode process.
 pub(crate) struct Node<E: Env> {
     pub(crate) env: E,
     pub(crate) config: JournalnodeConfig,
     pub(crate) acceptor: RefCell<Acceptor>,
+    /// `None` while unformatted.
     pub(crate) journal: RefCell<Option<Rc<Journal<E::Disk>>>>,
+    /// Taken out by the store task.
     pub(crate) record: RefCell<Option<Record<E::Disk>>>,
+    /// Writes not begun yet. Bounded by what the core admits: frames on open streams and calls on open call streams.
+    pub(crate) writes: RefCell<VecDeque<(WriteId, StoreOp)>>,
+    pub(crate) write_wake: Notify,
+    pub(crate) responders: RefCell<BTreeMap<Ticket, Responder<QjournalProtocol>>>,
+    pub(crate) streams: RefCell<BTreeMap<StreamKey, Rc<AckQueue>>>,
+    pub(crate) next_stream: Cell<u64>,
+    /// Complete copies waiting to be put in place; at most one per fetch, and the core has one fetch at a time.
     pub(crate) copies: RefCell<BTreeMap<FetchId, SegmentCopy<E::Disk>>>,
-    /// What must become durable, in order.
-    pub(crate) ops: RefCell<VecDeque<(WriteId, StoreOp)>>,
-    pub(crate) ops_wake: Notify,
-    pub(crate) timer_wake: Notify,
-    waiting: RefCell<BTreeMap<Ticket, Responder<QjournalProtocol>>>,
-    streams: RefCell<BTreeMap<StreamKey, Rc<AckQueue>>>,
-    next_stream: Cell<u64>,
+    /// The fetch under way.
+    pub(crate) fetching: Cell<Option<FetchId>>,
+    pub(crate) peers: Vec<peers::Peer>,
+    timer_wake: Notify,
 }
 
-fn digest(before: LogDigest, first: TxId, records: &bytes::Bytes) -> Option<(TxId, LogDigest)> {
+/// The digest of the store, as the core wants it.
+fn digest(before: LogDigest, first: TxId, records: &Bytes) -> Option<(TxId, LogDigest)> {
     let batch = Batch::verify(records.clone(), first, before.0).ok()?;
     Some((batch.last(), LogDigest(batch.digest())))
 }
 
-/// Runs a JournalNode until the process ends.
-///
-/// # Errors
-/// [`RunError`] when it cannot start.
-pub async fn run<E: Env>(env: E, config: JournalnodeConfig) -> Result<(), RunError> {
-    let disk = env.disk().clone();
-    disk.create_dir_all(&config.dir).await?;
-    let _lock = match disk.lock(&config.dir.join("in_use.lock")).await {
-        Ok(lock) => lock,
-        Err(error) if error.is_locked() => {
-            return Err(RunError::Locked {
-                dir: config.dir.display().to_string(),
-            });
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let found = load::load(&disk, &config.dir).await?;
-    let names = config.peers.iter().map(|(name, _)| name.clone()).collect();
-    let mut settings = AcceptorConfig::new(config.name.clone(), names, digest, env.random_u64());
-    settings.planted = config.planted.clone();
-    let acceptor = Acceptor::new(settings, found.loaded, env.now());
-    let state = acceptor.state();
-    tracing::info!(
-        "JournalNode {}: {:?}, promised epoch {}, last txid {}",
-        state.name,
-        state.standing,
-        state.promised,
-        state.last
-    );
-    let node = Rc::new(Node {
-        env: env.clone(),
-        config,
-        acceptor: RefCell::new(acceptor),
-        journal: RefCell::new(found.journal.map(Rc::new)),
-        record: RefCell::new(Some(found.record)),
-        copies: RefCell::new(BTreeMap::new()),
-        ops: RefCell::new(VecDeque::new()),
-        ops_wake: Notify::new(),
-        timer_wake: Notify::new(),
-        waiting: RefCell::new(BTreeMap::new()),
-        streams: RefCell::new(BTreeMap::new()),
-        next_stream: Cell::new(0),
-    });
-    env.spawn("journalnode storage", storage::run(Rc::clone(&node)));
-    env.spawn("journalnode timers", timers(Rc::clone(&node)));
-    node.turn();
-    serve::accept_connections(node).await;
-    Ok(())
-}
-
-/// Keeps the acceptor's timers.
-async fn timers<E: Env>(node: Rc<Node<E>>) {
-    loop {
-        let mark = node.timer_wake.mark();
-        let now = node.env.now();
-        let due = node.acceptor.borrow().poll_timeout().unwrap_or(Tick::NEVER);
-        if due <= now {
-            node.acceptor.borrow_mut().handle_timeout(now);
-            node.turn();
-            continue;
-        }
-        let sleep = pin!(node.env.sleep_until(due.min(now.after_ms(60_000))));
-        let woken = pin!(node.timer_wake.changed(mark));
-        futures_util::future::select(woken, sleep).await;
-    }
-}
-
 impl<E: Env> Node<E> {
-    /// Remembers whom to answer.
-    pub(crate) fn wait_for(&self, ticket: Ticket, responder: Responder<QjournalProtocol>) {
-        self.waiting.borrow_mut().insert(ticket, responder);
+    pub(crate) fn new(env: E, config: JournalnodeConfig, opened: Opened<E::Disk>) -> Self {
+        let names = config.peers.iter().map(|(name, _)| name.clone()).collect();
+        let seed = env.random_u64();
+        let mut core = AcceptorConfig::new(config.name.clone(), names, digest, seed);
+        core.planted = config.planted;
+        let acceptor = Acceptor::new(core, opened.loaded, env.now());
+        let peers = config
+            .peers
+            .iter()
+            .map(|(name, address)| peers::Peer::new(name.clone(), *address))
+            .collect();
+        Self {
+            env,
+            config,
+            acceptor: RefCell::new(acceptor),
+            journal: RefCell::new(opened.journal.map(Rc::new)),
+            record: RefCell::new(Some(opened.record)),
+            writes: RefCell::new(VecDeque::new()),
+            write_wake: Notify::new(),
+            responders: RefCell::new(BTreeMap::new()),
+            streams: RefCell::new(BTreeMap::new()),
+            next_stream: Cell::new(0),
+            copies: RefCell::new(BTreeMap::new()),
+            fetching: Cell::new(None),
+            peers,
+            timer_wake: Notify::new(),
+        }
     }
 
-    /// Names a new append stream.
-    pub(crate) fn open_stream(&self) -> (StreamKey, Rc<AckQueue>) {
-        let key = StreamKey(self.next_stream.get());
-        self.next_stream.set(key.0 + 1);
-        let queue = Rc::new(AckQueue::default());
-        self.streams.borrow_mut().insert(key, Rc::clone(&queue));
-        (key, queue)
-    }
-
-    /// The stream is gone.
-    pub(crate) fn close_stream(&self, key: StreamKey) {
-        self.streams.borrow_mut().remove(&key);
-    }
-
-    /// Takes everything out of the acceptor and does it.
-    pub(crate) fn turn(self: &Rc<Self>) {
+    /// Carries out everything the core asks for.
+    pub(crate) fn pump(self: &Rc<Self>) {
         loop {
-            let output = self.acceptor.borrow_mut().poll_output();
-            let Some(output) = output else { break };
-            self.perform(output);
+            let Some(output) = self.acceptor.borrow_mut().poll_output() else {
+                break;
+            };
+            match output {
+                Output::Store { write, op } => {
+                    self.writes.borrow_mut().push_back((write, op));
+                    self.write_wake.notify();
+                }
+                Output::Reply { ticket, outcome } => {
+                    if let Some(responder) = self.responders.borrow_mut().remove(&ticket) {
+                        responder.answer(outcome);
+                    }
+                }
+                Output::Ack { stream, ack } => {
+                    let queue = self.streams.borrow().get(&stream).cloned();
+                    if let Some(queue) = queue {
+                        queue.acks.borrow_mut().push_back(ack);
+                        queue.wake.notify();
+                    }
+                }
+                Output::Read {
+                    ticket,
+                    segment,
+                    from,
+                    upto,
+                    max_bytes,
+                    committed,
+                } => {
+                    let responder = self.responders.borrow_mut().remove(&ticket);
+                    if let Some(responder) = responder {
+                        let run = read::Run {
+                            segment,
+                            from,
+                            upto,
+                            max_bytes,
+                            committed,
+                        };
+                        let answer = read::answer(Rc::clone(self), responder, run);
+                        self.env.spawn("journalnode read", answer);
+                    }
+                }
+                Output::Fetch {
+                    fetch,
+                    source,
+                    segment,
+                } => {
+                    self.fetching.set(Some(fetch));
+                    let task = fetch::run(Rc::clone(self), fetch, source, segment);
+                    self.env.spawn("journalnode fetch", task);
+                }
+                Output::Exchange { peer, request } => {
+                    if let Some(peer) = self.peers.iter().find(|known| known.name == peer) {
+                        peer.tell(request);
+                    }
+                }
+                Output::Stop { reason } => self.disk_failed(&reason),
+            }
         }
         self.timer_wake.notify();
     }
 
-    pub(crate) fn answer(
-        &self,
-        ticket: Ticket,
-        outcome: Result<hadal_proto::qjournal::Response, hadal_proto::Fault>,
-    ) {
-        if let Some(responder) = self.waiting.borrow_mut().remove(&ticket) {
-            responder.answer(outcome);
-        }
+    /// The end: nothing is answered any more.
+    pub(crate) fn disk_failed(&self, reason: &str) {
+        tracing::error!("JournalNode {} stops: {reason}", self.config.name);
+        self.env.stop(EXIT_DISK_FAILED, reason);
     }
+}
 
-    fn perform(self: &Rc<Self>, output: Output) {
-        match output {
-            Output::Store { write, op } => {
-                self.ops.borrow_mut().push_back((write, op));
-                self.ops_wake.notify();
+/// Calls the core when its time has come.
+pub(crate) async fn run_timers<E: Env>(node: Rc<Node<E>>) {
+    loop {
+        let mark = node.timer_wake.mark();
+        let next = node.acceptor.borrow().poll_timeout();
+        let changed = pin!(node.timer_wake.changed(mark));
+        let sleep = pin!(node.env.sleep_until(next.unwrap_or(Tick::NEVER)));
+        match (next, select(changed, sleep).await) {
+            (_, Either::Left(_)) | (None, _) => {}
+            (Some(_), Either::Right(_)) => {
+                let now = node.env.now();
+                node.acceptor.borrow_mut().handle_timeout(now);
+                node.pump();
             }
-            Output::Reply { ticket, outcome } => self.answer(ticket, outcome),
-            Output::Ack { stream, ack } => {
-                if let Some(queue) = self.streams.borrow().get(&stream) {
-                    queue.acks.borrow_mut().push_back(ack);
-                    queue.wake.notify();
-                }
-            }
-            Output::Read {
-                ticket,
-                from,
-                upto,
-                max_bytes,
-                committed,
-                ..
-            } => {
-                let node = Rc::clone(self);
-                self.env.spawn("journalnode read", async move {
-                    let outcome = fetch::read(&node, from, upto, max_bytes, committed).await;
-                    node.answer(ticket, outcome);
-                });
-            }
-            Output::Fetch {
-                fetch,
-                source,
-                segment,
-            } => {
-                self.env.spawn(
-                    "journalnode fetch",
-                    fetch::run(Rc::clone(self), fetch, source, segment),
-                );
-            }
-            Output::Exchange { peer, request } => {
-                self.env.spawn(
-                    "journalnode exchange",
-                    peers::exchange(Rc::clone(self), peer, request),
-                );
-            }
-            Output::Stop { reason } => self.env.stop(crate::EXIT_DISK_FAILED, &reason),
         }
     }
 }

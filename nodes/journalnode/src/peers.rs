@@ -1,74 +1,114 @@
-//! Calls to other JournalNodes: counts, and segments to copy.
+//! The other JournalNodes: counts are exchanged with them, segments copied from them.
 
 use crate::node::Node;
 use futures_util::future::{Either, select};
+use hadal_daemon::Notify;
 use hadal_env::{Env, Expect, Net};
 use hadal_proto::qjournal::{QjournalProtocol, Request, Response};
-use hadal_proto::{Fault, FaultClass};
-use hadal_quic::{CallClient, CallError};
+use hadal_quic::CallClient;
 use hadal_types::Role;
+use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 
-/// A peer that does not answer for this long cannot be reached now.
-const PEER_WAIT_MS: u64 = 5_000;
+/// A peer that has not answered a call about counts by then could not be reached.
+const ANSWER_MS: u64 = 5_000;
 
-/// One call to a peer over a connection of its own: such calls are rare.
-pub(crate) async fn ask<E: Env>(
-    node: &Rc<Node<E>>,
-    peer: &str,
-    request: &Request,
-) -> Result<Response, Fault> {
-    let lost =
-        |reason: String| Fault::new(FaultClass::Retry, format!("JournalNode {peer}: {reason}"));
-    let address = node
-        .config
-        .peers
-        .iter()
-        .find(|(name, _)| name == peer)
-        .map(|(_, address)| *address);
-    let address = address.ok_or_else(|| lost("is not in cluster.journalnodes".into()))?;
-    let expect = Expect::node(Role::Journalnode, peer);
-    let call = async {
-        let conn = node
-            .env
-            .net()
-            .connect(address, &expect)
-            .await
-            .map_err(|error| lost(error.to_string()))?;
-        let (client, driver) = CallClient::<QjournalProtocol>::open(&conn)
-            .await
-            .map_err(|error| lost(error.to_string()))?;
-        let asked = pin!(client.call(request));
-        match select(asked, pin!(driver)).await {
-            Either::Left((Ok(response), _)) => Ok(response),
-            Either::Left((Err(CallError::Fault(fault)), _)) => Err(fault),
-            Either::Left((Err(error), _)) => Err(lost(error.to_string())),
-            Either::Right((error, _)) => Err(lost(error.to_string())),
+/// One of them.
+pub(crate) struct Peer {
+    pub(crate) name: String,
+    address: SocketAddr,
+    client: RefCell<Option<CallClient<QjournalProtocol>>>,
+    /// The newest word for it: an older one is of no interest any more.
+    pending: RefCell<Option<Request>>,
+    wake: Notify,
+}
+
+impl Peer {
+    pub(crate) fn new(name: String, address: SocketAddr) -> Self {
+        Self {
+            name,
+            address,
+            client: RefCell::new(None),
+            pending: RefCell::new(None),
+            wake: Notify::new(),
         }
-    };
-    let deadline = node.env.now().after_ms(PEER_WAIT_MS);
-    match select(pin!(call), pin!(node.env.sleep_until(deadline))).await {
-        Either::Left((outcome, _)) => outcome,
-        Either::Right(_) => Err(lost("no answer".into())),
+    }
+
+    pub(crate) fn tell(&self, request: Request) {
+        *self.pending.borrow_mut() = Some(request);
+        self.wake.notify();
     }
 }
 
-/// Asks a peer what it knows of our count.
-pub(crate) async fn exchange<E: Env>(node: Rc<Node<E>>, peer: String, request: Request) {
-    let counts = match ask(&node, &peer, &request).await {
-        Ok(Response::Counts { counts }) => Some(counts),
-        Ok(other) => {
-            tracing::warn!("{} from {peer} to ExchangeCounts", other.name());
-            None
-        }
-        Err(fault) => {
-            tracing::debug!("exchanging counts: {fault}");
-            None
+/// The call stream to a peer, opened when there is none.
+pub(crate) async fn client<E: Env>(
+    node: &Rc<Node<E>>,
+    peer: usize,
+) -> Result<CallClient<QjournalProtocol>, String> {
+    let peer = &node.peers[peer];
+    if let Some(client) = peer.client.borrow().clone().filter(|c| !c.is_closed()) {
+        return Ok(client);
+    }
+    let expect = Expect::node(Role::Journalnode, peer.name.clone());
+    let unreachable = |error: hadal_env::NetError| format!("JournalNode {}: {error}", peer.name);
+    let conn = node.env.net().connect(peer.address, &expect).await;
+    let conn = conn.map_err(unreachable)?;
+    let (client, driver) = CallClient::open(&conn).await.map_err(unreachable)?;
+    node.env.spawn("journalnode peer calls", async move {
+        let _conn = conn;
+        driver.await;
+    });
+    *peer.client.borrow_mut() = Some(client.clone());
+    Ok(client)
+}
+
+/// Delivers words to one peer for ever.
+pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, index: usize) {
+    loop {
+        let peer = &node.peers[index];
+        let mark = peer.wake.mark();
+        let next = peer.pending.borrow_mut().take();
+        let Some(request) = next else {
+            peer.wake.changed(mark).await;
+            continue;
+        };
+        let deadline = node.env.now().after_ms(ANSWER_MS);
+        let asked = pin!(ask(&node, index, &request));
+        let timer = pin!(node.env.sleep_until(deadline));
+        let counts = match select(asked, timer).await {
+            Either::Left((counts, _)) => counts,
+            Either::Right(_) => None,
+        };
+        let now = node.env.now();
+        let name = peer.name.clone();
+        node.acceptor.borrow_mut().handle_counts(now, &name, counts);
+        node.pump();
+    }
+}
+
+async fn ask<E: Env>(
+    node: &Rc<Node<E>>,
+    peer: usize,
+    request: &Request,
+) -> Option<hadal_proto::qjournal::Counts> {
+    let client = match client(node, peer).await {
+        Ok(client) => client,
+        Err(reason) => {
+            tracing::debug!("{reason}");
+            return None;
         }
     };
-    node.acceptor
-        .borrow_mut()
-        .handle_counts(node.env.now(), &peer, counts);
-    node.turn();
+    match client.call(request).await {
+        Ok(Response::Counts { counts }) => Some(counts),
+        Ok(other) => {
+            tracing::warn!("{} answered with {}", node.peers[peer].name, other.name());
+            None
+        }
+        Err(error) => {
+            tracing::debug!("{}: {error}", node.peers[peer].name);
+            None
+        }
+    }
 }

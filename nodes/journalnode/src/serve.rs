@@ -1,24 +1,24 @@
-//! Connections, calls and the append streams of writers.
+//! Connections, calls and append streams.
 
+use crate::admin;
 use crate::node::{AckQueue, NetConn, Node};
+use bytes::{Bytes, BytesMut};
 use futures_util::future::{Either, select};
 use hadal_env::{Conn, Env, Net};
-use hadal_proto::admin::{self, AdminProtocol, JournalStats, NodeStatus, SegmentStatus};
+use hadal_proto::admin::AdminProtocol;
 use hadal_proto::frame::{Ack, FrameKind};
-use hadal_proto::qjournal::{BatchHead, JournalStream, Standing};
+use hadal_proto::qjournal::{BatchHead, JournalStream, QjournalProtocol};
 use hadal_proto::{Fault, FaultClass, ProtocolId, decode};
 use hadal_qjournal::acceptor::StreamKey;
 use hadal_quic::{AckSender, AppendReceiver, FrameReceiver, Incoming, accept};
-use hadal_types::{HaState, Principal};
+use hadal_types::Principal;
 use std::pin::pin;
 use std::rc::Rc;
 
 pub(crate) async fn accept_connections<E: Env>(node: Rc<Node<E>>) {
     while let Some(conn) = node.env.net().accept().await {
-        node.env.spawn(
-            "journalnode connection",
-            serve_connection(Rc::clone(&node), conn),
-        );
+        let serve = serve_connection(Rc::clone(&node), conn);
+        node.env.spawn("journalnode connection", serve);
     }
 }
 
@@ -36,25 +36,26 @@ async fn serve_connection<E: Env>(node: Rc<Node<E>>, conn: NetConn<E>) {
         let node = Rc::clone(&node);
         match incoming {
             Incoming::Call(ProtocolId::Qjournal, stream) => {
-                let (mut requests, writer) = stream.split();
+                let (mut requests, writer) = stream.split::<QjournalProtocol>();
                 env.spawn("journalnode answers", writer);
                 env.spawn("journalnode calls", async move {
                     while let Some((request, responder)) = requests.next().await {
-                        let ticket =
-                            node.acceptor
-                                .borrow_mut()
-                                .handle_call(node.env.now(), &peer, request);
-                        node.wait_for(ticket, responder);
-                        node.turn();
+                        let now = node.env.now();
+                        let ticket = {
+                            let mut acceptor = node.acceptor.borrow_mut();
+                            acceptor.handle_call(now, &peer, request)
+                        };
+                        node.responders.borrow_mut().insert(ticket, responder);
+                        node.pump();
                     }
                 });
             }
             Incoming::Call(ProtocolId::Admin, stream) => {
                 let (mut requests, writer) = stream.split::<AdminProtocol>();
                 env.spawn("journalnode answers", writer);
-                env.spawn("journalnode admin", async move {
+                env.spawn("journalnode admin calls", async move {
                     while let Some((request, responder)) = requests.next().await {
-                        responder.answer(admin(&node, &request));
+                        responder.answer(admin::answer(&node, &request));
                     }
                 });
             }
@@ -66,148 +67,108 @@ async fn serve_connection<E: Env>(node: Rc<Node<E>>, conn: NetConn<E>) {
     }
 }
 
-async fn serve_stream<E: Env, C: Conn>(
+async fn serve_stream<E: Env>(
     node: Rc<Node<E>>,
     peer: Principal,
-    stream: AppendReceiver<C>,
+    stream: AppendReceiver<NetConn<E>>,
 ) {
-    let header: Result<JournalStream, _> = decode(stream.header_bytes());
+    let header = decode::<JournalStream>(stream.header_bytes());
     let (mut frames, mut acks) = stream.into_parts();
-    let admitted = match &header {
-        Ok(header) => node.acceptor.borrow().check_stream(&peer, header),
-        Err(error) => Err(Fault::new(FaultClass::BadRequest, error.to_string())),
-    };
+    let admitted = header
+        .map_err(|error| Fault::new(FaultClass::BadRequest, error.to_string()))
+        .and_then(|header| node.acceptor.borrow().check_stream(&peer, &header));
     if let Err(fault) = admitted {
-        refuse(&mut acks, fault).await;
+        let refusal = Ack {
+            sequence: 0,
+            offset: 0,
+            fault: Some(fault),
+            bad_node: 0,
+            slow_nodes: 0,
+        };
+        if acks.send(&refusal).await.is_ok() {
+            acks.finish();
+        }
         return;
     }
-    let (key, queue) = node.open_stream();
-    let ended = {
-        let receiving = pin!(receive(&node, key, &mut frames));
+    let key = StreamKey(node.next_stream.get());
+    node.next_stream.set(key.0 + 1);
+    let queue = Rc::new(AckQueue::default());
+    node.streams.borrow_mut().insert(key, Rc::clone(&queue));
+    let reason = {
+        let reading = pin!(read_frames(&node, key, &mut frames));
         let acking = pin!(send_acks(&queue, &mut acks));
-        match select(receiving, acking).await {
-            Either::Left((ended, _)) | Either::Right((ended, _)) => ended,
+        match select(reading, acking).await {
+            Either::Left((reason, _)) | Either::Right((reason, _)) => reason,
         }
     };
-    node.close_stream(key);
-    match ended {
-        Ok(()) => acks.finish(),
-        Err(fault) => refuse(&mut acks, fault).await,
-    }
+    node.streams.borrow_mut().remove(&key);
+    tracing::debug!("append stream of {peer} ended: {reason}");
 }
 
-async fn refuse<C: Conn>(acks: &mut AckSender<C>, fault: Fault) {
-    let ack = Ack {
-        sequence: 0,
-        offset: 0,
-        fault: Some(fault),
-        bad_node: u8::MAX,
-        slow_nodes: 0,
-    };
-    // The writer may be gone already; then there is nobody to tell.
-    drop(acks.send(&ack).await);
-    acks.finish();
-}
-
-async fn receive<E: Env, C: Conn>(
+async fn read_frames<E: Env>(
     node: &Rc<Node<E>>,
     key: StreamKey,
-    frames: &mut FrameReceiver<C>,
-) -> Result<(), Fault> {
+    frames: &mut FrameReceiver<NetConn<E>>,
+) -> String {
     loop {
         let frame = match frames.next().await {
             Ok(Some(frame)) => frame,
-            Ok(None) => return Ok(()),
-            Err(error) => return Err(Fault::new(FaultClass::BadRequest, error.to_string())),
+            Ok(None) => return "finished".into(),
+            Err(error) => return error.to_string(),
         };
-        if frame.head.kind != FrameKind::Data {
-            continue;
+        match frame.head.kind {
+            FrameKind::Data => {}
+            FrameKind::KeepAlive => continue,
+            FrameKind::Finish | FrameKind::Abort => return "finished".into(),
+            FrameKind::Flush | FrameKind::Sync => continue,
         }
-        let head: BatchHead = decode(frame.aux)
-            .map_err(|error| Fault::new(FaultClass::BadRequest, error.to_string()))?;
+        let head = match decode::<BatchHead>(frame.aux) {
+            Ok(head) => head,
+            Err(error) => return error.to_string(),
+        };
         let records = join(frame.payload);
-        node.acceptor.borrow_mut().handle_batch(
-            node.env.now(),
-            key,
-            frame.head.sequence,
-            &head,
-            records,
-        );
-        node.turn();
+        let now = node.env.now();
+        node.acceptor
+            .borrow_mut()
+            .handle_batch(now, key, frame.head.sequence, &head, records);
+        node.pump();
     }
 }
 
-/// One run of bytes. A batch that arrived in several datagrams is gathered; its copy into the disk's buffer would need
-/// the pieces in one anyway.
-fn join(mut pieces: Vec<bytes::Bytes>) -> bytes::Bytes {
-    match pieces.len() {
-        0 => bytes::Bytes::new(),
-        1 => pieces.remove(0),
-        _ => pieces.concat().into(),
+/// A batch in one piece: it is walked, hashed and written as one.
+fn join(mut pieces: Vec<Bytes>) -> Bytes {
+    if pieces.len() == 1 {
+        return pieces.remove(0);
     }
+    let mut all = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+    for piece in &pieces {
+        all.extend_from_slice(piece);
+    }
+    all.freeze()
 }
 
-async fn send_acks<C: Conn>(queue: &AckQueue, acks: &mut AckSender<C>) -> Result<(), Fault> {
+async fn send_acks<C: Conn>(queue: &AckQueue, acks: &mut AckSender<C>) -> String {
     loop {
         let mark = queue.wake.mark();
-        // Acks are cumulative: of those that wait only the newest is sent, unless one carries a fault.
-        let newest = {
+        let next = {
             let mut waiting = queue.acks.borrow_mut();
-            let fault = waiting.iter().position(|ack| ack.fault.is_some());
-            let newest = match fault {
-                Some(at) => waiting.get(at).cloned(),
-                None => waiting.back().cloned(),
-            };
-            waiting.clear();
-            newest
+            // Acks are cumulative: the last of those that wait says it all.
+            while waiting.len() > 1 && waiting[1].fault.is_none() {
+                waiting.pop_front();
+            }
+            waiting.pop_front()
         };
-        let Some(ack) = newest else {
+        let Some(ack) = next else {
             queue.wake.changed(mark).await;
             continue;
         };
-        let failed = ack.fault.is_some();
-        if acks.send(&ack).await.is_err() || failed {
-            return Ok(());
+        let refused = ack.fault.is_some();
+        if let Err(error) = acks.send(&ack).await {
+            return error.to_string();
         }
-    }
-}
-
-fn admin<E: Env>(node: &Rc<Node<E>>, request: &admin::Request) -> Result<admin::Response, Fault> {
-    let acceptor = node.acceptor.borrow();
-    let state = acceptor.state();
-    match request {
-        admin::Request::GetStatus => Ok(admin::Response::Status {
-            status: NodeStatus {
-                name: state.name,
-                role: "journalnode".into(),
-                state: HaState::Initializing,
-                safe_mode: false,
-                info: state.info.unwrap_or_default(),
-                software: node.config.software.clone(),
-            },
-        }),
-        admin::Request::JournalStats => {
-            let segments = acceptor
-                .segments()
-                .map(|segment| SegmentStatus {
-                    first: segment.first,
-                    last: segment.last,
-                    finalized: segment.finalized,
-                })
-                .collect();
-            Ok(admin::Response::JournalStats {
-                stats: JournalStats {
-                    promised: state.promised,
-                    writer: state.writer,
-                    committed: state.committed.txid,
-                    learner: state.standing == Standing::Learner,
-                    segments,
-                },
-            })
+        if refused {
+            acks.finish();
+            return "refused".into();
         }
-        other => Err(Fault::new(
-            FaultClass::Unsupported,
-            format!("{} is not something a JournalNode answers", other.name()),
-        )),
     }
 }

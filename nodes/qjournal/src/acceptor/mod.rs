@@ -478,7 +478,14 @@ impl Acceptor {
             .note_mark(mark, self.config.planted.trust_marks);
     }
 
-    fn format(&mut self, now: Tick, ticket: Ticket, info: NamespaceInfo, initial: bool, force: bool) {
+    fn format(
+        &mut self,
+        now: Tick,
+        ticket: Ticket,
+        info: NamespaceInfo,
+        initial: bool,
+        force: bool,
+    ) {
         if let Some(present) = &self.record.info
             && !force
         {

@@ -31,7 +31,12 @@ fn aftermath(world: &mut World) {
     let recovered = (0..3).any(|_| world.recover(w).is_ok());
     assert!(recovered, "a new writer recovers: {:?}", world.claim(w));
     let goes_on = world.begin(w) && world.write(w, 3) && world.roll(w);
-    assert!(goes_on, "and goes on: {:?} {:?}", world.log.last(), world.writers[w].lags());
+    assert!(
+        goes_on,
+        "and goes on: {:?} {:?}",
+        world.log.last(),
+        world.writers[w].lags()
+    );
 }
 
 /// How many messages go each way in a run without faults.
@@ -126,7 +131,11 @@ fn x2_crash_of_pairs() {
                 let mut seen = 0;
                 world.fate = Some(Box::new(move |_: &Message, _| {
                     seen += 1;
-                    if seen > died { Fate::Swallow } else { Fate::Deliver }
+                    if seen > died {
+                        Fate::Swallow
+                    } else {
+                        Fate::Deliver
+                    }
                 }));
                 workload(&mut world);
                 aftermath(&mut world);
@@ -198,7 +207,9 @@ pub fn randomised(seed: u64, writers: u64, mut world: World) -> u64 {
         } else {
             world.kill_writer(w - 1);
         }
-        trace = trace.wrapping_mul(31).wrapping_add(world.ends().iter().sum::<u64>() + u64::from(done));
+        trace = trace
+            .wrapping_mul(31)
+            .wrapping_add(world.ends().iter().sum::<u64>() + u64::from(done));
     }
     assert!(through > 0, "{through} of {writers} writers got through");
     world.only(&[0, 1, 2]);
