@@ -10,7 +10,7 @@ const ID_MASK: u64 = (1 << ID_BITS) - 1;
 
 /// An inode id with 16 bits of its name's hash above it: looking a name up scans these and then looks at one
 /// inode, where a binary search would look at eight or more, each a handful of cache misses.
-fn entry(id: u64, name: &[u8]) -> u64 {
+pub(crate) fn entry(id: u64, name: &[u8]) -> u64 {
     fingerprint(name) | id & ID_MASK
 }
 
@@ -52,11 +52,8 @@ impl Children {
         Self::Few(ids)
     }
 
-    /// Takes ids that are sorted by name already (image load).
-    pub(crate) fn from_sorted<'a>(mut ids: Vec<u64>, name_of: impl Fn(u64) -> &'a [u8]) -> Self {
-        for id in &mut ids {
-            *id = entry(*id, name_of(*id));
-        }
+    /// Takes [`entry`]s that are sorted by name already (image load).
+    pub(crate) fn from_sorted(ids: Vec<u64>) -> Self {
         if ids.len() <= CHUNK_MAX {
             return Self::Few(ids);
         }
@@ -301,7 +298,7 @@ mod tests {
             "{} chunks",
             chunks.len()
         );
-        let sorted = Children::from_sorted((0..10_000).collect(), name_of);
+        let sorted = Children::from_sorted((0..10_000).map(|id| entry(id, name_of(id))).collect());
         assert!(sorted.iter().eq(children.iter()));
     }
 }

@@ -7,9 +7,9 @@
 
 pub(crate) mod records;
 
-use crate::children::Children;
+use crate::children::{self, Children};
 use crate::config::NamesystemConfig;
-use crate::inode::{Body, Inode};
+use crate::inode::{Body, FileBody, Inode};
 use crate::lease::Leases;
 use crate::retry::RetryCache;
 use crate::state::{Counters, State, View};
@@ -315,6 +315,9 @@ pub struct ImageLoader {
     header: Option<Header>,
     after: Section,
     tree: Tree,
+    last_inode: u64,
+    /// Inodes that say they are open.
+    marked_open: u64,
     directories: BTreeMap<u64, Vec<u64>>,
     leases: Leases,
     open: u64,
@@ -330,6 +333,8 @@ impl ImageLoader {
             header: None,
             after: Section::Header,
             tree: Tree::default(),
+            last_inode: 0,
+            marked_open: 0,
             directories: BTreeMap::new(),
             leases: Leases::default(),
             open: 0,
@@ -373,11 +378,13 @@ impl ImageLoader {
                 Section::Inodes => {
                     let step = input.number()?;
                     id = id.saturating_add(step);
-                    if step == 0 || id > last_inode || self.tree.get(InodeId(id)).is_some() {
+                    if step == 0 || id > last_inode || id <= self.last_inode {
                         return Err(input.malformed("inode id"));
                     }
+                    self.last_inode = id;
                     let owners = self.tree.owners().pairs().len();
                     let (inode, name) = input.inode(owners)?;
+                    self.marked_open += u64::from(inode.file().is_some_and(FileBody::is_open));
                     self.tree.place(InodeId(id), name, inode);
                 }
                 Section::Directories => self.directory(&mut input)?,
@@ -426,20 +433,24 @@ impl ImageLoader {
         let header = self.header.take().ok_or(ImageError::NoHeader)?;
         let counts = self.tree.counts;
         let mut entries = 0;
+        let mut below = BTreeMap::new();
         for (directory, ids) in core::mem::take(&mut self.directories) {
             entries += ids.len() as u64;
-            self.check_entries(InodeId(directory), &ids)?;
+            let mut directories = Vec::new();
+            let ids = self.check_entries(InodeId(directory), ids, &mut directories)?;
+            below.insert(directory, directories);
             self.tree.set_children(InodeId(directory), ids);
         }
         let root = self.tree.get(InodeId::ROOT);
         let linked = entries + u64::from(root.is_some_and(|root| root.inode.is_dir()));
-        let open = self
-            .tree
-            .entries()
-            .filter(|entry| entry.inode.file().is_some_and(|file| file.is_open()))
-            .count() as u64;
+        let (open, reachable) = (self.marked_open, reachable(&below));
         for (what, expected, found) in [
             ("directories", header.counts.directories, counts.directories),
+            (
+                "directories below the root",
+                header.counts.directories,
+                reachable,
+            ),
             ("files", header.counts.files, counts.files),
             ("blocks", header.counts.blocks, counts.blocks),
             (
@@ -472,7 +483,14 @@ impl ImageLoader {
         }))
     }
 
-    fn check_entries(&self, directory: InodeId, ids: &[u64]) -> Result<(), ImageError> {
+    /// The entries of a directory as [`Children`] keeps them, checked against the inodes they name; those
+    /// that are directories are told apart.
+    fn check_entries(
+        &self,
+        directory: InodeId,
+        mut ids: Vec<u64>,
+        directories: &mut Vec<u64>,
+    ) -> Result<Vec<u64>, ImageError> {
         let wrong = |inode: u64| ImageError::Entry {
             directory,
             inode: InodeId(inode),
@@ -482,20 +500,36 @@ impl ImageLoader {
             .get(directory)
             .is_some_and(|entry| entry.inode.is_dir());
         let mut before: Option<&str> = None;
-        for id in ids {
+        for id in &mut ids {
             let entry = self.tree.get(InodeId(*id)).ok_or_else(|| wrong(*id))?;
             let follows = before.is_none_or(|before| before < entry.name);
             if !is_dir
                 || !follows
+                || *id == InodeId::ROOT.0
                 || entry.name.is_empty()
                 || entry.inode.parent.get() != directory.0
             {
                 return Err(wrong(*id));
             }
             before = Some(entry.name);
+            if entry.inode.is_dir() {
+                directories.push(*id);
+            }
+            *id = children::entry(*id, entry.name.as_bytes());
         }
-        Ok(())
+        Ok(ids)
     }
+}
+
+/// How many directories hang below the root, itself included: fewer than there are when some form a ring.
+fn reachable(below: &BTreeMap<u64, Vec<u64>>) -> u64 {
+    let mut count = 0;
+    let mut pending = alloc::vec![InodeId::ROOT.0];
+    while let Some(directory) = pending.pop() {
+        count += 1;
+        pending.extend(below.get(&directory).into_iter().flatten());
+    }
+    count
 }
 
 fn read_header(input: &mut Reader<'_>) -> Result<Header, ImageError> {

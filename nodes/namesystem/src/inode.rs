@@ -288,8 +288,8 @@ impl InodePage {
         let at = rank(self.present, slot);
         let end = self.names.len();
         if self.names.capacity() < end + name.len() {
-            // A quarter of slack instead of doubling: names are a third of the tree's memory.
-            self.names.reserve_exact(name.len() + end / 4);
+            // Little slack instead of doubling: names are a third of the tree's memory.
+            self.names.reserve_exact(name.len() + (end / 4).max(256));
         }
         self.names.extend_from_slice(name.as_bytes());
         let inode = &mut self.inodes[at];

@@ -192,10 +192,9 @@ impl Tree {
             .insert(slot(id.0), inode, name);
     }
 
-    /// Gives a directory all its entries at once, sorted by name (image load).
+    /// Gives a directory all its entries at once, sorted by name and with their fingerprints (image load).
     pub(crate) fn set_children(&mut self, directory: InodeId, ids: Vec<u64>) {
-        let entries = (!ids.is_empty())
-            .then(|| Box::new(Children::from_sorted(ids, |id| self.name_bytes(id))));
+        let entries = (!ids.is_empty()).then(|| Box::new(Children::from_sorted(ids)));
         let Body::Directory(children) = &mut self.get_mut(directory).body else {
             panic!("inode {directory} is not a directory");
         };

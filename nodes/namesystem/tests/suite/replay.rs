@@ -193,6 +193,45 @@ fn a_wrong_image_is_refused() {
     }
 }
 
+/// Directories that contain each other but hang nowhere add up in every count; walking up from them would
+/// never end.
+#[test]
+fn an_image_with_a_ring_of_directories_is_refused() {
+    let header = vec![1, 5, 3, 0, 0, 3, 0, 0, 1, 0, 0];
+    let owners = vec![1, b'o', 1, b'g'];
+    let tree = |parent_of_a: u8, root_entries: &[u8], b_entries: &[u8]| {
+        let tail = [0xed, 3, 0, 0, 0];
+        let mut inodes = vec![1, 0, 0, 0];
+        inodes.extend(tail);
+        inodes.extend([1, 0, parent_of_a, 1, b'a']);
+        inodes.extend(tail);
+        inodes.extend([1, 0, 2, 1, b'b']);
+        inodes.extend(tail);
+        let mut directories = root_entries.to_vec();
+        directories.extend([2, 1, 2]);
+        directories.extend(b_entries);
+        let mut loader = ImageLoader::new(&crate::support::config());
+        for (section, bytes) in [
+            (Section::Header, header.clone()),
+            (Section::Owners, owners.clone()),
+            (Section::Inodes, inodes),
+            (Section::Directories, directories),
+        ] {
+            loader.feed(section, &bytes.into()).unwrap();
+        }
+        loader.finish().map(|loaded| loaded.txid())
+    };
+    assert_eq!(tree(1, &[1, 1, 2], &[]), Ok(hadal_types::TxId(5)));
+    assert!(matches!(
+        tree(3, &[], &[3, 1, 1]),
+        Err(ImageError::Count {
+            what: "directories below the root",
+            expected: 3,
+            found: 1
+        })
+    ));
+}
+
 /// F-06, T-H27: a retried call is answered as before and makes no edit, before and after a failover and
 /// after loading an image.
 #[test]
