@@ -1,6 +1,7 @@
 //! Blocks per second of a full report: first, repeated, and of a storage that has a tenth of the map.
 //!
-//! `cargo run --release -p hadal-blocks --example report -- [blocks]`
+//! `cargo run --release -p hadal-blocks --example report -- [blocks] [grown]`: with `grown` the map was filled by edits,
+//! block by block, not from an image.
 
 use hadal_blocks::{BlockConfig, BlockManager};
 use hadal_proto::datanode::{
@@ -35,7 +36,13 @@ fn main() {
         })
         .collect();
     let start = Instant::now();
+    let grown = std::env::args().nth(2).is_some_and(|word| word == "grown");
     for block in &blocks {
+        if grown {
+            manager.allocated(TxId(1), *block, InodeId(16_386 + block.id.0), 3);
+            manager.completed(TxId(1), *block);
+            continue;
+        }
         manager.load(*block, InodeId(16_386 + block.id.0), 3, false);
     }
     manager.applied(
@@ -44,7 +51,11 @@ fn main() {
         GenerationStamp(1000 + count),
     );
     manager.start(Tick(0));
-    print("image", count, start.elapsed().as_secs_f64());
+    print(
+        if grown { "edits" } else { "image" },
+        count,
+        start.elapsed().as_secs_f64(),
+    );
     for node in 0..NODES {
         let registration = Registration {
             uuid: DatanodeUuid(node),

@@ -7,4 +7,5 @@ mod recovery;
 mod redundancy;
 mod reports;
 mod safe_mode;
+mod states;
 mod world;

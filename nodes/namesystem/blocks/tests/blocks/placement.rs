@@ -1,6 +1,6 @@
 //! Where replicas go (section 2.2, rack awareness) and in which order they are read.
 
-use crate::world::{GB, World, config};
+use crate::world::{World, config};
 use hadal_blocks::PlacementRequest;
 use hadal_proto::client::ReplicaTarget;
 use std::collections::BTreeMap;
@@ -191,5 +191,4 @@ fn the_same_seed_places_the_same() {
         names
     };
     assert_eq!(run(), run());
-    let _ = GB;
 }

@@ -3,7 +3,7 @@
 use crate::world::{EPOCH, World, block, config};
 use hadal_blocks::RecoveryError;
 use hadal_proto::datanode::{Action, ChangeKind, RecoveryWork};
-use hadal_types::{Block, BlockId, BlockState, Epoch, GenerationStamp, HaState, Tick, TxId};
+use hadal_types::{Block, BlockId, BlockState, Epoch, GenerationStamp, HaState, TxId};
 
 const RACK: &str = "/default-rack";
 
@@ -159,7 +159,6 @@ fn t_h4_a_result_of_the_old_active_is_refused_by_the_new_one() {
     ));
     let again = start(&mut w, open.id).unwrap();
     w.m.check_recovery(open.id, again).unwrap();
-    let _ = Tick(0);
 }
 
 #[test]

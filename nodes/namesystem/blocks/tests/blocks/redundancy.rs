@@ -4,7 +4,7 @@ use crate::world::{GB, World, block, config};
 use hadal_blocks::BlockConfig;
 use hadal_proto::client::BadReplica;
 use hadal_proto::datanode::{Action, ChangeKind};
-use hadal_types::{Block, Epoch, HaState, TxId};
+use hadal_types::{Block, Epoch, HaState};
 
 const RACK: &str = "/default-rack";
 
@@ -378,7 +378,6 @@ fn removing_a_block_under_copy_frees_its_source() {
         w.remove(&[b.id]);
         w.execute(0);
     }
-    let _ = TxId(0);
 }
 
 #[test]
