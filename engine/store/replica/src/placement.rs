@@ -42,10 +42,11 @@ impl<D: Disk> Body<D> {
                 meta.stamp,
             )
         };
-        self.file = Some(file.clone());
-        self.handle = Some(handle);
         let header = file.header(state, stamp, replica.meta.borrow().durable);
         self.put_header(replica, &file, header).await?;
+        // Not before: a file without a header is nothing to a restart.
+        self.file = Some(file.clone());
+        self.handle = Some(handle);
         Ok(file)
     }
 

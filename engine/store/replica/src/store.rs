@@ -325,10 +325,16 @@ impl<D: Disk> ReplicaStore<D> {
                 replica.id.0,
                 volume.next_sequence()
             ));
-            volume.check(volume.disk.rename(&file.path, &gone).await)?;
+            match volume.disk.rename(&file.path, &gone).await {
+                // An earlier call got this far and was dropped: the next start removes the file.
+                Err(error) if error.is_not_found() => {}
+                other => {
+                    volume.check(other)?;
+                    path = Some(gone);
+                }
+            }
             volume.sync_replicas_dir().await?;
             file_bytes = file.allocated.get();
-            path = Some(gone);
         }
         let rest = replica.meta.borrow().reservation;
         replica.settle_reservation(rest);
@@ -357,6 +363,9 @@ impl<D: Disk> ReplicaStore<D> {
             .find(|volume| volume.storage == deleted.storage);
         let volume = volume.ok_or(StoreError::NoStorage(deleted.storage))?;
         volume.alive()?;
-        volume.check(volume.disk.remove_file(&path).await)
+        match volume.disk.remove_file(&path).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => volume.check(other),
+        }
     }
 }

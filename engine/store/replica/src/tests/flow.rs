@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::VerifyOutcome;
-use crate::testing::{block_on, poll_and_drop};
+use crate::testing::{Keep, block_on, poll_and_drop};
 use futures_util::future::join_all;
 
 fn files_only() -> StoreOptions {
@@ -419,7 +419,13 @@ fn calls_may_be_dropped_at_any_point() {
         }
         writer.set_visible_length(60_000);
         block_on(async {
-            writer.flush().await.unwrap();
+            writer.sync().await.unwrap();
+            let (after, _) = open(&disk.after_crash(Keep::Mask(0)), options).await;
+            assert_eq!(
+                read_recovered(&after, 1).await,
+                Ok(data.clone()),
+                "seed {seed}"
+            );
             assert_eq!(read_all(&store, 1).await, Ok(data.clone()), "seed {seed}");
             writer.finish(true).await.unwrap();
             assert_eq!(read_all(&store, 1).await, Ok(data.clone()), "seed {seed}");
@@ -428,5 +434,29 @@ fn calls_may_be_dropped_at_any_point() {
             assert_eq!(report.finalized, 1);
             assert_eq!(read_all(&store, 1).await, Ok(data), "seed {seed}");
         });
+    }
+}
+
+/// A deletion may be dropped at any point and asked for again.
+#[test]
+fn a_dropped_deletion_can_be_repeated() {
+    for options in [small(), files_only()] {
+        for polls in 0..40 {
+            let disk = TestDisk::default();
+            let (store, _) = block_on(open(&disk, options));
+            block_on(put(&store, 1, 1, &content(1, 9000), chunk(512)));
+            drop(poll_and_drop(store.delete(id(1), gs(1)), polls));
+            block_on(async {
+                if store.get(id(1)).is_some() {
+                    let deleted = store.delete(id(1), gs(1)).await.unwrap();
+                    store.collect(deleted).await.unwrap();
+                }
+                assert_eq!(store.volumes()[0].failed, None);
+                put(&store, 2, 1, &content(2, 9000), chunk(512)).await;
+                let (after, _) = open(&disk.after_crash(Keep::Mask(0)), options).await;
+                assert_eq!(after.get(id(1)), None, "{polls} polls");
+                assert_eq!(read_all(&after, 2).await, Ok(content(2, 9000)));
+            });
+        }
     }
 }
