@@ -349,6 +349,33 @@ fn attributes_change_and_times_move() {
     );
 }
 
+/// What changes a directory's entries moves its modification time, as POSIX and HDFS have it.
+#[test]
+fn directories_change_with_their_entries() {
+    let mut world = tree();
+    let times =
+        |world: &mut World| ["/", "/d", "/empty"].map(|path| world.stat(path).unwrap().modified_ms);
+    let changed = |world: &mut World, request: Request| {
+        let before = times(world);
+        world.ok(request);
+        let after = times(world);
+        [0, 1, 2].map(|at| after[at] > before[at])
+    };
+    let rename = rename("/d/f", "/empty/f", false);
+    assert_eq!(changed(&mut world, rename), [false, true, true]);
+    let request = delete("/empty/f", false);
+    assert_eq!(changed(&mut world, request), [false, false, true]);
+    assert_eq!(changed(&mut world, create("/d/x")), [false, true, false]);
+    assert_eq!(changed(&mut world, mkdirs("/d/y")), [false, true, false]);
+    assert_eq!(changed(&mut world, mkdirs("/z")), [true, false, false]);
+    assert_eq!(changed(&mut world, overwrite("/d/x")), [false, true, false]);
+    let chmod = Request::SetPermission {
+        path: "/d/y".into(),
+        permission: 0,
+    };
+    assert_eq!(changed(&mut world, chmod), [false, false, false]);
+}
+
 #[test]
 fn a_mutation_needs_a_client_id() {
     let mut world = World::new();
