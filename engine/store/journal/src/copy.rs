@@ -4,7 +4,7 @@ use crate::header::{
     HEADER_LEN, SegmentHeader, accepted_name, copy_name, finalised_name, in_progress_name,
 };
 use crate::journal::{Journal, Segment};
-use crate::scan::{read_header, scan};
+use crate::scan::{Index, digest_at, place_of, read_header, scan};
 use crate::{Batch, Behind, Digest, End, JournalError, Place, SegmentInfo};
 use bytes::Bytes;
 use hadal_env::{ALIGN, Disk, DiskError, File, OpenOptions};
@@ -31,9 +31,6 @@ pub struct SegmentCopy<D: Disk> {
     next: TxId,
     digest: Digest,
     epoch: Epoch,
-    /// Where the segment here ended when the copy began, and the copy's digest there.
-    agree_at: TxId,
-    agree_digest: Option<Digest>,
     stage: Vec<u8>,
     /// File offset of the stage.
     offset: u64,
@@ -73,15 +70,6 @@ impl<D: Disk> SegmentCopy<D> {
                 found: low,
             }
             .into());
-        }
-        if batch.first() <= self.agree_at && self.agree_at <= batch.last() {
-            let upto = batch
-                .records()
-                .take_while(|record| record.txid <= self.agree_at);
-            let digest = upto.fold(self.digest, |digest, record| {
-                crate::digest_after(&digest, record.epoch, record.txid, &record.payload)
-            });
-            self.agree_digest = Some(digest);
         }
         (self.next, self.digest, self.epoch) = (batch.last().next(), batch.digest(), high);
         self.stage.extend_from_slice(batch.bytes());
@@ -199,12 +187,6 @@ impl<D: Disk> Journal<D> {
         writer_epoch: Epoch,
         digest_before: Digest,
     ) -> SegmentCopy<D> {
-        let before = TxId(first.0 - 1);
-        let agree_at = self
-            .inner
-            .borrow()
-            .segment(first)
-            .map_or(before, Segment::last);
         SegmentCopy {
             disk: self.disk.clone(),
             file,
@@ -216,8 +198,6 @@ impl<D: Disk> Journal<D> {
             next: first,
             digest: digest_before,
             epoch: Epoch(0),
-            agree_at,
-            agree_digest: (agree_at == before).then_some(digest_before),
             stage: Vec::new(),
             offset: HEADER_LEN as u64,
             finished: false,
@@ -225,7 +205,6 @@ impl<D: Disk> Journal<D> {
     }
 
     /// The finished copy of a segment that a crash kept from being installed. A copy that was not finished is removed.
-    /// With [`Behind::Keep`] the install then compares only what both hold.
     ///
     /// # Errors
     /// When the disk fails.
@@ -253,12 +232,6 @@ impl<D: Disk> Journal<D> {
             return Ok(None);
         };
         let mut copy = self.copy(path, file, first, header.writer_epoch, header.digest_before);
-        if copy.agree_at >= first && copy.agree_at <= last {
-            let upto =
-                crate::scan::digest_at(&self.disk, &copy.file, &scanned.index, copy.agree_at)
-                    .await?;
-            copy.agree_digest = upto;
-        }
         copy.next = last.next();
         copy.digest = scanned.digest.expect("the header is good");
         copy.offset = scanned.offset;
@@ -270,7 +243,7 @@ impl<D: Disk> Journal<D> {
     /// old segment or the copy. The segment is not open for appending afterwards.
     ///
     /// # Errors
-    /// [`JournalError::AlreadyFinalised`] with another end, [`JournalError::DigestDiffers`] when, with
+    /// [`JournalError::NoSegment`] when a purge removed the copy, [`JournalError::AlreadyFinalised`] with another end, [`JournalError::DigestDiffers`] when, with
     /// [`Behind::Keep`], what can be read here is not what the copy holds, or the disk fails.
     pub async fn install(
         &self,
@@ -287,6 +260,10 @@ impl<D: Disk> Journal<D> {
             .segment(first)
             .ok()
             .map(|segment| segment.info.clone());
+        if !self.disk.exists(&copy.path).await? {
+            // A purge took the segment and its copy away.
+            return Err(JournalError::NoSegment { first });
+        }
         let finalised = there.as_ref().filter(|info| info.finalised);
         if let Some(info) = finalised
             && (place == Place::InProgress || info.last != Some(last))
@@ -350,40 +327,34 @@ impl<D: Disk> Journal<D> {
                 differs(last)
             };
         }
-        // The segment here was not appended to since the copy began: it is damaged, or it was not open.
-        if have == copy.agree_at && copy.agree_digest == Some(ours) {
+        let index = Index::starting(&self.copy_header(copy).await?);
+        let theirs = digest_at(&self.disk, &copy.file, &index, have).await?;
+        if theirs == Some(ours) {
             Ok(())
         } else {
             differs(have)
         }
     }
 
+    async fn copy_header(&self, copy: &SegmentCopy<D>) -> Result<SegmentHeader, JournalError> {
+        let first = copy.first;
+        let header = read_header(&self.disk, &copy.file, first, self.options.namespace_id).await?;
+        header.ok_or(JournalError::Unreadable { first, from: first })
+    }
+
     /// Takes over what stands behind the copy's end in the segment here, byte for byte: records stand at the same
     /// offsets on every node, and a bad record stays the bad record it was.
     async fn keep_behind(&self, copy: &SegmentCopy<D>) -> Result<(), JournalError> {
         let ours = self.file(copy.first).await?;
-        let end = {
-            // `offset` counts the padding of the last block.
-            let header = read_header(
-                &self.disk,
-                &copy.file,
-                copy.first,
-                self.options.namespace_id,
-            )
-            .await?;
-            let header = header.ok_or(JournalError::Unreadable {
+        let index = Index::starting(&self.copy_header(copy).await?);
+        // The copy's own offset counts the padding of its last block.
+        let end = place_of(&self.disk, &copy.file, &index, copy.next).await?;
+        let end = end
+            .ok_or(JournalError::Unreadable {
                 first: copy.first,
                 from: copy.first,
-            })?;
-            let index = crate::scan::Index::starting(&header);
-            crate::scan::place_of(&self.disk, &copy.file, &index, copy.next)
-                .await?
-                .ok_or(JournalError::Unreadable {
-                    first: copy.first,
-                    from: copy.first,
-                })?
-                .offset
-        };
+            })?
+            .offset;
         let length = ours.length().await?;
         let mut at = end / BLOCK * BLOCK;
         let mut total = end.next_multiple_of(BLOCK);

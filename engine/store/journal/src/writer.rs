@@ -302,6 +302,8 @@ impl<D: Disk> Journal<D> {
 async fn grow<F: File>(file: &F, length: u64) -> Result<u64, DiskError> {
     let longer = grown(length);
     file.allocate(length, longer - length).await?;
+    // Before anything is written there: a crash must leave one of the lengths that growth passes through.
+    file.sync_data().await?;
     Ok(longer)
 }
 

@@ -279,3 +279,29 @@ async fn read_until_error(journal: &MemJournal) -> Vec<u64> {
     }
     found
 }
+
+/// A purge in the meantime takes a copy away; that is no failure of the disk.
+#[test]
+fn purged_copy_is_not_installed() {
+    let disk = new_disk();
+    run(&disk, async {
+        let journal = open_async(&disk).await;
+        segment(&journal, 1, 1, 3).await;
+        segment(&journal, 1, 4, 6).await;
+        let source = batch(1, 1, 3, EMPTY_DIGEST);
+        let mut copy = journal
+            .begin_copy(TxId(1), Epoch(1), EMPTY_DIGEST)
+            .await
+            .unwrap();
+        copy.write(source.bytes().clone()).await.unwrap();
+        copy.finish(TxId(3), source.digest()).await.unwrap();
+        journal.purge(TxId(4)).await.unwrap();
+        let gone = journal.install(copy, Place::Finalised, Behind::Cut).await;
+        assert!(matches!(
+            gone,
+            Err(JournalError::NoSegment { first: TxId(1) })
+        ));
+        assert_eq!(journal.poisoned(), None);
+        assert_eq!(read_all(&journal, 4, 9).await.unwrap().len(), 3);
+    });
+}

@@ -7,12 +7,14 @@ use futures_util::future::join_all;
 use hadal_types::{Epoch, TxId};
 use std::cell::Cell;
 use std::io::ErrorKind;
-use store_journal::{EMPTY_DIGEST, End, JournalError, Start};
+use store_journal::{Behind, EMPTY_DIGEST, End, JournalError, Place, Start};
 use store_record::testing::MemDisk;
 
 /// What a writer of epoch 1 was told.
 #[derive(Clone, Copy, Default, Debug)]
 struct Told {
+    /// Last txid handed in, acknowledged or not.
+    handed: u64,
     appended: u64,
     finalised: u64,
     started: u64,
@@ -61,10 +63,12 @@ async fn write(journal: &MemJournal, told: &Cell<Told>) -> Result<(), JournalErr
         start(journal, 1, first).await?;
         note(&|told| told.started = first);
         for &(from, to) in batches {
+            note(&|told| told.handed = to);
             append(journal, 1, from, to).await?;
             note(&|told| told.appended = to);
         }
         if first == 71 {
+            note(&|told| told.handed = 76);
             let mut digest = tail(journal).digest;
             let mut pipelined = Vec::new();
             for txid in 72..=76 {
@@ -109,8 +113,8 @@ fn check(disk: &MemDisk, told: Told, context: &str) {
         match info.end {
             None | Some(End::Clean) => {}
             Some(End::Doubtful(from)) => assert!(
-                !info.finalised && from.0 > told.appended,
-                "{context}: acknowledged and unreadable: {info:?}"
+                !info.finalised && from.0 > told.appended && from.0 <= told.handed,
+                "{context}: acknowledged and unreadable, or doubt about nothing: {told:?}, {info:?}"
             ),
             Some(end) => panic!("{context}: a crash is not {end:?}: {info:?}"),
         }
@@ -250,6 +254,7 @@ fn x6_crash_while_closing_a_gap() {
     disk.set_content(in_progress(1), bytes);
     let told = Told {
         appended: 10,
+        handed: 400,
         started: 1,
         ..Told::default()
     };
@@ -304,6 +309,7 @@ fn x6_crash_while_cutting() {
                 &disk,
                 Told {
                     appended: 9,
+                    handed: 100,
                     started: 1,
                     ..Told::default()
                 },
@@ -314,5 +320,70 @@ fn x6_crash_while_cutting() {
             assert_eq!(info.unwrap().end, Some(End::Clean));
             break;
         }
+    }
+}
+
+/// X6: a crash while a copy is fetched and installed, or a segment restarted, leaves the old segment or the new one.
+#[test]
+fn x6_crash_while_replacing() {
+    let base = new_disk();
+    run(&base, async {
+        let journal = try_open(&base, 0).await.unwrap();
+        start(&journal, 1, 1).await.unwrap();
+        append(&journal, 1, 1, 80).await.unwrap();
+    });
+    let source = batch(2, 1, 50, EMPTY_DIGEST);
+    for how in [Some(Place::InProgress), Some(Place::Finalised), None] {
+        let (mut old, mut new) = (0, 0);
+        for k in 0.. {
+            let disk = base.fork();
+            let done = Cell::new(false);
+            disk.crash_in(k);
+            let ended = disk.run(async {
+                let journal = try_open(&disk, 0).await.unwrap();
+                if let Some(place) = how {
+                    let mut copy = journal
+                        .begin_copy(TxId(1), Epoch(2), EMPTY_DIGEST)
+                        .await
+                        .unwrap();
+                    copy.write(source.bytes().clone()).await.unwrap();
+                    copy.finish(TxId(50), source.digest()).await.unwrap();
+                    journal.install(copy, place, Behind::Cut).await.unwrap();
+                } else {
+                    journal
+                        .start_segment(TxId(1), Epoch(2), EMPTY_DIGEST, Start::Restart)
+                        .await
+                        .unwrap();
+                }
+                done.set(true);
+            });
+            disk.each_crash(8, |disk| {
+                let journal = open(&disk);
+                let info = journal.segment(TxId(1)).expect("never without the segment");
+                assert_eq!(
+                    (journal.segments().len(), info.end),
+                    (1, Some(End::Clean)),
+                    "crash in operation {k}"
+                );
+                if info.writer_epoch == Some(Epoch(1)) {
+                    old += 1;
+                    assert!(
+                        !done.get() && info.digest == Some(digest(1, 80)),
+                        "crash in operation {k}: {info:?}"
+                    );
+                } else {
+                    new += 1;
+                    let expected = how.map_or(EMPTY_DIGEST, |_| source.digest());
+                    assert_eq!(
+                        (info.digest, info.finalised),
+                        (Some(expected), how == Some(Place::Finalised))
+                    );
+                }
+            });
+            if ended.is_some() {
+                break;
+            }
+        }
+        assert!(old > 20 && new > 0, "{old} old, {new} new");
     }
 }
