@@ -83,7 +83,10 @@ pub(crate) struct Deletion {
     pub(crate) block: Block,
     pub(crate) storage: u32,
     cause: TxId,
+    /// When it was sent last, unless it is to be sent (again).
     sent: Option<Tick>,
+    /// The DataNode may know of it.
+    told: bool,
 }
 
 /// Replicas one DataNode has to delete: listed until it reports them gone, sent again after a time-out (Q7).
@@ -117,6 +120,7 @@ impl Deletions {
             storage,
             cause,
             sent: None,
+            told: false,
         };
         self.listed.insert(key, deletion);
         self.unsent.push_back(key);
@@ -124,6 +128,15 @@ impl Deletions {
 
     pub(crate) fn get(&self, key: u64) -> Option<&Deletion> {
         self.listed.get(&key)
+    }
+
+    /// Takes back a deletion that was never sent; `false` when it was, or is not listed.
+    pub(crate) fn revoke(&mut self, key: u64) -> bool {
+        let unsent = self.listed.get(&key).is_some_and(|it| !it.told);
+        if unsent {
+            self.listed.remove(&key);
+        }
+        unsent
     }
 
     /// The replica is gone.
@@ -194,6 +207,7 @@ impl Deletions {
                 break;
             }
             deletion.sent = Some(now);
+            deletion.told = true;
             blocks.push(deletion.block);
             self.sent.push_back((now, key));
         }
@@ -261,5 +275,8 @@ mod tests {
         deletions.resend_all();
         assert_eq!(deletions.take(now.after_ms(101), TxId(3), 100, 1).len(), 1);
         assert_eq!(deletions.len(), 2);
+        assert!(!deletions.revoke(2), "the DataNode may know of it");
+        deletions.add(4, block(4), 0, TxId(4));
+        assert!(deletions.revoke(4) && !deletions.revoke(4));
     }
 }

@@ -333,6 +333,16 @@ impl BlockManager {
     fn absorb(&mut self, effect: Effect) {
         match effect {
             Effect::Delete { storage, block } => self.delete(storage, block),
+            Effect::Keep { storage, block } => {
+                let (node, key) = (self.nodes.node_of(storage), mix(block.id));
+                if self.nodes.node_mut(node).deletions.revoke(key) {
+                    self.with(block.id, |partition, view, out| {
+                        let before = partition.weigh(key, view);
+                        partition.drop_excess(key, storage);
+                        partition.settle(key, before, view, out);
+                    });
+                }
+            }
             Effect::Unknown { storage, block } => {
                 if self.is_populated() {
                     self.delete(storage, block);

@@ -59,10 +59,16 @@ impl Reported<'_> {
         !self.newer.is_empty() && self.newer.binary_search(&key).is_ok()
     }
 
-    pub(crate) fn contains(&self, key: u64) -> bool {
-        self.chunks.iter().any(|chunk| {
-            let at = entries_below(chunk, key);
-            at < chunk.len() / ReportEntries::ENTRY_LEN && key_at(chunk, at) == key
+    fn contains(&self, key: u64) -> bool {
+        self.find(key).is_some()
+    }
+
+    /// The replica listed under a key.
+    pub(crate) fn find(&self, key: u64) -> Option<Block> {
+        self.chunks.iter().find_map(|chunk| {
+            let at = entries_below(chunk, key) * ReportEntries::ENTRY_LEN;
+            let block = entry_at(chunk.get(at..at + ReportEntries::ENTRY_LEN)?);
+            (mix(block.id) == key).then_some(block)
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Too few or too many replicas: the queues by priority, copies under way, excess.
 
+use crate::entry::Entry;
 use crate::partition::Partition;
 use crate::view::{Effect, View};
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -82,6 +83,16 @@ impl Partition {
         }
         if !self.postponed.is_empty() {
             self.postponed.remove(&key);
+        }
+        if live < wanted
+            && let Some(excess) = self.excess.get(&key)
+            && let Some(block) = self.table.get(key).map(Entry::block)
+        {
+            let keep = excess.iter().take(wanted - live);
+            out.extend(keep.map(|storage| Effect::Keep {
+                storage: *storage,
+                block,
+            }));
         }
         if live > wanted {
             self.choose_excess(key, live - wanted, view, out);

@@ -294,14 +294,16 @@ impl BlockManager {
         Ok(())
     }
 
-    /// Replicas to delete that the report no longer lists are deleted.
+    /// Replicas to delete that the report no longer lists, or lists as another instance, are deleted.
     fn confirm_deletions(&mut self, node: u32, partition: usize, report: Reported<'_>) {
         let deletions = &mut self.nodes.node_mut(node).deletions;
         if deletions.len() == 0 {
             return;
         }
         for key in deletions.of_partition(partition, report.storage) {
-            if !report.is_newer(key) && !report.contains(key) {
+            let listed = report.find(key).map(|block| block.generation_stamp);
+            let meant = deletions.get(key).map(|it| it.block.generation_stamp);
+            if !report.is_newer(key) && listed != meant {
                 deletions.done(key);
             }
         }

@@ -218,7 +218,12 @@ impl BlockManager {
                     last_contact_ms: now.ms_since(node.last_heartbeat),
                     streams: node.streams,
                     failed_volumes: node.failed_volumes,
+                    // Volumes taken out are not shown; failed ones are, and what a dead one had.
                     storages: storages
+                        .filter(|storage| {
+                            let storage = self.nodes.storage(**storage);
+                            !node.alive || !storage.gone || storage.report.failed
+                        })
                         .map(|storage| self.nodes.storage(*storage).report.clone())
                         .collect(),
                     software: node.software.clone(),

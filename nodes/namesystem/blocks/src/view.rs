@@ -25,6 +25,8 @@ pub(crate) struct View<'a> {
 pub(crate) enum Effect {
     /// Delete this replica.
     Delete { storage: u32, block: Block },
+    /// This excess replica is needed after all: keep it if its deletion was not sent.
+    Keep { storage: u32, block: Block },
     /// A replica of no block: delete it now or ask again later.
     Unknown { storage: u32, block: Block },
     /// A replica newer than any edit, seen by an active.

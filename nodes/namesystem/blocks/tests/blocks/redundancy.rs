@@ -332,6 +332,40 @@ fn t_h7_what_was_queued_before_a_change_of_role_is_forgotten_not_lost() {
 }
 
 #[test]
+fn t_h7_excess_not_yet_sent_is_kept_when_it_is_needed_again() {
+    let mut w = World::active(config(), &[RACK; 3]);
+    let (a, b) = (w.stored_on(3, &[0, 1, 2]), w.stored_on(3, &[0, 1, 2]));
+    w.committed = 0;
+    w.set_replication(a.id, 1);
+    w.set_replication(a.id, 2);
+    assert_eq!((w.live(a.id), w.m.stats().pending_deletion), (2, 1));
+    w.set_replication(a.id, 3);
+    assert_eq!((w.live(a.id), w.m.stats().pending_deletion), (3, 0));
+    // The same when the replicas that were to stay are lost.
+    w.set_replication(b.id, 1);
+    let stays: usize = w.locations(b.id)[0][2..].parse().unwrap();
+    w.deleted(stays, b);
+    assert_eq!((w.live(b.id), w.m.stats().pending_deletion), (1, 1));
+    w.committed = u64::MAX;
+    let mut has = vec![vec![a, b]; 3];
+    has[stays].retain(|held| *held != b);
+    assert_eq!(work(&mut w, &mut has), (0, 1));
+    assert_eq!((w.live(a.id), w.live(b.id)), (3, 1));
+}
+
+#[test]
+fn a_deletion_of_a_replica_that_was_replaced_is_dropped() {
+    let mut w = World::active(config(), &[RACK; 2]);
+    let b = w.stored_on(1, &[0]);
+    let stale = block(b.id.0, b.generation_stamp.0 - 1, 100);
+    w.report(1, &[stale]);
+    assert_eq!(w.deletions(1), [stale]);
+    w.set_replication(b.id, 2);
+    w.report(1, &[b]);
+    assert_eq!((w.m.stats().pending_deletion, w.live(b.id)), (0, 2));
+}
+
+#[test]
 fn corrupt_ones_wait_for_fresh_reports_too() {
     let mut w = World::active(config(), &[RACK; 3]);
     let b = w.stored_on(2, &[0, 1]);
