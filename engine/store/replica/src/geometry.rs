@@ -117,8 +117,8 @@ fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Data capacities of the slot classes.
-const CLASS_BYTES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+/// Data capacities of the slot classes. With its header the largest fits a buffer of 1 MiB.
+const CLASS_BYTES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1008 << 10];
 /// Bytes of a slot header before its checksums.
 pub(crate) const SLOT_FIXED: usize = 128;
 
@@ -224,11 +224,25 @@ mod tests {
             Some(SlotClass(3))
         );
         assert_eq!(
-            SlotClass::for_length(1 << 20, 512, 1 << 20),
+            SlotClass::for_length(1008 << 10, 512, 1 << 20),
             Some(SlotClass(4))
         );
-        assert_eq!(SlotClass::for_length(1 << 20, 64, 1 << 20), None);
+        assert_eq!(SlotClass::for_length(1008 << 10, 64, 1 << 20), None);
         assert_eq!(SlotClass::for_length(65537, 4096, 65536), None);
         assert_eq!(SlotClass::for_length(0, 4096, 4096), Some(SlotClass(0)));
+    }
+
+    #[test]
+    fn default_buffers_fit_the_pools_size_class_of_1_mib() {
+        let options = crate::StoreOptions::default();
+        for chunk in [512, 4096, 65536] {
+            let geometry = Geometry::new(chunk, options.group_bytes).unwrap();
+            let front = SlotClass::front(&geometry, options.small_bytes as usize);
+            assert!(
+                front + geometry.group <= 1 << 20,
+                "{chunk}: {front} + {}",
+                geometry.group
+            );
+        }
     }
 }

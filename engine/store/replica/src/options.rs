@@ -7,12 +7,13 @@ use std::path::PathBuf;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StoreOptions {
     /// Bytes of data per gathered write of a replica file, rounded down to whole units of the
-    /// replica's `Geometry`. Default 1 MiB.
+    /// replica's [`crate::Geometry`]. Default 1008 KiB: with checksums or header just under 1 MiB, a size class of
+    /// the buffer pool.
     pub group_bytes: u32,
     /// Gathered writes in flight per writer. Default 3.
     pub writes_in_flight: usize,
     /// Replicas up to this many bytes live in slots of shared extents; never more than
-    /// `group_bytes`. 0 gives every replica its own file. Default 1 MiB.
+    /// `group_bytes`. 0 gives every replica its own file. Default 1008 KiB.
     pub small_bytes: u32,
     /// How often an open small replica may be flushed into a slot (each time copied whole) before it
     /// moves to a file of its own. Default 2.
@@ -30,9 +31,9 @@ pub struct StoreOptions {
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
-            group_bytes: 1 << 20,
+            group_bytes: 1008 << 10,
             writes_in_flight: 3,
-            small_bytes: 1 << 20,
+            small_bytes: 1008 << 10,
             slot_flushes: 2,
             extent_bytes: 64 << 20,
             allocate_step: 32 << 20,
