@@ -1,0 +1,326 @@
+//! The cluster that is measured: real processes, started by the `hadal` binary, or one that runs already.
+
+use crate::cpu::{own_seconds, process_seconds};
+use crate::settings::Settings;
+use anyhow::{Context, Result, bail, ensure};
+use hadal_client::{ClientOptions, Dfs, Identity, connect_on};
+use hadal_daemon::Config;
+use hadal_quic::{ClusterCa, Validity};
+use hadal_types::Role;
+use serde::Deserialize;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// First port looked at for a cluster of its own, distance to the next try, and how many tries.
+const PORT_BASE: u16 = 21_000;
+const PORTS: u16 = 100;
+const PORT_TRIES: u16 = 100;
+/// Largest datagram of a client on loopback.
+const LOOPBACK_MTU: u16 = 65_000;
+/// Who calls when it must not be the superuser.
+const USER: &str = "bench";
+
+#[derive(Deserialize)]
+struct Status {
+    processes: Vec<Process>,
+}
+
+#[derive(Deserialize)]
+struct Process {
+    id: String,
+    pid: Option<i32>,
+}
+
+/// A cluster under load.
+pub struct Cluster {
+    binary: PathBuf,
+    dir: PathBuf,
+    config: Config,
+    processes: Vec<(String, i32)>,
+    /// Present for a cluster of its own: it is stopped, and its directory removed, at the end.
+    own: Option<TempDir>,
+}
+
+impl Cluster {
+    /// The running cluster the settings name, or a fresh one.
+    ///
+    /// # Errors
+    /// When the binary cannot be built, or the cluster does not come up.
+    pub fn open(settings: &Settings) -> Result<Self> {
+        let binary = binary()?;
+        let (dir, own) = match &settings.cluster {
+            Some(dir) => (dir.clone(), None),
+            None => {
+                let own = tempfile::Builder::new()
+                    .prefix("hadal-bench-")
+                    .tempdir_in(&settings.dir)?;
+                (own.path().join("cluster"), Some(own))
+            }
+        };
+        let mut cluster = Self {
+            binary,
+            dir,
+            config: Config::default(),
+            processes: Vec::new(),
+            own,
+        };
+        if cluster.own.is_some() {
+            let base = free_ports(settings.port_base)?.to_string();
+            cluster.hadal(&[
+                "dev",
+                "--fresh",
+                "--detach",
+                "--namenodes",
+                "1",
+                "--port-base",
+                &base,
+            ])?;
+        }
+        let path = cluster.dir.join("client.toml");
+        cluster.config =
+            hadal_daemon::load(Some(&path), std::iter::empty::<(String, String)>(), &[])
+                .with_context(|| {
+                    format!(
+                        "is there a development cluster in {}?",
+                        cluster.dir.display()
+                    )
+                })?
+                .config;
+        cluster.processes = cluster.status()?;
+        Ok(cluster)
+    }
+
+    /// Runs the binary on this cluster's directory; fails with what it said.
+    fn hadal(&self, arguments: &[&str]) -> Result<Output> {
+        let output = Command::new(&self.binary)
+            .args(arguments)
+            .arg("--dir")
+            .arg(&self.dir)
+            .output()
+            .with_context(|| format!("cannot run {}", self.binary.display()))?;
+        ensure!(
+            output.status.success(),
+            "`hadal {}' failed: {}{}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim(),
+            String::from_utf8_lossy(&output.stdout).trim()
+        );
+        Ok(output)
+    }
+
+    fn status(&self) -> Result<Vec<(String, i32)>> {
+        let output = self.hadal(&["dev", "status", "--json"])?;
+        let status: Status = serde_json::from_slice(&output.stdout)
+            .context("`hadal dev status --json' gave no status")?;
+        let running = status.processes.into_iter().map(|process| {
+            let pid = process
+                .pid
+                .with_context(|| format!("{} is not running", process.id))?;
+            Ok((process.id, pid))
+        });
+        running.collect()
+    }
+
+    /// Processor seconds so far of every daemon and of this process.
+    ///
+    /// # Errors
+    /// When a daemon has ended.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let mut seconds = own_seconds()?;
+        for (id, pid) in &self.processes {
+            seconds +=
+                process_seconds(*pid).with_context(|| format!("{id} ended under the load"))?;
+        }
+        Ok(seconds)
+    }
+
+    /// Clients, each with an endpoint and connections of its own. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// When an endpoint cannot be made.
+    pub fn clients(&self, count: usize, as_superuser: bool) -> Result<Vec<Dfs>> {
+        let identity = if as_superuser {
+            self.superuser()?
+        } else {
+            self.user()?
+        };
+        (0..count).map(|_| self.client(&identity)).collect()
+    }
+
+    fn client(&self, identity: &Identity) -> Result<Dfs> {
+        let client = &self.config.client;
+        let namenodes = self.config.cluster.namenodes.iter();
+        let mut options =
+            ClientOptions::new(namenodes.map(|namenode| (namenode.id.clone(), namenode.address)));
+        options.packet_bytes = u32::try_from(client.packet_size.0)?;
+        options.write_window_bytes = usize::try_from(client.write_window.0)?;
+        options.stream_timeout_ms = client.stream_timeout.0;
+        options.close_timeout_ms = client.close_timeout.0;
+        options.sync_on_close = client.sync_on_close;
+        Ok(connect_on(
+            options,
+            identity,
+            hadal_shard::udp::runtime(LOOPBACK_MTU),
+        )?)
+    }
+
+    fn superuser(&self) -> Result<Identity> {
+        let tls = &self.config.tls;
+        let path = |name: String| tls.dir.join(name);
+        Ok(Identity::load(
+            &path("ca.pem".into()),
+            &path(format!("{}.pem", tls.name)),
+            &path(format!("{}-key.pem", tls.name)),
+        )?)
+    }
+
+    fn user(&self) -> Result<Identity> {
+        let ca = ClusterCa::load(&self.config.tls.dir)?;
+        let issued = ca.issue(Role::Client, USER, &[], Validity::days(1))?;
+        let now = std::time::SystemTime::now();
+        Ok(Identity::from_pem(
+            ca.certificate_pem(),
+            &issued.certificate_pem,
+            &issued.key_pem,
+            now,
+        )?)
+    }
+
+    /// The values the cluster runs with, where they are not the defaults.
+    ///
+    /// # Errors
+    /// Never in practice: the configuration was read from such a form.
+    pub fn values(&self) -> Result<String> {
+        let flat = |config: &Config| -> Result<Vec<(String, String)>> {
+            let table = toml::Table::try_from(config)?;
+            let sections = table.into_iter().flat_map(|(section, keys)| match keys {
+                toml::Value::Table(keys) => keys
+                    .into_iter()
+                    .map(|(key, value)| (format!("{section}.{key}"), value.to_string()))
+                    .collect(),
+                other => vec![(section, other.to_string())],
+            });
+            Ok(sections.collect())
+        };
+        let defaults = flat(&Config::default())?;
+        let changed = flat(&self.config)?.into_iter().filter(|(key, value)| {
+            let of_cluster = ["cluster.", "tls."]
+                .iter()
+                .any(|section| key.starts_with(section));
+            !of_cluster
+                && !defaults
+                    .iter()
+                    .any(|default| (&default.0, &default.1) == (key, value))
+        });
+        let changed: Vec<String> = changed
+            .map(|(key, value)| format!("{key} = {value}"))
+            .collect();
+        let count = |prefix: &str| {
+            self.processes
+                .iter()
+                .filter(|(id, _)| id.starts_with(prefix))
+                .count()
+        };
+        Ok(format!(
+            "{} NameNode(s), {} JournalNodes, {} DataNodes, one shard each, on one machine with the client; {}",
+            count("nn"),
+            count("jn"),
+            count("dn"),
+            if changed.is_empty() {
+                "all defaults".into()
+            } else {
+                changed.join(", ")
+            }
+        ))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.own.is_some()
+            && let Err(error) = self.hadal(&["dev", "down"])
+        {
+            eprintln!("hadal-bench: {error:#}");
+        }
+    }
+}
+
+/// The runtime clients run on: two workers, as there are two ends to a client (calls and block streams).
+///
+/// # Errors
+/// When threads cannot be made.
+pub fn runtime() -> Result<Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?)
+}
+
+/// The `hadal` binary beside this one; built when it is missing.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn binary() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let beside = own
+        .parent()
+        .context("this program is in a directory")?
+        .join("hadal");
+    if beside.exists() {
+        return Ok(beside);
+    }
+    eprintln!("hadal-bench: {} is missing, building it", beside.display());
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .args(["build", "--quiet", "-p", "hadal"])
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")));
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    let built = cargo.status().context("cannot run cargo")?;
+    if !built.success() || !beside.exists() {
+        bail!(
+            "{} is missing: build it with `cargo build --release -p hadal'",
+            beside.display()
+        );
+    }
+    Ok(beside)
+}
+
+/// The first of a range of ports whose first ones are free; the given one when one is given.
+///
+/// # Errors
+/// When no range is free.
+pub fn free_ports(given: Option<u16>) -> Result<u16> {
+    if let Some(base) = given {
+        return Ok(base);
+    }
+    let bases = (0..PORT_TRIES).map(|number| PORT_BASE + number * PORTS);
+    let free = |base: &u16| {
+        (*base..base + 10).all(|port| UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok())
+    };
+    bases
+        .into_iter()
+        .find(free)
+        .context("no free range of UDP ports: name one with --port-base")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_moves_the_cluster_elsewhere() {
+        let base = free_ports(None).unwrap();
+        let _taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, base + 3)).unwrap();
+        let other = free_ports(None).unwrap();
+        assert!(
+            other > base && other.is_multiple_of(PORTS),
+            "{base} and {other}"
+        );
+        assert_eq!(free_ports(Some(base)).unwrap(), base);
+    }
+}

@@ -1,0 +1,286 @@
+//! `hadal-bench QUESTION [--json FILE] [--plot FILE.svg]`, `hadal-bench compare A.json B.json`.
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use hadal_bench::environment::Environment;
+use hadal_bench::report::{DOCUMENT_VERSION, Document, Question};
+use hadal_bench::settings::{Settings, normalise, parse_bytes};
+use hadal_bench::{compare, disk, edits, namespace, pipeline, plot, quic, small_files};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Exit codes, as `hadal` has them.
+const FAILED: u8 = 1;
+const USAGE: u8 = 255;
+
+/// Measures Hadal: throughput, latency and cost of what it does, beside what the hardware allows.
+#[derive(Parser)]
+#[command(name = "hadal-bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    question: Ask,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Subcommand, Clone, Copy, PartialEq, Eq, Debug)]
+enum Measured {
+    /// The device, through a shard.
+    Disk,
+    /// The transport on loopback.
+    Quic,
+    /// One large file, three replicas, written and read back.
+    Pipeline,
+    /// Records to a quorum of JournalNodes.
+    Edits,
+    /// Operations of the NameNode.
+    Namespace,
+    /// Create, 64 KiB, close.
+    SmallFiles,
+    /// Block reports, first and repeated.
+    BlockReport,
+    /// Saving and loading the namespace.
+    Image,
+    /// From the death of the active NameNode to the next write.
+    Failover,
+}
+
+#[derive(Subcommand)]
+enum Ask {
+    #[command(flatten)]
+    One(Measured),
+    /// Every question this version answers.
+    All,
+    /// Ratios of two results.
+    Compare {
+        /// The result compared with.
+        first: PathBuf,
+        /// The result compared.
+        second: PathBuf,
+    },
+}
+
+#[derive(Parser)]
+struct Options {
+    /// Also write the result as JSON.
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Also draw the result.
+    #[arg(long, global = true, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// Measured runs of every row, after one warm-up.
+    #[arg(long, global = true, default_value_t = 3, value_parser = clap::value_parser!(u16).range(3..))]
+    runs: u16,
+    /// Seconds of one run of a row that is measured by time.
+    #[arg(long, global = true, default_value_t = 2.0)]
+    seconds: f64,
+    /// Where files and clusters are made: the device that is measured.
+    #[arg(long, global = true, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Bytes of one file (disk, pipeline), as in 2GiB.
+    #[arg(long, global = true, value_parser = size)]
+    bytes: Option<u64>,
+    /// A running development cluster (pipeline, namespace, small-files).
+    #[arg(long, global = true, value_name = "DIR")]
+    cluster: Option<PathBuf>,
+    /// First port of a cluster of its own.
+    #[arg(long, global = true)]
+    port_base: Option<u16>,
+    /// Callers, one row each (namespace, edits, small-files).
+    #[arg(long, global = true, value_delimiter = ',')]
+    threads: Vec<usize>,
+    /// Operations or files per run (namespace, small-files).
+    #[arg(long, global = true)]
+    files: Option<usize>,
+    /// Operations of namespace: mkdirs, create, open, fileStatus, rename, delete.
+    #[arg(long, global = true, value_delimiter = ',')]
+    op: Vec<String>,
+    /// Leave what namespace made.
+    #[arg(long, global = true)]
+    keep_results: bool,
+    /// Use what an earlier namespace run left.
+    #[arg(long, global = true)]
+    use_existing: bool,
+    /// Call namespace as a user whose permissions are checked.
+    #[arg(long, global = true)]
+    non_super_user: bool,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_bytes(text).map_err(|error| error.to_string())
+}
+
+impl Options {
+    fn settings(&self) -> Result<Settings> {
+        let time =
+            Duration::try_from_secs_f64(self.seconds).context("--seconds is no length of time")?;
+        Ok(Settings {
+            runs: usize::from(self.runs),
+            time,
+            bytes: self.bytes,
+            cluster: self.cluster.clone(),
+            port_base: self.port_base,
+            threads: self.threads.clone(),
+            files: self.files,
+            operations: self.op.clone(),
+            keep_results: self.keep_results,
+            use_existing: self.use_existing,
+            non_super_user: self.non_super_user,
+            ..Settings::new(self.dir.clone().unwrap_or_else(std::env::temp_dir))
+        })
+    }
+}
+
+fn measure(question: Measured, settings: &Settings) -> Result<Question> {
+    let unsupported =
+        |name: &str| bail!("UnsupportedOperation: {name} is not measured by this version");
+    match question {
+        Measured::Disk => disk::run(settings),
+        Measured::Quic => quic::run(settings),
+        Measured::Pipeline => pipeline::run(settings),
+        Measured::Edits => edits::run(settings),
+        Measured::Namespace => namespace::run(settings),
+        Measured::SmallFiles => small_files::run(settings),
+        Measured::BlockReport => unsupported("block-report"),
+        Measured::Image => unsupported("image"),
+        Measured::Failover => unsupported("failover"),
+    }
+}
+
+/// What `all` asks, limits first.
+const ALL: [Measured; 6] = [
+    Measured::Disk,
+    Measured::Quic,
+    Measured::Edits,
+    Measured::Namespace,
+    Measured::SmallFiles,
+    Measured::Pipeline,
+];
+
+fn ask(questions: &[Measured], options: &Options, command: String) -> Result<ExitCode> {
+    let settings = options.settings()?;
+    let environment = Environment::read(&settings.dir);
+    println!("{}\n", environment.line());
+    if !environment.optimised {
+        eprintln!(
+            "hadal-bench: this is a debug build, its figures mean nothing: use cargo run --release"
+        );
+    }
+    let mut document = Document {
+        version: DOCUMENT_VERSION,
+        environment,
+        command,
+        questions: Vec::new(),
+    };
+    let mut failed = false;
+    for question in questions {
+        match measure(*question, &settings) {
+            Ok(answer) => {
+                println!("{}", answer.table());
+                document.questions.push(answer);
+            }
+            Err(error) => {
+                eprintln!("hadal-bench: {error:#}");
+                failed = true;
+            }
+        }
+    }
+    if !document.questions.is_empty() {
+        if let Some(path) = &options.json {
+            document.save(path)?;
+        }
+        if let Some(path) = &options.plot {
+            plot::save(&document, path)?;
+        }
+    }
+    Ok(if failed {
+        ExitCode::from(FAILED)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn run(arguments: &Arguments, command: String) -> Result<ExitCode> {
+    match &arguments.question {
+        Ask::One(question) => ask(&[*question], &arguments.options, command),
+        Ask::All => ask(&ALL, &arguments.options, command),
+        Ask::Compare { first, second } => {
+            println!(
+                "{}",
+                compare::table(&Document::load(first)?, &Document::load(second)?)
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().map(normalise).collect();
+    let command = words[1..].join(" ");
+    let arguments = match Arguments::try_parse_from(words) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = if error.use_stderr() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+            drop(error.print());
+            return code;
+        }
+    };
+    run(&arguments, command).unwrap_or_else(|error| {
+        eprintln!("hadal-bench: {error:#}");
+        ExitCode::from(FAILED)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        let words = std::iter::once("hadal-bench").chain(line.split(' '));
+        Arguments::try_parse_from(words.map(|word| normalise(word.into())))
+    }
+
+    #[test]
+    fn hadoops_form_of_the_options_is_taken() {
+        let arguments =
+            parse("namespace -op create,open -threads 1,64 -files 1000 -keepResults").unwrap();
+        assert!(matches!(arguments.question, Ask::One(Measured::Namespace)));
+        let settings = arguments.options.settings().unwrap();
+        assert_eq!(settings.threads, [1, 64]);
+        assert_eq!(settings.files, Some(1000));
+        assert_eq!(settings.operations, ["create", "open"]);
+        assert!(settings.keep_results && !settings.use_existing);
+    }
+
+    #[test]
+    fn fewer_than_three_runs_are_refused() {
+        assert!(parse("disk --runs 2").is_err());
+        assert_eq!(
+            parse("disk --runs 5 --bytes 64MiB").unwrap().options.bytes,
+            Some(64 << 20)
+        );
+        assert!(parse("disk --bytes 64MB").is_err());
+    }
+
+    #[test]
+    fn what_is_not_measured_is_unsupported_by_name() {
+        let settings = Settings::new(std::env::temp_dir());
+        for (question, name) in [
+            (Measured::BlockReport, "block-report"),
+            (Measured::Image, "image"),
+            (Measured::Failover, "failover"),
+        ] {
+            let error = measure(question, &settings).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("UnsupportedOperation: {name} ")),
+                "{error}"
+            );
+            assert!(!ALL.contains(&question));
+        }
+    }
+}

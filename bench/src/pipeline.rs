@@ -1,0 +1,125 @@
+//! `pipeline`: one large file written to three DataNodes and read back.
+
+use crate::cluster::{Cluster, runtime};
+use crate::disk;
+use crate::report::{Better, Question, Row, Run};
+use crate::settings::Settings;
+use anyhow::{Result, ensure};
+use bytes::Bytes;
+use hadal_client::{CreateOptions, Dfs};
+use std::time::Instant;
+
+/// Bytes of the file.
+const FILE_BYTES: u64 = 2 << 30;
+/// Bytes handed over at once.
+const CHUNK_BYTES: u64 = 1 << 20;
+const REPLICATION: u16 = 3;
+const PATH: &str = "/bench/pipeline";
+const GIB: f64 = (1u64 << 30) as f64;
+
+/// Asks the question.
+///
+/// # Errors
+/// When the cluster does not come up, or the file cannot be written or read.
+pub fn run(settings: &Settings) -> Result<Question> {
+    let bytes = settings.bytes.unwrap_or(FILE_BYTES);
+    ensure!(bytes > 0, "--bytes 0: there is nothing to measure");
+    let cluster = Cluster::open(settings)?;
+    let (writes, reads) = runtime()?.block_on(runs_of(&cluster, settings.runs, bytes))?;
+    let values = cluster.values()?;
+    drop(cluster);
+    let size = format!("one file of {} MiB", bytes >> 20);
+    let rate = ("MB/s", Better::Higher);
+    let written = Row::new(
+        "write",
+        format!("{size}, replication {REPLICATION}"),
+        rate,
+        "GiB",
+        &writes,
+    )?;
+    let read = Row::new(
+        "read, remote",
+        format!("{size}, one reader"),
+        rate,
+        "GiB",
+        &reads,
+    )?;
+    let limits = disk::limit(&Settings {
+        bytes: None,
+        ..settings.clone()
+    })?;
+    let mut rows = vec![written, read];
+    rows.extend(limits);
+    Ok(Question {
+        name: "pipeline".into(),
+        notes: vec![
+            "encrypted, checksummed end to end, durable on all replicas on close; CPU is that of all processes".into(),
+            format!("all {REPLICATION} replicas are on one device: its write limit divided by {REPLICATION} bounds the write"),
+            values,
+        ],
+        rows,
+    })
+}
+
+async fn runs_of(cluster: &Cluster, runs: usize, bytes: u64) -> Result<(Vec<Run>, Vec<Run>)> {
+    let dfs = cluster.clients(1, true)?.remove(0);
+    let (mut writes, mut reads) = (Vec::new(), Vec::new());
+    for round in 0..=runs {
+        let path = format!("{PATH}/r{round}");
+        let count = if round == 0 { bytes.div_ceil(4) } else { bytes };
+        let run = |start: Instant, cpu: f64| -> Result<Run> {
+            let seconds = start.elapsed().as_secs_f64();
+            Ok(Run {
+                value: count as f64 / seconds / 1e6,
+                latencies: None,
+                cpu: Some((cluster.cpu_seconds()? - cpu) / (count as f64 / GIB)),
+            })
+        };
+        let (cpu, start) = (cluster.cpu_seconds()?, Instant::now());
+        write(&dfs, &path, count).await?;
+        let written = run(start, cpu)?;
+        let (cpu, start) = (cluster.cpu_seconds()?, Instant::now());
+        let found = read(&dfs, &path).await?;
+        let read = run(start, cpu)?;
+        ensure!(
+            found == count,
+            "{path}: wrote {count} bytes and read {found}"
+        );
+        dfs.delete(&path, false).await?;
+        if round > 0 {
+            writes.push(written);
+            reads.push(read);
+        }
+    }
+    Ok((writes, reads))
+}
+
+async fn write(dfs: &Dfs, path: &str, bytes: u64) -> Result<()> {
+    let chunk: Bytes = (0..CHUNK_BYTES)
+        .map(|at| (at.wrapping_mul(0x9e37_79b9) >> 16) as u8)
+        .collect();
+    let options = CreateOptions {
+        replication: Some(REPLICATION),
+        overwrite: true,
+        ..CreateOptions::default()
+    };
+    let mut file = dfs.create(path, &options).await?;
+    let mut left = bytes;
+    while left > 0 {
+        let part = left.min(CHUNK_BYTES);
+        file.write_bytes(chunk.slice(..usize::try_from(part)?))
+            .await?;
+        left -= part;
+    }
+    Ok(file.close().await?)
+}
+
+/// Reads the file to its end; the library checks every chunk's checksum.
+async fn read(dfs: &Dfs, path: &str) -> Result<u64> {
+    let mut file = dfs.open(path).await?;
+    let mut bytes = 0;
+    while let Some(chunk) = file.read_chunk().await? {
+        bytes += chunk.len() as u64;
+    }
+    Ok(bytes)
+}
