@@ -2,6 +2,7 @@
 
 use super::link::Asked;
 use super::{ClaimError, Event, Jn, Output, Phase, Writer};
+use crate::Planted;
 use crate::recovery::{Decision, decide};
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -329,7 +330,9 @@ impl Writer {
         let name = &self.config.journalnodes[jn];
         match (asked, response) {
             (Asked::GetState, Response::State { state }) => {
-                if let Some(message) = refuse_state(&state, self.info.namespace_id) {
+                if let Some(message) =
+                    refuse_state(&state, self.info.namespace_id, self.config.planted)
+                {
                     let foreign = state.info.is_some() && state.standing != Standing::Learner;
                     self.links[jn].trouble = Some(super::Trouble {
                         foreign,
@@ -362,7 +365,7 @@ impl Writer {
 }
 
 /// Why a node in this state cannot take part, if so.
-fn refuse_state(state: &JournalState, namespace_id: u64) -> Option<String> {
+fn refuse_state(state: &JournalState, namespace_id: u64, planted: Planted) -> Option<String> {
     let Some(info) = &state.info else {
         return Some("not formatted".to_string());
     };
@@ -372,7 +375,7 @@ fn refuse_state(state: &JournalState, namespace_id: u64) -> Option<String> {
             info.namespace_id
         ));
     }
-    (state.standing == Standing::Learner).then(|| {
+    (state.standing == Standing::Learner && !planted.learner_votes).then(|| {
         "learner: it may have forgotten promises (wiped, or an old disk image) and does not vote".to_string()
     })
 }

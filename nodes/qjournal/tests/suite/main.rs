@@ -4,7 +4,9 @@
     reason = "modules of one test binary, seen by each other only"
 )]
 
+mod explore;
 mod faults;
 mod journal;
+mod model;
 mod quorum;
 mod world;

@@ -38,19 +38,6 @@ fn active_with(world: &mut World, up: &[usize]) -> usize {
     world.active()
 }
 
-/// Runs a claim until a call of this name is on the wire, then the writer dies.
-fn die_before(world: &mut World, w: usize, call: &str) {
-    world.writers[w].start_claim(world.now);
-    world.run(|world| {
-        // A first look drains the outputs of the claim.
-        world.drain_writer(w);
-        world.wire.iter().any(
-            |m| matches!(&m.wire, Wire::Call(_, request) if m.writer == w && request.call.name() == call),
-        )
-    });
-    world.kill_writer(w);
-}
-
 fn finalized(world: &World, jn: usize) -> Vec<(u64, u64)> {
     let segments = world.nodes[jn].disk.segments.values();
     segments
@@ -227,7 +214,7 @@ fn t_q9_accepted_wins() {
     let mut world = state([3, 4, 5]);
     world.only(&[0, 1]);
     let w = world.writer();
-    die_before(&mut world, w, "FinalizeSegment");
+    world.recover_up_to(w, "FinalizeSegment");
     assert_eq!(recover_with(&mut world, &[1, 2]), 4);
 }
 

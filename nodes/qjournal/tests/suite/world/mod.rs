@@ -747,6 +747,19 @@ impl World {
         self.decided = log;
     }
 
+    /// Runs a claim until a call of this name is on the wire, then the writer dies.
+    pub fn recover_up_to(&mut self, w: usize, call: &str) {
+        self.writers[w].start_claim(self.now);
+        self.drain_writer(w);
+        self.run(|world| {
+            world.wire.iter().any(|message| match &message.wire {
+                Wire::Call(_, request) => message.writer == w && request.call.name() == call,
+                _ => false,
+            })
+        });
+        self.kill_writer(w);
+    }
+
     /// Starts the first segment; true when a majority did.
     pub fn begin(&mut self, w: usize) -> bool {
         self.events[w].clear();
