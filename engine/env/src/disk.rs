@@ -49,7 +49,11 @@ impl DiskError {
     /// Wraps what the operating system said.
     #[must_use]
     pub fn new(op: DiskOp, path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self { op, path: path.into(), source }
+        Self {
+            op,
+            path: path.into(),
+            source,
+        }
     }
 
     /// The file or directory does not exist.
@@ -61,7 +65,10 @@ impl DiskError {
     /// The file system (or quota) is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
     }
 
     /// Another process holds the lock.
@@ -130,31 +137,48 @@ impl OpenOptions {
     /// Read and write an existing file.
     #[must_use]
     pub fn write() -> Self {
-        Self { write: true, ..Self::default() }
+        Self {
+            write: true,
+            ..Self::default()
+        }
     }
 
     /// Read and write; created when missing.
     #[must_use]
     pub fn create() -> Self {
-        Self { write: true, create: Create::IfMissing, ..Self::default() }
+        Self {
+            write: true,
+            create: Create::IfMissing,
+            ..Self::default()
+        }
     }
 
     /// Read and write; must not exist yet.
     #[must_use]
     pub fn create_new() -> Self {
-        Self { write: true, create: Create::New, ..Self::default() }
+        Self {
+            write: true,
+            create: Create::New,
+            ..Self::default()
+        }
     }
 
     /// With `O_DIRECT`.
     #[must_use]
     pub fn direct(self) -> Self {
-        Self { direct: true, ..self }
+        Self {
+            direct: true,
+            ..self
+        }
     }
 
     /// With `O_DSYNC`.
     #[must_use]
     pub fn dsync(self) -> Self {
-        Self { dsync: true, ..self }
+        Self {
+            dsync: true,
+            ..self
+        }
     }
 }
 
@@ -198,7 +222,11 @@ pub trait Disk: Clone + 'static {
     fn buf(&self, capacity: usize) -> impl Future<Output = Self::Buf>;
 
     /// Opens a file. A created file is durable only after [`Disk::sync_dir`] of its directory.
-    fn open(&self, path: &Path, options: OpenOptions) -> impl Future<Output = Result<Self::File, DiskError>>;
+    fn open(
+        &self,
+        path: &Path,
+        options: OpenOptions,
+    ) -> impl Future<Output = Result<Self::File, DiskError>>;
 
     /// Creates a directory and those above it, and makes their names durable.
     fn create_dir_all(&self, path: &Path) -> impl Future<Output = Result<(), DiskError>>;
@@ -238,10 +266,20 @@ pub trait File: 'static {
 
     /// Reads into `buf[range]` from `offset`. Returns the buffer and how many bytes were read: fewer
     /// than asked only at the end of the file.
-    fn read_at(&self, buf: Self::Buf, range: Range<usize>, offset: u64) -> impl Future<Output = (Result<usize, DiskError>, Self::Buf)>;
+    fn read_at(
+        &self,
+        buf: Self::Buf,
+        range: Range<usize>,
+        offset: u64,
+    ) -> impl Future<Output = (Result<usize, DiskError>, Self::Buf)>;
 
     /// Writes all of `buf[range]` at `offset`.
-    fn write_at(&self, buf: Self::Buf, range: Range<usize>, offset: u64) -> impl Future<Output = (Result<(), DiskError>, Self::Buf)>;
+    fn write_at(
+        &self,
+        buf: Self::Buf,
+        range: Range<usize>,
+        offset: u64,
+    ) -> impl Future<Output = (Result<(), DiskError>, Self::Buf)>;
 
     /// Makes written bytes (and the length needed to read them) durable.
     fn sync_data(&self) -> impl Future<Output = Result<(), DiskError>>;

@@ -11,7 +11,9 @@
 mod disk;
 mod net;
 
-pub use disk::{Create, DirEntry, Disk, DiskBuf, DiskError, DiskOp, File, OpenOptions, Space, ALIGN};
+pub use disk::{
+    ALIGN, Create, DirEntry, Disk, DiskBuf, DiskError, DiskOp, File, OpenOptions, Space,
+};
 pub use net::{Conn, Expect, Net, NetError, NetErrorKind, RecvStream, SendStream};
 
 use core::future::Future;

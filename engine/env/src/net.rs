@@ -34,7 +34,10 @@ impl NetError {
     /// An error of this kind with words for people.
     #[must_use]
     pub fn new(kind: NetErrorKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into() }
+        Self {
+            kind,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -45,7 +48,9 @@ impl fmt::Display for NetError {
             NetErrorKind::Untrusted => "certificate refused",
             NetErrorKind::Closed => "connection closed",
             NetErrorKind::Lost => "connection lost",
-            NetErrorKind::Reset(code) => return write!(f, "stream reset with code {code}: {}", self.detail),
+            NetErrorKind::Reset(code) => {
+                return write!(f, "stream reset with code {code}: {}", self.detail);
+            }
         };
         write!(f, "{kind}: {}", self.detail)
     }
@@ -72,7 +77,10 @@ impl Expect {
     /// This node.
     #[must_use]
     pub fn node(role: Role, name: impl Into<String>) -> Self {
-        Self { role, name: Some(name.into()) }
+        Self {
+            role,
+            name: Some(name.into()),
+        }
     }
 }
 
@@ -82,7 +90,11 @@ pub trait Net: Clone + 'static {
     type Conn: Conn;
 
     /// Dials `addr` and verifies who answers. Bounded by the transport's hand-shake time-out.
-    fn connect(&self, addr: SocketAddr, expect: &Expect) -> impl Future<Output = Result<Self::Conn, NetError>>;
+    fn connect(
+        &self,
+        addr: SocketAddr,
+        expect: &Expect,
+    ) -> impl Future<Output = Result<Self::Conn, NetError>>;
 
     /// The next incoming, verified connection; `None` once the endpoint is closed. Hand-shakes of
     /// several peers proceed side by side: a slow one does not hold the next.

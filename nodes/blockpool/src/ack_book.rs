@@ -58,6 +58,15 @@ impl AckBook {
         !self.has_downstream || self.downstream >= Some(sequence)
     }
 
+    /// Whether the nodes behind have acknowledged everything that was received: when the stream to them ends now, it
+    /// ended well.
+    #[must_use]
+    pub fn downstream_is_complete(&self) -> bool {
+        self.open
+            .back()
+            .is_none_or(|(sequence, _)| self.downstream_has(*sequence))
+    }
+
     /// The newest acknowledgement due upstream: (sequence, bytes of the block every node from here on has).
     pub fn poll_ack(&mut self) -> Option<(u64, u64)> {
         let reach = if self.has_downstream {
@@ -105,6 +114,10 @@ mod tests {
         assert_eq!(book.poll_ack(), Some((2, 300)));
         assert_eq!(book.visible_length(), 300);
         assert_eq!(book.poll_ack(), None);
+        assert!(
+            book.downstream_is_complete(),
+            "the nodes behind may be done before this one"
+        );
         book.handle_local(3);
         assert_eq!(book.poll_ack(), Some((3, 400)));
         assert_eq!(book.open_frames(), 0);

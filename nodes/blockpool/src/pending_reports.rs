@@ -10,7 +10,11 @@ use hadal_types::{BlockId, StorageUuid};
 #[derive(Clone, Debug)]
 pub struct PendingReports {
     changes: BTreeMap<(StorageUuid, BlockId), (u64, ReplicaChange)>,
+    /// The batch of the last sequence, until it is acknowledged.
     in_flight: Vec<ReplicaChange>,
+    /// That batch is on its way; else it failed and goes out again under its sequence, as it was: the NameNode may
+    /// have applied it already.
+    sent: bool,
     next_order: u64,
     bound: usize,
     urgent: bool,
@@ -24,6 +28,7 @@ impl PendingReports {
         Self {
             changes: BTreeMap::new(),
             in_flight: Vec::new(),
+            sent: false,
             next_order: 0,
             bound,
             urgent: false,
@@ -47,19 +52,23 @@ impl PendingReports {
     /// or waits for its interval.
     #[must_use]
     pub fn is_urgent(&self) -> bool {
-        self.urgent && !self.changes.is_empty()
+        (self.urgent && !self.changes.is_empty()) || self.wants_resend()
+    }
+
+    fn wants_resend(&self) -> bool {
+        !self.sent && !self.in_flight.is_empty()
     }
 
     /// Whether anything waits to be sent.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
-        !self.changes.is_empty()
+        !self.changes.is_empty() || self.wants_resend()
     }
 
     /// Whether a batch is on its way.
     #[must_use]
     pub fn is_in_flight(&self) -> bool {
-        !self.in_flight.is_empty()
+        self.sent
     }
 
     /// Sequence of the last batch handed out.
@@ -74,6 +83,7 @@ impl PendingReports {
         if self.len() >= self.bound {
             self.changes.clear();
             self.in_flight.clear();
+            self.sent = false;
             self.urgent = false;
             return true;
         }
@@ -91,6 +101,10 @@ impl PendingReports {
 
     /// The next batch, oldest change first, at most `limit`; it stays listed until acknowledged.
     pub fn take_batch(&mut self, limit: usize) -> Option<(u64, Vec<ReplicaChange>)> {
+        if self.wants_resend() {
+            self.sent = true;
+            return Some((self.sequence, self.in_flight.clone()));
+        }
         if self.is_in_flight() || self.changes.is_empty() {
             return None;
         }
@@ -104,6 +118,7 @@ impl PendingReports {
         self.urgent = !self.changes.is_empty();
         self.sequence += 1;
         self.in_flight = batch.into_iter().map(|(_, change)| change).collect();
+        self.sent = true;
         Some((self.sequence, self.in_flight.clone()))
     }
 
@@ -111,18 +126,13 @@ impl PendingReports {
     pub fn handle_acknowledged(&mut self, sequence: u64) {
         if sequence >= self.sequence {
             self.in_flight.clear();
+            self.sent = false;
         }
     }
 
-    /// The batch failed: put back unless a newer change of the same replica waits.
+    /// The batch failed, or its answer was lost: it goes out again before newer changes.
     pub fn handle_failed(&mut self) {
-        for change in core::mem::take(&mut self.in_flight) {
-            let key = (change.storage, change.block.id);
-            if !self.changes.contains_key(&key) {
-                self.urgent |= change.kind != ChangeKind::Deleted;
-                self.insert(change);
-            }
-        }
+        self.sent = false;
     }
 
     /// Re-registered: a full report follows, so nothing pending is needed (A-13, HDFS-9917), and sequences start
@@ -161,12 +171,16 @@ mod tests {
         assert!(queue.take_batch(10).is_none(), "one batch at a time");
         queue.push(change(2, ChangeKind::Deleted));
         queue.handle_failed();
+        let (again, resent) = queue.take_batch(10).unwrap();
+        assert_eq!(
+            (again, &resent),
+            (sequence, &batch),
+            "the same batch: it may have been applied"
+        );
+        queue.handle_acknowledged(again);
         let (again, batch) = queue.take_batch(10).unwrap();
         assert_eq!(again, sequence + 1);
-        let kinds: Vec<_> = batch.iter().map(|c| (c.block.id.0, c.kind)).collect();
-        assert!(
-            kinds.contains(&(2, ChangeKind::Deleted)) && kinds.contains(&(1, ChangeKind::Received))
-        );
+        assert_eq!(batch, [change(2, ChangeKind::Deleted)]);
         queue.push(change(3, ChangeKind::Received));
         queue.handle_acknowledged(again);
         assert_eq!(queue.len(), 1);

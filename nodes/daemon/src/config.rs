@@ -55,6 +55,8 @@ pub struct Cluster {
     pub supergroup: String,
     /// File with lines `group: user, user`; empty: the operating system's groups.
     pub groups: PathBuf,
+    /// A connection on which nothing arrives for this long is lost; idle ones are kept up at a third of it.
+    pub connection_timeout: Duration,
 }
 
 impl Default for Cluster {
@@ -65,6 +67,7 @@ impl Default for Cluster {
             superuser: "hdfs".into(),
             supergroup: "supergroup".into(),
             groups: PathBuf::new(),
+            connection_timeout: Duration(10_000),
         }
     }
 }

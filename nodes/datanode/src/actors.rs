@@ -141,10 +141,7 @@ async fn perform<E: Env>(
                 sequence,
                 changes,
             };
-            Outcome::Incremental(
-                sequence,
-                client.call(&Request::IncrementalReport { report }).await,
-            )
+            Outcome::Incremental(client.call(&Request::IncrementalReport { report }).await)
         }
         ActorOutput::SendReport {
             storage,
@@ -318,14 +315,11 @@ async fn handle<E: Env>(node: &Rc<Node<E>>, index: usize, outcome: Outcome) {
             slot.core.borrow_mut().handle_heartbeat(report_slot);
             commands::run_all(node, index, commands);
         }
-        Outcome::Incremental(
-            _,
-            Ok(Response::Reported {
-                sequence,
-                claim,
-                commands,
-            }),
-        ) => {
+        Outcome::Incremental(Ok(Response::Reported {
+            sequence,
+            claim,
+            commands,
+        })) => {
             apply_claim(node, index, &claim).await;
             slot.core.borrow_mut().handle_incremental(sequence);
             commands::run_all(node, index, commands);

@@ -91,7 +91,7 @@ pub async fn run<E: Env>(env: E, config: DatanodeConfig) -> Result<(), RunError>
                 });
             }
         },
-        Contents::Unreadable { .. } => {
+        Contents::Unreadable => {
             return Err(RunError::Damaged {
                 path: path.display().to_string(),
             });

@@ -201,17 +201,23 @@ async fn open_writer<E: Env>(
         WriteStage::Create => store.create_rbw(id, stamp, spec).await,
         WriteStage::Copy => store.create_temporary(id, stamp, spec).await,
         WriteStage::StreamingRecovery { old, acked } => {
-            match store.recover_rbw(id, *old, stamp, *acked, u64::MAX).await {
+            // A recovery that failed half way may have raised the stamp here already: anything between the settled
+            // stamp and the new one is this writer's.
+            let here = store
+                .get(id)
+                .map(|info| info.block)
+                .filter(|block| (*old..stamp).contains(&block.generation_stamp));
+            let from = here.map_or(*old, |block| block.generation_stamp);
+            match store.recover_rbw(id, from, stamp, *acked, u64::MAX).await {
                 // It had finished before the pipeline broke elsewhere: reopened, the bytes are all here.
                 Err(StoreError::NotRbw {
                     state: ReplicaState::Finalized,
                     ..
                 }) => {
-                    let length = store.get(id).map_or(0, |info| info.block.length);
                     let known = Block {
                         id,
-                        generation_stamp: *old,
-                        length,
+                        generation_stamp: from,
+                        length: here.map_or(0, |block| block.length),
                     };
                     store
                         .recover_append(known, stamp, header.expected_length)
@@ -433,7 +439,7 @@ async fn ack_loop<E: Env>(
         let deadline = node.env.now().after_ms(node.config.stream_timeout_ms);
         let ack = match select(pin!(acks.next()), pin!(node.env.sleep_until(deadline))).await {
             Either::Left((ack, _)) => ack,
-            Either::Right(_) if progress.book.borrow().open_frames() == 0 => continue,
+            Either::Right(_) if progress.book.borrow().downstream_is_complete() => continue,
             Either::Right(_) => return Broken::next("the next node does not acknowledge"),
         };
         match ack {
@@ -456,7 +462,7 @@ async fn ack_loop<E: Env>(
                 }
                 progress.changed.notify();
             }
-            Ok(None) if progress.book.borrow().open_frames() == 0 => {
+            Ok(None) if progress.book.borrow().downstream_is_complete() => {
                 return std::future::pending().await;
             }
             Ok(None) => return Broken::next("the next node ended the stream"),

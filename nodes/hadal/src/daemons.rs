@@ -4,6 +4,7 @@ use crate::groups;
 use anyhow::{Context, Result, bail};
 use hadal_blockpool::ActorConfig;
 use hadal_blocks::BlockConfig;
+use hadal_daemon::Duration;
 use hadal_daemon::config::{Config, Member};
 use hadal_datanode::{DatanodeConfig, NamenodePeer};
 use hadal_env::Net;
@@ -17,8 +18,8 @@ use std::path::{Path, PathBuf};
 use store_replica::StoreOptions;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Datagrams on loopback and on a jumbo-frame network; what one segmented send may hold follows from it.
-const LOOPBACK_MTU: u16 = 65_000;
+/// Largest datagram on a network: what one segmented send may hold follows from it. (Loopback has larger ones, which
+/// the transport sends one by one.)
 const NETWORK_MTU: u16 = 8_900;
 
 /// Which configuration and node a daemon command is about.
@@ -68,8 +69,14 @@ fn member<'a>(members: &'a [Member], id: Option<&str>, role: &str) -> Result<&'a
     }
 }
 
+/// The transport's settings for this connection time-out.
+pub(crate) fn transport(timeout: Duration) -> TransportOptions {
+    let idle_timeout_ms = u32::try_from(timeout.0).unwrap_or(u32::MAX).max(300);
+    TransportOptions { idle_timeout_ms, keep_alive_ms: idle_timeout_ms / 3, ..TransportOptions::default() }
+}
+
 /// Binds the node's UDP port and makes its endpoint. Runs on the shard's thread.
-fn endpoint(address: SocketAddr, identity: &Identity, listen: bool) -> Result<QuicNet> {
+fn endpoint(address: SocketAddr, identity: &Identity, timeout: Duration, listen: bool) -> Result<QuicNet> {
     let bound = udp::bind(address, udp::BUFFER_BYTES).with_context(|| {
         format!("cannot listen on UDP {address}: is another process using the port? (`ss -ulpn` shows who)")
     })?;
@@ -81,8 +88,7 @@ fn endpoint(address: SocketAddr, identity: &Identity, listen: bool) -> Result<Qu
             udp::BUFFER_BYTES
         );
     }
-    let mtu = if address.ip().is_loopback() { LOOPBACK_MTU } else { NETWORK_MTU };
-    Ok(QuicNet::new(bound.socket, udp::runtime(mtu), identity, &TransportOptions::default(), listen)?)
+    Ok(QuicNet::new(bound.socket, udp::runtime(NETWORK_MTU), identity, &transport(timeout), listen)?)
 }
 
 /// Runs a daemon's future on a shard until it ends or SIGTERM comes.
@@ -90,13 +96,14 @@ fn run_daemon<F>(
     name: &str,
     address: SocketAddr,
     identity: Identity,
+    timeout: Duration,
     daemon: impl FnOnce(ShardEnv<QuicNet>) -> F,
 ) -> Result<i32>
 where
     F: Future<Output = Result<()>>,
 {
     let outcome = run_on_this_thread(ShardOptions::new(name), |shard| async move {
-        let net = endpoint(address, &identity, true)?;
+        let net = endpoint(address, &identity, timeout, true)?;
         tracing::info!("{name} listens on {}", net.local_addr());
         let env = shard.env(net.clone());
         let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
@@ -193,7 +200,7 @@ pub(crate) fn namenode(args: &DaemonArgs) -> Result<i32> {
     }
     let settings = namenode_config(&config, &member.id)?;
     let identity = identity(&config, &member.id)?;
-    run_daemon(&member.id, member.address, identity, |env| async {
+    run_daemon(&member.id, member.address, identity, config.cluster.connection_timeout, |env| async {
         Ok(hadal_namenode::run(env, settings).await?)
     })
 }
@@ -207,8 +214,9 @@ pub(crate) fn format(args: &DaemonArgs, format: &FormatArgs) -> Result<i32> {
     let force = format.force || (!format.non_interactive && asked_to_reformat(&settings.dir)?);
     let options = FormatOptions { cluster_id: format.cluster_id.clone().unwrap_or_default(), force };
     let any: SocketAddr = (member.address.ip(), 0).into();
+    let timeout = config.cluster.connection_timeout;
     let info = run_on_this_thread(ShardOptions::new("format"), |shard| async move {
-        let net = endpoint(any, &identity, false)?;
+        let net = endpoint(any, &identity, timeout, false)?;
         let env = shard.env(net);
         anyhow::Ok(hadal_namenode::format(env, &settings, &options).await?)
     })??;
@@ -242,7 +250,7 @@ pub(crate) fn journalnode(args: &DaemonArgs) -> Result<i32> {
         .map(|peer| (peer.id.clone(), peer.address))
         .collect();
     let settings = JournalnodeConfig::new(member.id.clone(), config.journalnode.dir.clone(), peers);
-    run_daemon(&member.id, member.address, identity, |env| async {
+    run_daemon(&member.id, member.address, identity, config.cluster.connection_timeout, |env| async {
         Ok(hadal_journalnode::run(env, settings).await?)
     })
 }
@@ -279,5 +287,5 @@ pub(crate) fn datanode(args: &DaemonArgs) -> Result<i32> {
         streams_max: section.streams_max,
         software: env!("CARGO_PKG_VERSION").into(),
     };
-    run_daemon(&id, section.address, identity, |env| async { Ok(hadal_datanode::run(env, settings).await?) })
+    run_daemon(&id, section.address, identity, config.cluster.connection_timeout, |env| async { Ok(hadal_datanode::run(env, settings).await?) })
 }

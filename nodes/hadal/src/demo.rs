@@ -134,6 +134,7 @@ where
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         if task.is_finished() {
+            (&mut task).await?.with_context(|| format!("{name} failed"))?;
             bail!("{name}: ended before {} could be killed", strike.id);
         }
         tokio::task::block_in_place(|| kill_process(cluster, strike.id))?;

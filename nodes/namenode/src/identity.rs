@@ -37,7 +37,7 @@ pub(crate) async fn read<D: Disk>(disk: &D, dir: &Path) -> Result<Option<Namespa
     let payload = match contents {
         Contents::Empty => return Ok(None),
         Contents::Present { payload, .. } => payload,
-        Contents::Unreadable { .. } => return Err(damaged("both copies are unreadable".into())),
+        Contents::Unreadable => return Err(damaged("both copies are unreadable".into())),
     };
     let mut input = Input::new(bytes::Bytes::copy_from_slice(payload.as_ref()));
     // The layout stands first, so that a newer one is refused by name and not as damage.

@@ -3,6 +3,7 @@
 use crate::config::NamenodeConfig;
 use crate::links::{self, Link};
 use bytes::Bytes;
+use hadal_blocks::BlockEvent;
 use hadal_daemon::Notify;
 use hadal_env::{Env, Net, Seam};
 use hadal_namesystem::{
@@ -381,6 +382,8 @@ fn log_event(event: &NamesystemEvent) {
         NamesystemEvent::RepliesFailed { count } => {
             tracing::warn!("{count} calls failed: the active role is lost")
         }
+        // One line per block would drown everything else (Q8).
+        NamesystemEvent::Block(BlockEvent::Completed { .. }) => tracing::trace!("{event:?}"),
         other => tracing::info!("{other:?}"),
     }
 }

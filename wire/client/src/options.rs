@@ -31,6 +31,8 @@ pub struct ClientOptions {
     pub close_timeout_ms: u64,
     /// Finished blocks must be durable on every node before they are acknowledged.
     pub sync_on_close: bool,
+    /// A connection on which nothing arrives for this long is lost.
+    pub connection_timeout_ms: u32,
 }
 
 impl ClientOptions {
@@ -51,6 +53,7 @@ impl ClientOptions {
             host: String::new(),
             close_timeout_ms: 60_000,
             sync_on_close: true,
+            connection_timeout_ms: 10_000,
         }
     }
 }

@@ -62,6 +62,8 @@ struct Wire<C: hadal_env::Conn> {
     finish_sequence: Option<u64>,
     flush_sequence: Option<u64>,
     acked_sequence: Option<u64>,
+    /// Frames sent: the sequence of the next one.
+    frames: u64,
 }
 
 /// One block being written.
@@ -126,7 +128,9 @@ impl<S: Seam> Pipeline<S> {
             .as_mut()
             .expect("a pipeline that is driven is set up");
         // Acknowledgements that are there already cost no wait.
-        while let Some(ack) = wire.acks.next().now_or_never() {
+        while !self.state.is_finished()
+            && let Some(ack) = wire.acks.next().now_or_never()
+        {
             handle_ack(&mut self.state, wire, ack)?;
         }
         if let Some(packet) = self.state.poll_send() {
@@ -148,17 +152,10 @@ impl<S: Seam> Pipeline<S> {
         if wire.finish_sequence.is_none()
             && let Some(length) = self.state.poll_finish()
         {
-            let sent = send(
-                &mut self.state,
-                wire,
-                FrameKind::Finish,
-                0,
-                length,
-                Bytes::new(),
-                &mut [],
-            )
-            .await?;
-            wire.finish_sequence = Some(sent);
+            // Known beforehand: its acknowledgement may come while it is being sent.
+            wire.finish_sequence = Some(wire.frames);
+            let end = FrameKind::Finish;
+            send(&mut self.state, wire, end, 0, length, Bytes::new(), &mut []).await?;
             wire.sender.finish();
             return Ok(false);
         }
@@ -261,6 +258,7 @@ impl<S: Seam> Pipeline<S> {
             finish_sequence: None,
             flush_sequence: None,
             acked_sequence: None,
+            frames: 0,
         };
         if wait {
             match until(&shared.seam, deadline, wire.acks.next()).await {
@@ -308,7 +306,7 @@ impl<S: Seam> Pipeline<S> {
     }
 
     async fn go_on(&mut self) -> Result<Option<Failure>, ClientError> {
-        let old = self.state.block();
+        let old = self.state.settled_block();
         let (path, inode) = (self.file.path.clone(), self.file.inode);
         let request = Request::UpdateBlockForPipeline {
             path: path.clone(),
@@ -326,7 +324,7 @@ impl<S: Seam> Pipeline<S> {
             other => return Err(unexpected(&other)),
         };
         self.state.handle_new_stamp(stamp);
-        let stage = self.state.recovery_stage(old.generation_stamp);
+        let stage = self.state.recovery_stage();
         if let Err(failure) = self.set_up(stage, true).await {
             return Ok(Some(failure));
         }
@@ -339,6 +337,7 @@ impl<S: Seam> Pipeline<S> {
             nodes,
         };
         self.dfs.call(update).await?;
+        self.state.handle_recovered();
         Ok(None)
     }
 }
@@ -359,8 +358,10 @@ async fn send<C: hadal_env::Conn>(
         acks,
         finish_sequence,
         acked_sequence,
+        frames,
         ..
     } = wire;
+    *frames += 1;
     let mut sending = pin!(sender.send(kind, flags, offset, aux, pieces));
     loop {
         let ack = match select(sending.as_mut(), pin!(acks.next())).await {
@@ -368,6 +369,9 @@ async fn send<C: hadal_env::Conn>(
             Either::Right((ack, _)) => ack,
         };
         take_ack(state, *finish_sequence, acked_sequence, ack)?;
+        if state.is_finished() {
+            return sending.await.map_err(|error| Failure::net(&error));
+        }
     }
 }
 

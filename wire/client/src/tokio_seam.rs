@@ -101,14 +101,13 @@ pub fn connect_on(
     // Best effort: smaller buffers are slower, not wrong; `hadal doctor` says how to raise the limit.
     drop(sizes.set_recv_buffer_size(SOCKET_BUFFER));
     drop(sizes.set_send_buffer_size(SOCKET_BUFFER));
-    let net = QuicNet::new(
-        socket,
-        runtime,
-        identity,
-        &TransportOptions::default(),
-        false,
-    )
-    .map_err(|error| setup("QUIC", &error))?;
+    let transport = TransportOptions {
+        idle_timeout_ms: options.connection_timeout_ms,
+        keep_alive_ms: options.connection_timeout_ms / 3,
+        ..TransportOptions::default()
+    };
+    let net = QuicNet::new(socket, runtime, identity, &transport, false)
+        .map_err(|error| setup("QUIC", &error))?;
     let (dfs, background) = DistributedFileSystem::new(TokioSeam::new(net), options);
     tokio::spawn(background.run());
     Ok(dfs)

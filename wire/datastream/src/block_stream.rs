@@ -49,6 +49,8 @@ pub enum Recovery {
 #[derive(Debug)]
 pub struct BlockStream {
     block: Block,
+    /// Stamp of the last pipeline that was established: the least any replica has.
+    settled: GenerationStamp,
     nodes: Vec<ReplicaTarget>,
     queued: VecDeque<Packet>,
     sent: VecDeque<Packet>,
@@ -69,6 +71,7 @@ impl BlockStream {
     pub fn new(block: Block, nodes: Vec<ReplicaTarget>) -> Self {
         Self {
             block,
+            settled: block.generation_stamp,
             nodes,
             queued: VecDeque::new(),
             sent: VecDeque::new(),
@@ -235,13 +238,28 @@ impl BlockStream {
         self.handle_failure(bad_node)
     }
 
-    /// The stage to set a recovered pipeline up with: replicas are under `old`.
+    /// The block as the last established pipeline knew it: what the NameNode still has on record.
     #[must_use]
-    pub fn recovery_stage(&self, old: GenerationStamp) -> WriteStage {
+    pub fn settled_block(&self) -> Block {
+        Block {
+            generation_stamp: self.settled,
+            ..self.block()
+        }
+    }
+
+    /// The stage to set a recovered pipeline up with. A recovery that failed half way has raised the stamp of some
+    /// replicas already: they are between the settled stamp and the new one.
+    #[must_use]
+    pub fn recovery_stage(&self) -> WriteStage {
         WriteStage::StreamingRecovery {
-            old,
+            old: self.settled,
             acked: self.acked,
         }
+    }
+
+    /// The recovered pipeline is established and the NameNode knows it.
+    pub fn handle_recovered(&mut self) {
+        self.settled = self.block.generation_stamp;
     }
 
     /// The block goes on under a new stamp.
@@ -257,6 +275,7 @@ impl BlockStream {
             "only a block without acknowledged bytes is replaced"
         );
         self.block = block;
+        self.settled = block.generation_stamp;
         self.nodes = nodes;
         self.established = false;
         self.finish_sent = false;
@@ -335,6 +354,30 @@ mod tests {
         stream.handle_ack(16, true);
         assert!(stream.is_finished());
         assert_eq!(stream.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_recovery_that_failed_half_way_starts_from_the_settled_stamp() {
+        let mut stream = stream();
+        stream.handle_established();
+        assert_eq!(stream.handle_failure(Some(0)), Ok(Recovery::Continue));
+        stream.handle_new_stamp(GenerationStamp(1001));
+        assert_eq!(
+            stream.handle_recovery_failure(Some(0)),
+            Ok(Recovery::Continue)
+        );
+        stream.handle_new_stamp(GenerationStamp(1002));
+        let old = GenerationStamp(1000);
+        assert_eq!(
+            stream.recovery_stage(),
+            WriteStage::StreamingRecovery { old, acked: 0 }
+        );
+        assert_eq!(stream.settled_block().generation_stamp, old);
+        stream.handle_recovered();
+        assert_eq!(
+            stream.settled_block().generation_stamp,
+            GenerationStamp(1002)
+        );
     }
 
     #[test]

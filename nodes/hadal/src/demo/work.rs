@@ -16,16 +16,27 @@ const PIECE: usize = 1 << 20;
 /// Where the generated file goes.
 const BIG_PATH: &str = "/demo/large";
 
+/// Runs `work` on every file of the tree, some at a time.
+async fn for_each_file<F>(tree: &Arc<Tree>, work: impl Fn(Arc<Tree>, usize) -> F) -> Result<()>
+where
+    F: Future<Output = Result<()>>,
+{
+    let files = 0..tree.files.len();
+    stream::iter(files).map(|at| work(Arc::clone(tree), at)).buffer_unordered(FILES_AT_ONCE).try_collect().await
+}
+
 pub(super) async fn write_tree(dfs: Dfs, tree: Arc<Tree>, done: Arc<AtomicU64>) -> Result<()> {
     for directory in &tree.directories {
         dfs.mkdirs(directory, 0o755, true).await?;
     }
-    let (dfs, done) = (&dfs, &done);
-    stream::iter(&tree.files)
-        .map(|entry| async move { write_file(dfs, entry, done).await.with_context(|| entry.remote.clone()) })
-        .buffer_unordered(FILES_AT_ONCE)
-        .try_collect()
-        .await
+    for_each_file(&tree, |tree, at| {
+        let (dfs, done) = (dfs.clone(), Arc::clone(&done));
+        async move {
+            let entry = &tree.files[at];
+            write_file(&dfs, entry, &done).await.with_context(|| entry.remote.clone())
+        }
+    })
+    .await
 }
 
 async fn write_file(dfs: &Dfs, entry: &Entry, done: &AtomicU64) -> Result<()> {
@@ -59,14 +70,14 @@ pub(super) async fn write_big(dfs: Dfs, done: Arc<AtomicU64>) -> Result<()> {
 }
 
 pub(super) async fn compare_all(dfs: Dfs, tree: Arc<Tree>, done: Arc<AtomicU64>) -> Result<()> {
-    let (dfs_ref, done_ref) = (&dfs, &done);
-    stream::iter(&tree.files)
-        .map(|entry| async move {
-            compare_file(dfs_ref, entry, done_ref).await.with_context(|| entry.remote.clone())
-        })
-        .buffer_unordered(FILES_AT_ONCE)
-        .try_collect::<()>()
-        .await?;
+    for_each_file(&tree, |tree, at| {
+        let (dfs, done) = (dfs.clone(), Arc::clone(&done));
+        async move {
+            let entry = &tree.files[at];
+            compare_file(&dfs, entry, &done).await.with_context(|| entry.remote.clone())
+        }
+    })
+    .await?;
     compare_big(&dfs, &done).await.context(BIG_PATH)
 }
 

@@ -225,8 +225,10 @@ impl Layout {
         common.tls.dir = self.tls_dir();
         common.tls.name = user;
         // A development cluster notices a dead node in seconds and takes small blocks.
+        common.cluster.connection_timeout = Duration(3_000);
         common.datanode.heartbeat_interval = Duration(500);
         common.datanode.handshake_retry = Duration(500);
+        common.datanode.delete_report_interval = Duration(1_000);
         common.namenode.stale_interval = Duration(2_000);
         common.namenode.dead_interval = Duration(5_000);
         common.namenode.replication_interval = Duration(500);

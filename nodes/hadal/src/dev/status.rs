@@ -68,13 +68,12 @@ pub(crate) fn status(dir: &Path, json: bool) -> Result<i32> {
         println!("{}", serde_json::to_string_pretty(&status)?);
         return Ok(0);
     }
-    let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_header(["id", "role", "pid", "state", "log"]);
+    println!("{:<5} {:<12} {:>8} {:<8} log", "id", "role", "pid", "state");
     for process in &status.processes {
         let pid = process.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-        table.add_row([&process.id, &process.role, &pid, &process.state, &process.log]);
+        let Process { id, role, state, log, .. } = process;
+        println!("{id:<5} {role:<12} {pid:>8} {state:<8} {log}");
     }
-    println!("{table}");
     Ok(0)
 }
 

@@ -74,8 +74,10 @@ pub(crate) struct Storage {
     pub(crate) session: Option<ReportSession>,
     /// The last full report processed, so that a repeated call is answered, not processed (Q1).
     pub(crate) last_report: Option<u64>,
-    /// Bytes placed here since the last heartbeat.
+    /// Bytes placed here since the last heartbeat and not reported as received yet.
     pub(crate) scheduled: u64,
+    /// How many blocks that is.
+    pub(crate) scheduled_blocks: u64,
     /// Gone or failed: nothing is placed or kept here.
     pub(crate) gone: bool,
 }
@@ -301,6 +303,7 @@ impl Registry {
             session: None,
             last_report: None,
             scheduled: 0,
+            scheduled_blocks: 0,
             gone: false,
         });
         self.node_mut(node).storages.push(storage);
@@ -312,6 +315,7 @@ impl Registry {
         let entry = self.storage_mut(storage);
         entry.report = report.clone();
         entry.scheduled = 0;
+        entry.scheduled_blocks = 0;
     }
 
     /// Forgets a DataNode's name and identity (another one took its name); its index stays.
@@ -334,6 +338,18 @@ impl Registry {
     pub(crate) fn note_scheduled(&mut self, storage: u32, bytes: u64) {
         let entry = self.storage_mut(storage);
         entry.scheduled = entry.scheduled.saturating_add(bytes);
+        entry.scheduled_blocks += 1;
+    }
+
+    /// Notes that a block placed in a storage has arrived: its place is given back, in the size of the average one, as
+    /// a block is planned with its full size and most are smaller. Without this many small files fill a storage on paper
+    /// between two heartbeats.
+    pub(crate) fn note_received(&mut self, storage: u32) {
+        let entry = self.storage_mut(storage);
+        if let Some(average) = entry.scheduled.checked_div(entry.scheduled_blocks) {
+            entry.scheduled -= average;
+            entry.scheduled_blocks -= 1;
+        }
     }
 }
 

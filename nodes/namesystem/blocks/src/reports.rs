@@ -49,6 +49,9 @@ impl BlockManager {
                     // Gone, or replaced by another instance.
                     entry.deletions.done(key);
                 }
+                if change.kind == ChangeKind::Received {
+                    self.nodes.note_received(storage);
+                }
                 self.with(change.block.id, |partition, view, out| {
                     partition.hint = hint;
                     match change.kind {
