@@ -16,7 +16,7 @@ pub(crate) fn answer<E: Env>(node: &Rc<Node<E>>, request: &Request) -> Result<Re
                 name: node.config.name.clone(),
                 role: "journalnode".into(),
                 state: HaState::Initializing,
-                safe_mode: acceptor.standing() != Standing::Voter,
+                safe_mode: acceptor.standing() == Standing::Unconfirmed,
                 info: acceptor.info().cloned().unwrap_or_default(),
                 software: node.config.software.clone(),
             },
@@ -28,7 +28,7 @@ pub(crate) fn answer<E: Env>(node: &Rc<Node<E>>, request: &Request) -> Result<Re
                     promised: state.promised,
                     writer: state.writer,
                     committed: state.committed.txid,
-                    learner: state.standing != Standing::Voter,
+                    learner: state.standing == Standing::Learner,
                     segments: acceptor
                         .segments()
                         .map(|segment| SegmentStatus {

@@ -88,6 +88,12 @@ pub(crate) async fn open<E: Env>(
             // Also finds what rotted in old segments, before anybody asks for it.
             segment = journal.scan(segment.first).await?;
         }
+        if let Some(gap) = segment.closed_gap {
+            tracing::warn!(
+                "segment {}: closed a gap at txid {gap} that a crash left",
+                segment.first
+            );
+        }
         segments.push(loaded(&segment));
     }
     Ok(Opened {

@@ -66,6 +66,14 @@ impl<E: Env> Node<E> {
         let mut core = AcceptorConfig::new(config.name.clone(), names, digest, seed);
         core.planted = config.planted;
         let acceptor = Acceptor::new(core, opened.loaded, env.now());
+        let state = acceptor.state();
+        tracing::info!(
+            "JournalNode {}: {:?}, promised epoch {}, last txid {}",
+            state.name,
+            state.standing,
+            state.promised,
+            state.last
+        );
         let peers = config
             .peers
             .iter()

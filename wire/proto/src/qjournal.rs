@@ -429,3 +429,72 @@ impl Iterator for Records {
         Some(read)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{decode, encode};
+
+    fn head() -> BatchHead {
+        BatchHead {
+            epoch: Epoch(3),
+            segment: TxId(101),
+            first: TxId(105),
+            count: 4,
+            committed: CommitMark {
+                txid: TxId(104),
+                digest: LogDigest([7; 16]),
+            },
+            digest_end: LogDigest([9; 16]),
+        }
+    }
+
+    #[test]
+    fn batch_heads_travel() {
+        let bytes = encode(&head());
+        assert_eq!(bytes.len(), BatchHead::MIN_LEN);
+        assert_eq!(decode::<BatchHead>(bytes.clone()), Ok(head()));
+        assert_eq!(head().last(), TxId(108));
+        for length in 0..bytes.len() {
+            assert!(decode::<BatchHead>(bytes.slice(..length)).is_err());
+        }
+    }
+
+    #[test]
+    fn records_are_walked_without_a_copy() {
+        let mut payload = Vec::new();
+        for (txid, op) in [(5u64, &b"mkdir"[..]), (6, b""), (7, b"delete")] {
+            (op.len() as u32).encode(&mut payload);
+            0xabcd_u32.encode(&mut payload);
+            2u64.encode(&mut payload);
+            txid.encode(&mut payload);
+            payload.extend_from_slice(op);
+        }
+        let payload = Bytes::from(payload);
+        let mut walk = Records::new(payload.clone());
+        let first = walk.next().expect("three").expect("whole");
+        assert_eq!(
+            (first.txid, first.epoch, first.crc),
+            (TxId(5), Epoch(2), 0xabcd)
+        );
+        assert_eq!(first.op.as_ptr(), payload[RECORD_HEAD_LEN..].as_ptr());
+        assert_eq!(walk.left(), payload.len() - RECORD_HEAD_LEN - 5);
+        assert_eq!(walk.filter(Result::is_ok).count(), 2);
+        // Cut anywhere, the walk ends with one error, or cleanly between two records.
+        for length in 0..payload.len() {
+            let walked: Vec<_> = Records::new(payload.slice(..length)).collect();
+            let errors = walked.iter().filter(|record| record.is_err()).count();
+            assert!(errors <= 1 && walked.len() <= 3);
+            assert!(errors == 0 || walked.last().is_some_and(Result::is_err));
+        }
+    }
+
+    #[test]
+    fn oversized_records_are_refused() {
+        let mut payload = Vec::new();
+        (RECORD_CAP as u32 + 1).encode(&mut payload);
+        payload.resize(64, 0);
+        let walked: Vec<_> = Records::new(Bytes::from(payload)).collect();
+        assert!(matches!(walked[..], [Err(DecodeError::TooLong { .. })]));
+    }
+}

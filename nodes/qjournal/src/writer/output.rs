@@ -66,7 +66,9 @@ pub enum Output {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
     /// The claim holds and the log before it is decided: it ends at `end`. Read what is missing up to there, apply
-    /// it (its digest must be `end.digest`), then [`super::Writer::begin`].
+    /// it (its digest must be `end.digest`), then [`super::Writer::begin`]. A newer writer may exist already and have
+    /// committed more; that shows when no majority starts the segment. So nothing is answered before
+    /// [`Event::SegmentStarted`], unless a lease says that nobody else is active.
     Recovered {
         /// The epoch to write in; goes into every record.
         epoch: Epoch,
