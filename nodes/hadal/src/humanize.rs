@@ -63,7 +63,14 @@ pub(crate) fn listing_time(ms: u64) -> String {
 
 /// Local time of a report: `Sat Nov 21 00:04:05 UTC 2026`.
 pub(crate) fn report_time(ms: u64) -> String {
-    local(ms).format("%a %b %d %H:%M:%S %:z %Y").to_string()
+    let time = local(ms);
+    // Java's words for zones without a name.
+    let zone = match time.offset().local_minus_utc() {
+        0 => "UTC".to_owned(),
+        _ => time.format("GMT%:z").to_string(),
+    };
+    time.format(&format!("%a %b %d %H:%M:%S {zone} %Y"))
+        .to_string()
 }
 
 /// UTC of `-stat %y`: `2026-11-21 00:04:05`.

@@ -10,7 +10,7 @@ use crate::console::Console;
 use crate::session;
 use anyhow::{Context, Result, bail};
 use futures_util::future::join_all;
-use hadal_client::{ClientError, Dfs};
+use hadal_client::{ClientError, Dfs, FaultClass};
 use hadal_daemon::Config;
 use hadal_daemon::config::Member;
 use hadal_env::Expect;
@@ -103,7 +103,12 @@ where
     });
     console.flush();
     runtime.shutdown_background();
-    code
+    code.map_err(|error| match error.downcast_ref::<ClientError>() {
+        Some(fault) if fault.class() == Some(FaultClass::Unsupported) => {
+            anyhow::anyhow!("UnsupportedOperationException: {fault}")
+        }
+        _ => error,
+    })
 }
 
 impl Operator {

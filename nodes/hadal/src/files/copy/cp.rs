@@ -123,7 +123,6 @@ impl Copy {
         target: &PathData,
     ) -> Result<(), Failure> {
         let shell = &self.shell;
-        // Before the target is made: it may be the source's own child in a race, never here.
         let entries = shell.children(source).await?;
         let target = shell.refresh(target.clone()).await?;
         match &target.status {
@@ -157,18 +156,11 @@ impl Copy {
         source: PathData,
         target: PathData,
     ) -> Result<(), Failure> {
-        let target = self.shell.refresh(target).await?;
-        if target.is_dir() {
-            return Err(Failure::is_directory(&target.shown));
-        }
-        if target.status.is_some() && !self.manner.overwrite {
-            return Err(Failure::exists(&target.shown));
-        }
         self.progress.expect(source.require()?.length);
         let copy = Arc::clone(self);
         jobs.start(async move {
             if !copy.shell.is_over() {
-                copy.settle(copy.content(&source, &target).await);
+                copy.settle(copy.content(&source, target).await);
                 copy.progress.file_done();
             }
         })
@@ -176,8 +168,15 @@ impl Copy {
         Ok(())
     }
 
-    async fn content(&self, source: &PathData, target: &PathData) -> Result<(), Failure> {
+    async fn content(&self, source: &PathData, target: PathData) -> Result<(), Failure> {
         let shell = &self.shell;
+        let target = &shell.refresh(target).await?;
+        if target.is_dir() {
+            return Err(Failure::is_directory(&target.shown));
+        }
+        if target.status.is_some() && !self.manner.overwrite {
+            return Err(Failure::exists(&target.shown));
+        }
         let kept = self
             .manner
             .preserve
