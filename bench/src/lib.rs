@@ -1,18 +1,20 @@
 //! The measuring harness: every performance claim of Hadal is a row of one of its tables.
 //!
-//! One module per question (`disk`, `quic`, `pipeline`, `edits`, `namespace`, `small_files`), each of which gives a
+//! One module per question (`disk`, `quic`, `edits`, `namespace`, `small_files`, `pipeline`, `block_report`, `image`), each of which gives a
 //! [`report::Question`]; [`report`] prints and stores them, [`compare`] sets two results side by side, [`plot`] draws
 //! one. Rules: a warm-up first, at least three runs, median and spread, latencies from HDR histograms. All loads are
 //! closed loops (a caller asks again when it was answered), so there is no coordinated omission to correct: throughput
 //! at a stated number of callers is what is claimed, and the latency is that of the load itself.
 #![forbid(unsafe_code)]
 
+pub mod block_report;
 pub mod cluster;
 pub mod compare;
 pub mod cpu;
 pub mod disk;
 pub mod edits;
 pub mod environment;
+pub mod image;
 pub mod journal_driver;
 pub mod load;
 pub mod namespace;

@@ -25,6 +25,12 @@ pub struct Settings {
     pub files: Option<usize>,
     /// Operations of `namespace`; empty is all of them.
     pub operations: Vec<String>,
+    /// Blocks per report of `block-report`, one row each; empty is its own default.
+    pub blocks: Vec<usize>,
+    /// DataNodes of `block-report`; `None` is its own default.
+    pub datanodes: Option<usize>,
+    /// Repeated reports of each DataNode in `block-report`; `None` is its own default.
+    pub reports: Option<usize>,
     /// Leave what `namespace` made.
     pub keep_results: bool,
     /// `open` and `fileStatus` use what an earlier run left.
@@ -47,6 +53,9 @@ impl Settings {
             threads: Vec::new(),
             files: None,
             operations: Vec::new(),
+            blocks: Vec::new(),
+            datanodes: None,
+            reports: None,
             keep_results: false,
             use_existing: false,
             non_super_user: false,
