@@ -62,9 +62,8 @@ pub(crate) async fn receive<E: Env, C: Conn>(node: Rc<Node<E>>, stream: AppendRe
     let outcome = match header {
         Ok(header) => receive_block(&node, &header, frames, &mut acks)
             .await
-            .map_err(|broken| {
+            .inspect_err(|broken| {
                 tracing::debug!("write of {}: {}", header.block, broken.fault);
-                broken
             }),
         Err(error) => Err(Broken::here(Fault::new(
             FaultClass::BadRequest,

@@ -51,19 +51,31 @@ fn load(args: &DaemonArgs) -> Result<Config> {
 fn identity(config: &Config, id: &str) -> Result<Identity> {
     let dir = &config.tls.dir;
     let path = |name: &str| dir.join(name);
-    Ok(Identity::load(&path("ca.pem"), &path(&format!("{id}.pem")), &path(&format!("{id}-key.pem")))?)
+    Ok(Identity::load(
+        &path("ca.pem"),
+        &path(&format!("{id}.pem")),
+        &path(&format!("{id}-key.pem")),
+    )?)
 }
 
 /// The member with this id, or the only one.
 fn member<'a>(members: &'a [Member], id: Option<&str>, role: &str) -> Result<&'a Member> {
     match id {
-        Some(id) => members.iter().find(|member| member.id == id).with_context(|| {
-            let known: Vec<&str> = members.iter().map(|member| member.id.as_str()).collect();
-            format!("no {role} `{id}' in cluster.{role}s; there are: {}", known.join(", "))
-        }),
+        Some(id) => members
+            .iter()
+            .find(|member| member.id == id)
+            .with_context(|| {
+                let known: Vec<&str> = members.iter().map(|member| member.id.as_str()).collect();
+                format!(
+                    "no {role} `{id}' in cluster.{role}s; there are: {}",
+                    known.join(", ")
+                )
+            }),
         None => match members {
             [only] => Ok(only),
-            [] => bail!("cluster.{role}s is empty: name the {role}s of the cluster in the configuration"),
+            [] => bail!(
+                "cluster.{role}s is empty: name the {role}s of the cluster in the configuration"
+            ),
             _ => bail!("cluster.{role}s names several: say which with --id"),
         },
     }
@@ -72,11 +84,20 @@ fn member<'a>(members: &'a [Member], id: Option<&str>, role: &str) -> Result<&'a
 /// The transport's settings for this connection time-out.
 pub(crate) fn transport(timeout: Duration) -> TransportOptions {
     let idle_timeout_ms = u32::try_from(timeout.0).unwrap_or(u32::MAX).max(300);
-    TransportOptions { idle_timeout_ms, keep_alive_ms: idle_timeout_ms / 3, ..TransportOptions::default() }
+    TransportOptions {
+        idle_timeout_ms,
+        keep_alive_ms: idle_timeout_ms / 3,
+        ..TransportOptions::default()
+    }
 }
 
 /// Binds the node's UDP port and makes its endpoint. Runs on the shard's thread.
-fn endpoint(address: SocketAddr, identity: &Identity, timeout: Duration, listen: bool) -> Result<QuicNet> {
+fn endpoint(
+    address: SocketAddr,
+    identity: &Identity,
+    timeout: Duration,
+    listen: bool,
+) -> Result<QuicNet> {
     let bound = udp::bind(address, udp::BUFFER_BYTES).with_context(|| {
         format!("cannot listen on UDP {address}: is another process using the port? (`ss -ulpn` shows who)")
     })?;
@@ -88,7 +109,13 @@ fn endpoint(address: SocketAddr, identity: &Identity, timeout: Duration, listen:
             udp::BUFFER_BYTES
         );
     }
-    Ok(QuicNet::new(bound.socket, udp::runtime(NETWORK_MTU), identity, &transport(timeout), listen)?)
+    Ok(QuicNet::new(
+        bound.socket,
+        udp::runtime(NETWORK_MTU),
+        identity,
+        &transport(timeout),
+        listen,
+    )?)
 }
 
 /// Runs a daemon's future on a shard until it ends or SIGTERM comes.
@@ -127,13 +154,18 @@ where
 
 fn one_shard(role: &str, shards: u16) -> Result<()> {
     if shards != 1 {
-        bail!("UnsupportedOperation: {role}.shards = {shards}: this version serves a node with one shard");
+        bail!(
+            "UnsupportedOperation: {role}.shards = {shards}: this version serves a node with one shard"
+        );
     }
     Ok(())
 }
 
 fn journalnode_peers(config: &Config) -> Vec<JournalnodePeer> {
-    let peer = |member: &Member| JournalnodePeer { name: member.id.clone(), address: member.address };
+    let peer = |member: &Member| JournalnodePeer {
+        name: member.id.clone(),
+        address: member.address,
+    };
     config.cluster.journalnodes.iter().map(peer).collect()
 }
 
@@ -141,7 +173,9 @@ fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
     let section = &config.namenode;
     one_shard("namenode", section.shards)?;
     if config.cluster.journalnodes.is_empty() {
-        bail!("cluster.journalnodes is empty: name the JournalNodes of the cluster in the configuration");
+        bail!(
+            "cluster.journalnodes is empty: name the JournalNodes of the cluster in the configuration"
+        );
     }
     let blocks = BlockConfig {
         min_replication: section.min_replication,
@@ -200,9 +234,13 @@ pub(crate) fn namenode(args: &DaemonArgs) -> Result<i32> {
     }
     let settings = namenode_config(&config, &member.id)?;
     let identity = identity(&config, &member.id)?;
-    run_daemon(&member.id, member.address, identity, config.cluster.connection_timeout, |env| async {
-        Ok(hadal_namenode::run(env, settings).await?)
-    })
+    run_daemon(
+        &member.id,
+        member.address,
+        identity,
+        config.cluster.connection_timeout,
+        |env| async { Ok(hadal_namenode::run(env, settings).await?) },
+    )
 }
 
 /// `hadal namenode -format`.
@@ -212,7 +250,10 @@ pub(crate) fn format(args: &DaemonArgs, format: &FormatArgs) -> Result<i32> {
     let settings = namenode_config(&config, &member.id)?;
     let identity = identity(&config, &member.id)?;
     let force = format.force || (!format.non_interactive && asked_to_reformat(&settings.dir)?);
-    let options = FormatOptions { cluster_id: format.cluster_id.clone().unwrap_or_default(), force };
+    let options = FormatOptions {
+        cluster_id: format.cluster_id.clone().unwrap_or_default(),
+        force,
+    };
     let any: SocketAddr = (member.address.ip(), 0).into();
     let timeout = config.cluster.connection_timeout;
     let info = run_on_this_thread(ShardOptions::new("format"), |shard| async move {
@@ -220,7 +261,10 @@ pub(crate) fn format(args: &DaemonArgs, format: &FormatArgs) -> Result<i32> {
         let env = shard.env(net);
         anyhow::Ok(hadal_namenode::format(env, &settings, &options).await?)
     })??;
-    println!("formatted {}: cluster {}, block pool {}", member.id, info.cluster_id, info.block_pool_id);
+    println!(
+        "formatted {}: cluster {}, block pool {}",
+        member.id, info.cluster_id, info.block_pool_id
+    );
     Ok(0)
 }
 
@@ -240,7 +284,11 @@ fn asked_to_reformat(dir: &Path) -> Result<bool> {
 /// `hadal journalnode`.
 pub(crate) fn journalnode(args: &DaemonArgs) -> Result<i32> {
     let config = load(args)?;
-    let member = member(&config.cluster.journalnodes, args.id.as_deref(), "journalnode")?;
+    let member = member(
+        &config.cluster.journalnodes,
+        args.id.as_deref(),
+        "journalnode",
+    )?;
     let identity = identity(&config, &member.id)?;
     let peers = config
         .cluster
@@ -250,19 +298,29 @@ pub(crate) fn journalnode(args: &DaemonArgs) -> Result<i32> {
         .map(|peer| (peer.id.clone(), peer.address))
         .collect();
     let settings = JournalnodeConfig::new(member.id.clone(), config.journalnode.dir.clone(), peers);
-    run_daemon(&member.id, member.address, identity, config.cluster.connection_timeout, |env| async {
-        Ok(hadal_journalnode::run(env, settings).await?)
-    })
+    run_daemon(
+        &member.id,
+        member.address,
+        identity,
+        config.cluster.connection_timeout,
+        |env| async { Ok(hadal_journalnode::run(env, settings).await?) },
+    )
 }
 
 /// `hadal datanode`.
 pub(crate) fn datanode(args: &DaemonArgs) -> Result<i32> {
     let config = load(args)?;
-    let id = args.id.clone().context("say which DataNode this is with --id")?;
+    let id = args
+        .id
+        .clone()
+        .context("say which DataNode this is with --id")?;
     let section = &config.datanode;
     one_shard("datanode", section.shards)?;
     let identity = identity(&config, &id)?;
-    let namenode = |member: &Member| NamenodePeer { name: member.id.clone(), address: member.address };
+    let namenode = |member: &Member| NamenodePeer {
+        name: member.id.clone(),
+        address: member.address,
+    };
     let settings = DatanodeConfig {
         name: id.clone(),
         dirs: section.dirs.clone(),
@@ -287,5 +345,11 @@ pub(crate) fn datanode(args: &DaemonArgs) -> Result<i32> {
         streams_max: section.streams_max,
         software: env!("CARGO_PKG_VERSION").into(),
     };
-    run_daemon(&id, section.address, identity, config.cluster.connection_timeout, |env| async { Ok(hadal_datanode::run(env, settings).await?) })
+    run_daemon(
+        &id,
+        section.address,
+        identity,
+        config.cluster.connection_timeout,
+        |env| async { Ok(hadal_datanode::run(env, settings).await?) },
+    )
 }

@@ -52,7 +52,10 @@ pub(crate) fn run(args: &DemoArgs) -> Result<i32> {
         tree.root.display(),
         tree::BIG_BYTES as f64 / f64::from(1 << 30),
     );
-    let scratch = tempfile::Builder::new().prefix("hadal-demo-").tempdir().context("cannot make a directory")?;
+    let scratch = tempfile::Builder::new()
+        .prefix("hadal-demo-")
+        .tempdir()
+        .context("cannot make a directory")?;
     let dir = scratch.path().join("cluster");
     let cluster = Cluster::start(&UpArgs {
         dir: dir.clone(),
@@ -69,46 +72,94 @@ pub(crate) fn run(args: &DemoArgs) -> Result<i32> {
         started.elapsed().as_secs_f64()
     );
     let config = session::load_config(Some(&cluster.layout.client_config()))?.config;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let outcome = runtime.block_on(async { phases(&cluster, session::connect(&config)?, &tree).await });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let outcome =
+        runtime.block_on(async { phases(&cluster, session::connect(&config)?, &tree).await });
     if outcome.is_err() || args.keep {
-        println!("the cluster's directory is kept: {}", scratch.keep().display());
+        println!(
+            "the cluster's directory is kept: {}",
+            scratch.keep().display()
+        );
     }
     outcome?;
     drop(cluster);
-    println!("every byte matched; {:.1} s in all", started.elapsed().as_secs_f64());
+    println!(
+        "every byte matched; {:.1} s in all",
+        started.elapsed().as_secs_f64()
+    );
     Ok(0)
 }
 
 async fn phases(cluster: &Cluster, dfs: Dfs, tree: &Arc<Tree>) -> Result<()> {
     let total = tree.bytes;
-    let strikes = [Strike { after: total / 4, id: "dn1" }, Strike { after: total / 2, id: "jn1" }];
-    phase(cluster, "write the tree", tree.files.len(), total, &strikes, |done| {
-        work::write_tree(dfs.clone(), Arc::clone(tree), done)
-    })
+    let strikes = [
+        Strike {
+            after: total / 4,
+            id: "dn1",
+        },
+        Strike {
+            after: total / 2,
+            id: "jn1",
+        },
+    ];
+    phase(
+        cluster,
+        "write the tree",
+        tree.files.len(),
+        total,
+        &strikes,
+        |done| work::write_tree(dfs.clone(), Arc::clone(tree), done),
+    )
     .await?;
     for id in ["dn1", "jn1"] {
         cluster.start_node(id)?;
     }
-    let strikes = [Strike { after: tree::BIG_BYTES / 3, id: "dn2" }];
-    phase(cluster, "write the large file", 1, tree::BIG_BYTES, &strikes, |done| {
-        work::write_big(dfs.clone(), done)
-    })
+    let strikes = [Strike {
+        after: tree::BIG_BYTES / 3,
+        id: "dn2",
+    }];
+    phase(
+        cluster,
+        "write the large file",
+        1,
+        tree::BIG_BYTES,
+        &strikes,
+        |done| work::write_big(dfs.clone(), done),
+    )
     .await?;
     cluster.start_node("dn2")?;
     healed(&dfs).await?;
     let everything = total + tree::BIG_BYTES;
-    let strikes = [Strike { after: everything / 3, id: "dn3" }];
-    phase(cluster, "read and compare", tree.files.len() + 1, everything, &strikes, |done| {
-        work::compare_all(dfs.clone(), Arc::clone(tree), done)
-    })
+    let strikes = [Strike {
+        after: everything / 3,
+        id: "dn3",
+    }];
+    phase(
+        cluster,
+        "read and compare",
+        tree.files.len() + 1,
+        everything,
+        &strikes,
+        |done| work::compare_all(dfs.clone(), Arc::clone(tree), done),
+    )
     .await?;
     let restart = Instant::now();
     tokio::task::block_in_place(|| cluster.crash_and_restart())?;
-    println!("killed every daemon with SIGKILL and started all again: ready after {:.1} s", restart.elapsed().as_secs_f64());
-    phase(cluster, "read and compare again", tree.files.len() + 1, everything, &[], |done| {
-        work::compare_all(dfs.clone(), Arc::clone(tree), done)
-    })
+    println!(
+        "killed every daemon with SIGKILL and started all again: ready after {:.1} s",
+        restart.elapsed().as_secs_f64()
+    );
+    phase(
+        cluster,
+        "read and compare again",
+        tree.files.len() + 1,
+        everything,
+        &[],
+        |done| work::compare_all(dfs.clone(), Arc::clone(tree), done),
+    )
     .await?;
     healed(&dfs).await
 }
@@ -134,16 +185,24 @@ where
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         if task.is_finished() {
-            (&mut task).await?.with_context(|| format!("{name} failed"))?;
+            (&mut task)
+                .await?
+                .with_context(|| format!("{name} failed"))?;
             bail!("{name}: ended before {} could be killed", strike.id);
         }
         tokio::task::block_in_place(|| kill_process(cluster, strike.id))?;
         let at = done.load(Ordering::Relaxed) as f64 * 100.0 / bytes.max(1) as f64;
         killed.push(format!("{} killed at {at:.0} %", strike.id));
     }
-    (&mut task).await?.with_context(|| format!("{name} failed"))?;
+    (&mut task)
+        .await?
+        .with_context(|| format!("{name} failed"))?;
     let seconds = started.elapsed().as_secs_f64();
-    let note = if killed.is_empty() { String::new() } else { format!("   ({})", killed.join(", ")) };
+    let note = if killed.is_empty() {
+        String::new()
+    } else {
+        format!("   ({})", killed.join(", "))
+    };
     println!(
         "{name}: {seconds:.2} s, {:.0} MB/s, {:.0} files/s{note}",
         bytes as f64 / 1e6 / seconds,

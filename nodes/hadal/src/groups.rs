@@ -18,10 +18,12 @@ pub(crate) fn lookup(file: &Path) -> Result<GroupLookup> {
     if file.as_os_str().is_empty() {
         return Ok(from_os());
     }
-    let text =
-        std::fs::read_to_string(file).with_context(|| format!("cannot read cluster.groups {}", file.display()))?;
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read cluster.groups {}", file.display()))?;
     let users = parse(&text).with_context(|| format!("in cluster.groups {}", file.display()))?;
-    Ok(Arc::new(move |user| users.get(user).cloned().unwrap_or_default()))
+    Ok(Arc::new(move |user| {
+        users.get(user).cloned().unwrap_or_default()
+    }))
 }
 
 /// Lines `group: user, user`; `#` starts a comment. Returns the groups of each user.
@@ -33,10 +35,20 @@ fn parse(text: &str) -> Result<BTreeMap<String, Vec<String>>> {
             continue;
         }
         let Some((group, members)) = line.split_once(':') else {
-            bail!("line {}: `{line}' is not of the form `group: user, user'", number + 1);
+            bail!(
+                "line {}: `{line}' is not of the form `group: user, user'",
+                number + 1
+            );
         };
-        for user in members.split(',').map(str::trim).filter(|user| !user.is_empty()) {
-            users.entry(user.to_owned()).or_default().push(group.trim().to_owned());
+        for user in members
+            .split(',')
+            .map(str::trim)
+            .filter(|user| !user.is_empty())
+        {
+            users
+                .entry(user.to_owned())
+                .or_default()
+                .push(group.trim().to_owned());
         }
     }
     Ok(users)
@@ -61,7 +73,8 @@ fn from_os() -> GroupLookup {
 }
 
 fn os_groups(name: &str) -> Vec<String> {
-    let (Ok(Some(user)), Ok(c_name)) = (nix::unistd::User::from_name(name), CString::new(name)) else {
+    let (Ok(Some(user)), Ok(c_name)) = (nix::unistd::User::from_name(name), CString::new(name))
+    else {
         return Vec::new();
     };
     let ids = nix::unistd::getgrouplist(&c_name, user.gid).unwrap_or_default();
@@ -80,7 +93,12 @@ mod tests {
         let users = parse("# admins\nsupergroup: ada, hdfs\nstaff: ada\n\n").unwrap();
         assert_eq!(users["ada"], ["supergroup", "staff"]);
         assert_eq!(users["hdfs"], ["supergroup"]);
-        assert!(parse("no colon here").unwrap_err().to_string().contains("line 1"));
+        assert!(
+            parse("no colon here")
+                .unwrap_err()
+                .to_string()
+                .contains("line 1")
+        );
     }
 
     #[test]

@@ -40,7 +40,12 @@ impl Tree {
         if !root.is_dir() {
             bail!("{} is not a directory", root.display());
         }
-        let mut tree = Self { root: root.clone(), files: Vec::new(), directories: vec!["/demo/tree".into()], bytes: 0 };
+        let mut tree = Self {
+            root: root.clone(),
+            files: Vec::new(),
+            directories: vec!["/demo/tree".into()],
+            bytes: 0,
+        };
         let mut todo = vec![(root, "/demo/tree".to_owned())];
         while let Some((local, remote)) = todo.pop() {
             let mut entries: Vec<_> = std::fs::read_dir(&local)
@@ -49,7 +54,9 @@ impl Tree {
             entries.sort_by_key(std::fs::DirEntry::file_name);
             for entry in entries {
                 let kind = entry.file_type()?;
-                let Ok(name) = entry.file_name().into_string() else { continue };
+                let Ok(name) = entry.file_name().into_string() else {
+                    continue;
+                };
                 let target = format!("{remote}/{name}");
                 if kind.is_dir() {
                     tree.directories.push(target.clone());
@@ -59,7 +66,11 @@ impl Tree {
                     let over = tree.files.len() >= FILES_MAX || tree.bytes + length > BYTES_MAX;
                     if full || !over {
                         tree.bytes += length;
-                        tree.files.push(Entry { local: entry.path(), remote: target, length });
+                        tree.files.push(Entry {
+                            local: entry.path(),
+                            remote: target,
+                            length,
+                        });
                     }
                 }
             }
@@ -77,11 +88,15 @@ fn default_root() -> Result<PathBuf> {
     {
         return Ok(String::from_utf8(output.stdout)?.trim().into());
     }
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"))
-    });
-    let registry = home.map(|home| home.join("registry")).filter(|registry| registry.is_dir());
-    registry.context("neither the Rust toolchain nor the cargo registry is here: name a directory with --tree")
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
+    let registry = home
+        .map(|home| home.join("registry"))
+        .filter(|registry| registry.is_dir());
+    registry.context(
+        "neither the Rust toolchain nor the cargo registry is here: name a directory with --tree",
+    )
 }
 
 /// Bytes `offset..offset + length` of the generated file. `offset` is a multiple of 8.

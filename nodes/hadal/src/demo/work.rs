@@ -22,7 +22,11 @@ where
     F: Future<Output = Result<()>>,
 {
     let files = 0..tree.files.len();
-    stream::iter(files).map(|at| work(Arc::clone(tree), at)).buffer_unordered(FILES_AT_ONCE).try_collect().await
+    stream::iter(files)
+        .map(|at| work(Arc::clone(tree), at))
+        .buffer_unordered(FILES_AT_ONCE)
+        .try_collect()
+        .await
 }
 
 pub(super) async fn write_tree(dfs: Dfs, tree: Arc<Tree>, done: Arc<AtomicU64>) -> Result<()> {
@@ -33,7 +37,9 @@ pub(super) async fn write_tree(dfs: Dfs, tree: Arc<Tree>, done: Arc<AtomicU64>) 
         let (dfs, done) = (dfs.clone(), Arc::clone(&done));
         async move {
             let entry = &tree.files[at];
-            write_file(&dfs, entry, &done).await.with_context(|| entry.remote.clone())
+            write_file(&dfs, entry, &done)
+                .await
+                .with_context(|| entry.remote.clone())
         }
     })
     .await
@@ -44,7 +50,10 @@ async fn write_file(dfs: &Dfs, entry: &Entry, done: &AtomicU64) -> Result<()> {
     let mut file = dfs.create(&entry.remote, &CreateOptions::default()).await?;
     loop {
         let mut piece = Vec::with_capacity(PIECE.min(usize::try_from(entry.length)? + 1));
-        (&mut local).take(PIECE as u64).read_to_end(&mut piece).await?;
+        (&mut local)
+            .take(PIECE as u64)
+            .read_to_end(&mut piece)
+            .await?;
         if piece.is_empty() {
             break;
         }
@@ -74,7 +83,9 @@ pub(super) async fn compare_all(dfs: Dfs, tree: Arc<Tree>, done: Arc<AtomicU64>)
         let (dfs, done) = (dfs.clone(), Arc::clone(&done));
         async move {
             let entry = &tree.files[at];
-            compare_file(&dfs, entry, &done).await.with_context(|| entry.remote.clone())
+            compare_file(&dfs, entry, &done)
+                .await
+                .with_context(|| entry.remote.clone())
         }
     })
     .await?;
@@ -84,7 +95,12 @@ pub(super) async fn compare_all(dfs: Dfs, tree: Arc<Tree>, done: Arc<AtomicU64>)
 async fn compare_file(dfs: &Dfs, entry: &Entry, done: &AtomicU64) -> Result<()> {
     let mut local = tokio::fs::File::open(&entry.local).await?;
     let mut file = dfs.open(&entry.remote).await?;
-    ensure!(file.length() == entry.length, "{} bytes there, {} here", file.length(), entry.length);
+    ensure!(
+        file.length() == entry.length,
+        "{} bytes there, {} here",
+        file.length(),
+        entry.length
+    );
     let mut expected = Vec::new();
     while let Some(bytes) = file.read_chunk().await? {
         expected.resize(bytes.len(), 0);
@@ -94,13 +110,21 @@ async fn compare_file(dfs: &Dfs, entry: &Entry, done: &AtomicU64) -> Result<()> 
         }
         done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     }
-    ensure!(file.position() == entry.length, "ended at byte {}", file.position());
+    ensure!(
+        file.position() == entry.length,
+        "ended at byte {}",
+        file.position()
+    );
     Ok(())
 }
 
 async fn compare_big(dfs: &Dfs, done: &AtomicU64) -> Result<()> {
     let mut file = dfs.open(BIG_PATH).await?;
-    ensure!(file.length() == BIG_BYTES, "{} bytes there, {BIG_BYTES} written", file.length());
+    ensure!(
+        file.length() == BIG_BYTES,
+        "{} bytes there, {BIG_BYTES} written",
+        file.length()
+    );
     let mut at = 0;
     while let Some(bytes) = file.read_chunk().await? {
         let skip = at % 8;

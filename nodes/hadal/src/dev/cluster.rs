@@ -59,13 +59,22 @@ pub(crate) fn kill_process(layout_of: &Cluster, id: &str) -> Result<bool> {
 /// `hadal dev`.
 pub(crate) fn up(args: &UpArgs) -> Result<i32> {
     if args.namenodes != 1 {
-        bail!("UnsupportedOperation: --namenodes {}: this version serves one NameNode", args.namenodes);
+        bail!(
+            "UnsupportedOperation: --namenodes {}: this version serves one NameNode",
+            args.namenodes
+        );
     }
     if args.shards != 1 {
-        bail!("UnsupportedOperation: --shards {}: this version serves a node with one shard", args.shards);
+        bail!(
+            "UnsupportedOperation: --shards {}: this version serves a node with one shard",
+            args.shards
+        );
     }
     if let Some(running) = Layout::read(&args.dir)?
-        && running.nodes().iter().any(|node| pid_of(&running, &node.id).is_some())
+        && running
+            .nodes()
+            .iter()
+            .any(|node| pid_of(&running, &node.id).is_some())
     {
         if args.fresh {
             stop_all(&running, Signal::SIGKILL)?;
@@ -75,7 +84,10 @@ pub(crate) fn up(args: &UpArgs) -> Result<i32> {
             println!("already running in {}", running.dir.display());
             return Ok(0);
         } else {
-            bail!("a cluster is running in {}: `hadal dev down` stops it", running.dir.display());
+            bail!(
+                "a cluster is running in {}: `hadal dev down` stops it",
+                running.dir.display()
+            );
         }
     }
     let layout = Layout::prepare(args)?;
@@ -95,9 +107,12 @@ pub(crate) fn up(args: &UpArgs) -> Result<i32> {
 }
 
 fn wait_for_interrupt() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         tokio::select! {
             interrupted = tokio::signal::ctrl_c() => interrupted,
             _ = terminate.recv() => Ok(()),
@@ -113,14 +128,31 @@ fn launch(layout: &Layout) -> Result<()> {
         spawn(layout, node)?;
     }
     for node in nodes.iter().filter(|node| node.role == Role::Namenode) {
-        if !layout.dir.join("data").join(&node.id).join("VERSION").exists() {
+        if !layout
+            .dir
+            .join("data")
+            .join(&node.id)
+            .join("VERSION")
+            .exists()
+        {
             // In a process of its own: a shard wants a thread without another runtime on it.
             let output = Command::new(std::env::current_exe()?)
-                .args(["namenode", "-format", "-nonInteractive", "--id", &node.id, "--config"])
+                .args([
+                    "namenode",
+                    "-format",
+                    "-nonInteractive",
+                    "--id",
+                    &node.id,
+                    "--config",
+                ])
                 .arg(layout.config(&node.id))
                 .output()?;
             if !output.status.success() {
-                bail!("formatting {} failed: {}", node.id, String::from_utf8_lossy(&output.stderr).trim());
+                bail!(
+                    "formatting {} failed: {}",
+                    node.id,
+                    String::from_utf8_lossy(&output.stderr).trim()
+                );
             }
         }
         spawn(layout, node)?;
@@ -134,7 +166,9 @@ fn launch(layout: &Layout) -> Result<()> {
 /// Waits until one NameNode is active and out of safe mode, with all DataNodes registered.
 fn wait_ready(layout: &Layout) -> Result<()> {
     let config = session::load_config(Some(&layout.client_config()))?.config;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let deadline = Instant::now() + READY_WAIT;
     runtime.block_on(async {
         let dfs = session::connect(&config)?;
@@ -145,11 +179,18 @@ fn wait_ready(layout: &Layout) -> Result<()> {
             };
             for node in layout.nodes() {
                 if pid_of(layout, &node.id).is_none() {
-                    bail!("{} ended while the cluster started:\n{}", node.id, log_tail(layout, &node.id));
+                    bail!(
+                        "{} ended while the cluster started:\n{}",
+                        node.id,
+                        log_tail(layout, &node.id)
+                    );
                 }
             }
             if Instant::now() > deadline {
-                bail!("the cluster is not ready after {} s: {reason}", READY_WAIT.as_secs());
+                bail!(
+                    "the cluster is not ready after {} s: {reason}",
+                    READY_WAIT.as_secs()
+                );
             }
             tokio::time::sleep(POLL).await;
         }
@@ -160,7 +201,8 @@ fn stop_all(layout: &Layout, signal: Signal) -> Result<()> {
     let mut nodes = layout.nodes();
     nodes.reverse();
     for node in nodes {
-        signal_and_wait(layout, &node.id, signal).with_context(|| format!("stopping {}", node.id))?;
+        signal_and_wait(layout, &node.id, signal)
+            .with_context(|| format!("stopping {}", node.id))?;
     }
     Ok(())
 }

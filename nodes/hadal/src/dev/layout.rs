@@ -67,15 +67,23 @@ impl Layout {
         if !path.exists() {
             return Ok(None);
         }
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let shape = serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
-        Ok(Some(Self { dir: std::path::absolute(dir)?, shape }))
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let shape = serde_json::from_str(&text)
+            .with_context(|| format!("{} is damaged", path.display()))?;
+        Ok(Some(Self {
+            dir: std::path::absolute(dir)?,
+            shape,
+        }))
     }
 
     /// As [`Layout::read`], for commands that need a cluster.
     pub(crate) fn require(dir: &Path) -> Result<Self> {
         Self::read(dir)?.with_context(|| {
-            format!("no development cluster in {}: start one with `hadal dev --dir {0}`", dir.display())
+            format!(
+                "no development cluster in {}: start one with `hadal dev --dir {0}`",
+                dir.display()
+            )
         })
     }
 
@@ -88,10 +96,14 @@ impl Layout {
             port_base: args.port_base,
         };
         if args.fresh && args.dir.exists() {
-            std::fs::remove_dir_all(&args.dir).with_context(|| format!("cannot remove {}", args.dir.display()))?;
+            std::fs::remove_dir_all(&args.dir)
+                .with_context(|| format!("cannot remove {}", args.dir.display()))?;
         }
         let layout = match Self::read(&args.dir)? {
-            Some(known) if known.shape.journalnodes != shape.journalnodes || known.shape.namenodes != shape.namenodes => {
+            Some(known)
+                if known.shape.journalnodes != shape.journalnodes
+                    || known.shape.namenodes != shape.namenodes =>
+            {
                 bail!(
                     "{} holds a cluster of {} NameNodes and {} JournalNodes: start it with these numbers, or with --fresh",
                     args.dir.display(),
@@ -102,14 +114,20 @@ impl Layout {
             _ => {
                 std::fs::create_dir_all(&args.dir)
                     .with_context(|| format!("cannot create {}", args.dir.display()))?;
-                Self { dir: std::path::absolute(&args.dir)?, shape }
+                Self {
+                    dir: std::path::absolute(&args.dir)?,
+                    shape,
+                }
             }
         };
         if layout.nodes().len() > usize::from(HTTP_OFFSET) {
             bail!("a development cluster has at most {HTTP_OFFSET} nodes");
         }
         if args.port_base > u16::MAX - PORTS {
-            bail!("--port-base {} leaves no room for {PORTS} ports", args.port_base);
+            bail!(
+                "--port-base {} leaves no room for {PORTS} ports",
+                args.port_base
+            );
         }
         for name in ["logs", "conf", "run", "data"] {
             std::fs::create_dir_all(layout.dir.join(name))?;
@@ -124,7 +142,12 @@ impl Layout {
     /// All nodes in the order in which they are started.
     pub(crate) fn nodes(&self) -> Vec<NodeId> {
         let some = |role, prefix: &str, count: u16| {
-            (1..=count).map(|n| NodeId { id: format!("{prefix}{n}"), role }).collect::<Vec<_>>()
+            (1..=count)
+                .map(|n| NodeId {
+                    id: format!("{prefix}{n}"),
+                    role,
+                })
+                .collect::<Vec<_>>()
         };
         let mut nodes = some(Role::Journalnode, "jn", self.shape.journalnodes);
         nodes.extend(some(Role::Namenode, "nn", self.shape.namenodes));
@@ -139,17 +162,30 @@ impl Layout {
         nodes
             .into_iter()
             .find(|node| node.id == id)
-            .with_context(|| format!("no node `{id}' in this cluster; there are: {}", known.join(", ")))
+            .with_context(|| {
+                format!(
+                    "no node `{id}' in this cluster; there are: {}",
+                    known.join(", ")
+                )
+            })
     }
 
     fn position(&self, id: &str) -> u16 {
-        let at = self.nodes().iter().position(|node| node.id == id).expect("a node of this cluster");
+        let at = self
+            .nodes()
+            .iter()
+            .position(|node| node.id == id)
+            .expect("a node of this cluster");
         u16::try_from(at).expect("at most 70 nodes")
     }
 
     /// Where a node listens.
     pub(crate) fn address(&self, id: &str) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.shape.port_base + self.position(id)).into()
+        (
+            Ipv4Addr::LOCALHOST,
+            self.shape.port_base + self.position(id),
+        )
+            .into()
     }
 
     /// Where a node's HTTP door is.
@@ -160,7 +196,11 @@ impl Layout {
             Ok(Role::Journalnode) => self.position(id) + self.shape.namenodes,
             _ => self.position(id),
         };
-        (Ipv4Addr::LOCALHOST, self.shape.port_base + HTTP_OFFSET + at.min(PORTS - HTTP_OFFSET - 1)).into()
+        (
+            Ipv4Addr::LOCALHOST,
+            self.shape.port_base + HTTP_OFFSET + at.min(PORTS - HTTP_OFFSET - 1),
+        )
+            .into()
     }
 
     /// Where a node logs.
@@ -196,8 +236,11 @@ impl Layout {
             ClusterCa::init(&dir, "hadal-dev")?
         };
         let user = user_name();
-        let mut wanted: Vec<(Role, String)> =
-            self.nodes().into_iter().map(|node| (node.role, node.id)).collect();
+        let mut wanted: Vec<(Role, String)> = self
+            .nodes()
+            .into_iter()
+            .map(|node| (node.role, node.id))
+            .collect();
         wanted.push((Role::Admin, user));
         for (role, name) in wanted {
             if !dir.join(format!("{name}.pem")).exists() {
@@ -215,7 +258,11 @@ impl Layout {
                 http: Some(self.http(&node.id)),
                 id: node.id,
             };
-            self.nodes().into_iter().filter(|node| node.role == role).map(member).collect()
+            self.nodes()
+                .into_iter()
+                .filter(|node| node.role == role)
+                .map(member)
+                .collect()
         };
         let user = user_name();
         let mut common = Config::default();

@@ -22,7 +22,10 @@ pub(super) fn pid_of(layout: &Layout, id: &str) -> Option<Pid> {
     let mut words = arguments.split(|byte| *byte == 0);
     let names_node = words.any(|word| word == id.as_bytes());
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let is_zombie = stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
+    let is_zombie = stat
+        .rsplit(')')
+        .next()
+        .is_some_and(|rest| rest.trim_start().starts_with('Z'));
     (names_node && !is_zombie).then(|| Pid::from_raw(pid))
 }
 
@@ -49,7 +52,9 @@ pub(super) fn spawn(layout: &Layout, node: &NodeId) -> Result<Pid> {
         .stdout(log.try_clone()?)
         .stderr(log)
         .process_group(0);
-    let child = command.spawn().with_context(|| format!("cannot start {}", node.id))?;
+    let child = command
+        .spawn()
+        .with_context(|| format!("cannot start {}", node.id))?;
     let pid = i32::try_from(child.id()).context("process id out of range")?;
     std::fs::write(layout.pid_file(&node.id), pid.to_string())?;
     // Reaped when it ends while we live, so that it does not stay a zombie that looks alive.
@@ -62,10 +67,14 @@ pub(super) fn spawn(layout: &Layout, node: &NodeId) -> Result<Pid> {
 
 /// Sends a signal and waits for the process to end. `false` when it did not run.
 pub(super) fn signal_and_wait(layout: &Layout, id: &str, signal: Signal) -> Result<bool> {
-    let Some(pid) = pid_of(layout, id) else { return Ok(false) };
+    let Some(pid) = pid_of(layout, id) else {
+        return Ok(false);
+    };
     match kill(pid, signal) {
         Ok(()) | Err(Errno::ESRCH) => {}
-        Err(error) => return Err(error).with_context(|| format!("cannot signal {id} (process {pid})")),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot signal {id} (process {pid})"));
+        }
     }
     let deadline = Instant::now() + STOP_WAIT;
     while pid_of(layout, id).is_some() {

@@ -37,7 +37,9 @@ struct Process {
 pub(crate) fn status(dir: &Path, json: bool) -> Result<i32> {
     let layout = Layout::require(dir)?;
     let config = session::load_config(Some(&layout.client_config()))?.config;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let processes = runtime.block_on(async {
         let dfs = session::connect(&config)?;
         let mut processes = Vec::new();
@@ -70,8 +72,16 @@ pub(crate) fn status(dir: &Path, json: bool) -> Result<i32> {
     }
     println!("{:<5} {:<12} {:>8} {:<8} log", "id", "role", "pid", "state");
     for process in &status.processes {
-        let pid = process.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-        let Process { id, role, state, log, .. } = process;
+        let pid = process
+            .pid
+            .map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let Process {
+            id,
+            role,
+            state,
+            log,
+            ..
+        } = process;
         println!("{id:<5} {role:<12} {pid:>8} {state:<8} {log}");
     }
     Ok(0)
@@ -95,8 +105,14 @@ async fn state(dfs: &Dfs, layout: &Layout, node: &NodeId) -> String {
 
 /// `Ok` when a NameNode is active and out of safe mode and every DataNode is registered; else why not.
 pub(super) async fn readiness(dfs: &Dfs, layout: &Layout) -> Result<(), String> {
-    for node in layout.nodes().iter().filter(|node| node.role == Role::Namenode) {
-        let Some(Response::NamenodeStats { stats }) = ask(dfs, layout, node, &Request::NamenodeStats).await else {
+    for node in layout
+        .nodes()
+        .iter()
+        .filter(|node| node.role == Role::Namenode)
+    {
+        let Some(Response::NamenodeStats { stats }) =
+            ask(dfs, layout, node, &Request::NamenodeStats).await
+        else {
             return Err(format!("{} does not answer yet", node.id));
         };
         if stats.state != HaState::Active.to_string() {
@@ -104,7 +120,10 @@ pub(super) async fn readiness(dfs: &Dfs, layout: &Layout) -> Result<(), String> 
         }
         let wanted = u64::from(layout.shape.datanodes);
         if stats.live_datanodes < wanted {
-            return Err(format!("{} of {wanted} DataNodes are registered", stats.live_datanodes));
+            return Err(format!(
+                "{} of {wanted} DataNodes are registered",
+                stats.live_datanodes
+            ));
         }
         if stats.safe_mode {
             return Err(format!(
