@@ -129,7 +129,7 @@ async fn serve_until_lost<E: Env>(node: &Rc<Node<E>>) {
                     silent.join(", ")
                 );
                 *node.silent.borrow_mut() = Some(silent);
-                node.fail_waiting_mutations();
+                node.fail_waiting_calls();
                 None
             }
             Event::QuorumBack => {

@@ -26,10 +26,7 @@ pub(crate) type NetConn<E> = <<E as Seam>::Net as Net>::Conn;
 
 /// Whom a ticket's answer goes to.
 pub(crate) enum Waiting {
-    Client {
-        responder: Responder<ClientProtocol>,
-        mutation: bool,
-    },
+    Client(Responder<ClientProtocol>),
     Datanode(Responder<DatanodeProtocol>),
     Admin(Responder<AdminProtocol>),
 }
@@ -113,14 +110,17 @@ impl<E: Env> Node<E> {
         let Some(namesystem) = slot.as_mut() else {
             return responder.answer(Err(self.starting()));
         };
-        if mutation && let Some(fault) = self.journal_unavailable() {
+        // With edits applied that no majority has, a read would wait as long as a write: it is told so at once. Without
+        // them a NameNode configured alone goes on answering reads (protocols.md section 2).
+        let needs_journal = mutation || namesystem.applied() > namesystem.committed();
+        if needs_journal && let Some(fault) = self.journal_unavailable() {
+            return responder.answer(Err(fault));
+        }
+        if mutation && let Some(fault) = self.majority_lost() {
             return responder.answer(Err(fault));
         }
         let caller = self.caller(peer, namesystem);
-        let ticket = self.ticket(Waiting::Client {
-            responder,
-            mutation,
-        });
+        let ticket = self.ticket(Waiting::Client(responder));
         namesystem.handle_client(self.env.now(), self.env.wall_ms(), &caller, ticket, call);
         self.kick();
     }
@@ -167,27 +167,38 @@ impl<E: Env> Node<E> {
     pub(crate) fn journal_unavailable(&self) -> Option<Fault> {
         let silent = self.silent.borrow();
         let silent = silent.as_ref()?;
-        let message = format!(
-            "no majority of JournalNodes answers: waiting for {}; what was acknowledged is safe, writes go on by themselves when a majority is back",
-            silent.join(", ")
-        );
-        Some(Fault::new(FaultClass::JournalUnavailable, message))
+        Some(unavailable(&silent.join(", ")))
+    }
+
+    /// The fault for mutations while a majority of JournalNodes is not even connected: an edit that cannot become
+    /// durable is not applied, so that reads go on.
+    fn majority_lost(&self) -> Option<Fault> {
+        let away: Vec<&str> = self
+            .config
+            .journalnodes
+            .iter()
+            .zip(&self.links)
+            .filter(|(_, link)| link.client().is_none())
+            .map(|(peer, _)| peer.name.as_str())
+            .collect();
+        let spare = (self.links.len() - 1) / 2;
+        (away.len() > spare).then(|| unavailable(&away.join(", ")))
     }
 
     /// No majority answers: the calls that wait for one are told so. Their edits stay on their way, and a retry of the
     /// same call finds its outcome in the retry cache.
-    pub(crate) fn fail_waiting_mutations(&self) {
+    pub(crate) fn fail_waiting_calls(&self) {
         let Some(fault) = self.journal_unavailable() else {
             return;
         };
         let mut waiting = self.waiting.borrow_mut();
         let tickets: Vec<u64> = waiting
             .iter()
-            .filter(|(_, waiting)| matches!(waiting, Waiting::Client { mutation: true, .. }))
+            .filter(|(_, waiting)| matches!(waiting, Waiting::Client(_)))
             .map(|(ticket, _)| *ticket)
             .collect();
         for ticket in tickets {
-            if let Some(Waiting::Client { responder, .. }) = waiting.remove(&ticket) {
+            if let Some(Waiting::Client(responder)) = waiting.remove(&ticket) {
                 responder.answer(Err(fault.clone()));
             }
         }
@@ -250,9 +261,7 @@ impl<E: Env> Node<E> {
             return;
         };
         match (waiting, answer) {
-            (Waiting::Client { responder, .. }, Answer::Client(outcome)) => {
-                responder.answer(outcome)
-            }
+            (Waiting::Client(responder), Answer::Client(outcome)) => responder.answer(outcome),
             (Waiting::Datanode(responder), Answer::Datanode(outcome)) => responder.answer(outcome),
             (Waiting::Admin(responder), Answer::Admin(outcome)) => {
                 responder.answer(outcome.map(|response| self.with_journal(response)));
@@ -368,6 +377,13 @@ impl<E: Env> Node<E> {
             }
         }
     }
+}
+
+fn unavailable(silent: &str) -> Fault {
+    let message = format!(
+        "no majority of JournalNodes answers: waiting for {silent}; what was acknowledged is safe, writes go on by themselves when a majority is back"
+    );
+    Fault::new(FaultClass::JournalUnavailable, message)
 }
 
 fn log_event(event: &NamesystemEvent) {
