@@ -12,7 +12,7 @@ use hadal_proto::datanode::{ChangeKind, ReplicaChange};
 use hadal_proto::{Fault, FaultClass};
 use hadal_types::{Block, DatanodeUuid, Epoch, NamespaceInfo, StorageUuid};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use store_record::{Contents, Record};
@@ -40,7 +40,7 @@ pub(crate) struct Node<E: Env> {
     pub(crate) copies: Cell<u32>,
     pub(crate) epoch_record: RefCell<Option<Record<E::Disk>>>,
     pub(crate) opening: Cell<bool>,
-    peers: RefCell<HashMap<SocketAddr, NetConn<E>>>,
+    peers: RefCell<BTreeMap<SocketAddr, NetConn<E>>>,
 }
 
 /// Bad replicas remembered for one NameNode; more are found again by the next reader.
@@ -120,7 +120,7 @@ pub async fn run<E: Env>(env: E, config: DatanodeConfig) -> Result<(), RunError>
         copies: Cell::new(0),
         epoch_record: RefCell::new(Some(record)),
         opening: Cell::new(false),
-        peers: RefCell::new(HashMap::new()),
+        peers: RefCell::new(BTreeMap::new()),
         env: env.clone(),
         config,
     });
