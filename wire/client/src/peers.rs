@@ -9,7 +9,7 @@ use hadal_env::{Conn, Expect, Net, Seam};
 use hadal_proto::admin::AdminProtocol;
 use hadal_proto::transfer::TransferProtocol;
 use hadal_quic::CallClient;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,7 +29,7 @@ type Slot<C> = Arc<AsyncMutex<Peer<C>>>;
 pub(crate) struct Peers<S: Seam> {
     seam: S,
     opens: mpsc::Sender<Open<<S::Net as Net>::Conn>>,
-    slots: Mutex<HashMap<SocketAddr, Slot<<S::Net as Net>::Conn>>>,
+    slots: Mutex<BTreeMap<SocketAddr, Slot<<S::Net as Net>::Conn>>>,
 }
 
 impl<S: Seam> Peers<S> {
@@ -37,7 +37,7 @@ impl<S: Seam> Peers<S> {
         Self {
             seam,
             opens,
-            slots: Mutex::new(HashMap::new()),
+            slots: Mutex::new(BTreeMap::new()),
         }
     }
 
