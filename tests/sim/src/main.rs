@@ -67,6 +67,14 @@ fn main() -> ExitCode {
             };
         }
     };
+    if std::env::var_os("RUST_LOG").is_some() {
+        // What the daemons say, to go with --trace.
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_writer(std::io::stderr)
+            .without_time()
+            .init();
+    }
     if options.list {
         list();
         return ExitCode::SUCCESS;

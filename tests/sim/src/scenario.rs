@@ -141,6 +141,7 @@ impl Handle {
 #[must_use]
 pub fn registry() -> &'static [&'static dyn Scenario] {
     &[
+        &crate::scenarios::cluster::WholeCluster,
         &crate::scenarios::ledger::Ledger,
         &crate::scenarios::records::Records,
     ]

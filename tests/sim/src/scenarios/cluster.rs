@@ -1,0 +1,215 @@
+//! The whole cluster: JournalNodes, a NameNode, DataNodes and clients, the real drivers and the real client
+//! library, under a swarm of faults.
+//!
+//! Promises checked, with the rules in [`model`], [`workload`] and [`check`]: acknowledged operations of the
+//! namespace are there and take effect once (P1, P2); JournalNodes agree on what is committed (P2, P3); closed files
+//! are read back byte for byte (P4, P5); what was deleted stays so (P6); once faults stop the cluster is whole again
+//! within two minutes (P7); no node answers `Internal` (P10).
+
+mod blackout;
+mod check;
+mod model;
+mod nodes;
+mod workload;
+
+use crate::nemesis::{Fault, Nemesis};
+use crate::report::{Counters, Promise, Violation};
+use crate::rng::Stream;
+use crate::scenario::{Run, Scenario};
+use crate::world::Handle;
+use hadal_qjournal::Planted;
+use nodes::Cluster;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// The scenario.
+pub(crate) struct WholeCluster;
+
+/// Bugs planted in the JournalNodes. Those of the writer need a switch in the NameNode's configuration.
+const PLANTED: [&str; 6] = [
+    "ack-before-persist",
+    "forget-promise",
+    "skip-epoch-check",
+    "forget-acceptance",
+    "compare-lengths",
+    "trust-marks",
+];
+
+/// Faults under which every promise is owed. Jumps of the wall clock are left out: they empty the retry cache, which
+/// expires by edit time (at most once is then broken in one of some 200 seeds). Failing disks and clock rates are left
+/// out until the drivers' answer to them is settled.
+const FAULTS: [Fault; 12] = [
+    Fault::Kill,
+    Fault::PowerFailure,
+    Fault::Pause,
+    Fault::Isolate,
+    Fault::Split,
+    Fault::OneWay,
+    Fault::Partial,
+    Fault::Clog,
+    Fault::Loss,
+    Fault::Reset,
+    Fault::FailDials,
+    Fault::SlowDisk,
+];
+
+/// From nothing to the first directory.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+fn planted(name: Option<&str>) -> Planted {
+    let mut planted = Planted::default();
+    match name {
+        Some("ack-before-persist") => planted.ack_before_persist = true,
+        Some("skip-epoch-check") => planted.skip_epoch_check = true,
+        Some("forget-promise") => planted.forget_promise = true,
+        Some("forget-acceptance") => planted.forget_acceptance = true,
+        Some("compare-lengths") => planted.compare_lengths = true,
+        Some("trust-marks") => planted.trust_marks = true,
+        _ => {}
+    }
+    planted
+}
+
+/// One finished operation of a client.
+#[derive(Clone, Debug)]
+pub(crate) struct Operation {
+    client: usize,
+    start: Duration,
+    end: Duration,
+    what: String,
+    outcome: String,
+    seen_txid: u64,
+}
+
+/// What clients and checkers share.
+#[derive(Clone)]
+pub(crate) struct Ctx {
+    handle: Handle,
+    /// Clients start nothing new.
+    stop: Rc<Cell<bool>>,
+    /// Clients that have ended.
+    ended: Rc<Cell<usize>>,
+    /// Highest txid of an acknowledged mutation.
+    frontier: Rc<Cell<u64>>,
+    history: Rc<RefCell<Vec<Operation>>>,
+    /// Who was told to have created or renamed a name that only one can.
+    winners: Rc<RefCell<BTreeMap<String, usize>>>,
+    trees: Rc<RefCell<Vec<model::Tree>>>,
+}
+
+impl Ctx {
+    fn new(handle: Handle) -> Self {
+        Self {
+            handle,
+            stop: Rc::default(),
+            ended: Rc::default(),
+            frontier: Rc::default(),
+            history: Rc::default(),
+            winners: Rc::default(),
+            trees: Rc::default(),
+        }
+    }
+
+    /// The last operations of a client, for the words of a violation.
+    fn last_operations(&self, client: usize) -> String {
+        let history = self.history.borrow();
+        let mut last: Vec<String> = history
+            .iter()
+            .rev()
+            .filter(|operation| operation.client == client)
+            .take(4)
+            .map(|operation| {
+                format!(
+                    "{:.3}..{:.3} s {} -> {} (txid {})",
+                    operation.start.as_secs_f64(),
+                    operation.end.as_secs_f64(),
+                    operation.what,
+                    operation.outcome,
+                    operation.seen_txid
+                )
+            })
+            .collect();
+        last.reverse();
+        last.join("; ")
+    }
+}
+
+impl Scenario for WholeCluster {
+    fn name(&self) -> &'static str {
+        "cluster"
+    }
+
+    fn planted(&self) -> &'static [&'static str] {
+        &PLANTED
+    }
+
+    fn finds_seam_bugs(&self) -> &'static [&'static str] {
+        &["skip-fsync", "skip-dir-sync", "skip-dsync"]
+    }
+
+    fn floors(&self) -> &'static [&'static str] {
+        &[
+            "operations acknowledged",
+            "operations unknown",
+            "files closed",
+            "files read back",
+            "bytes read back",
+            "flushes acknowledged",
+            "namenode starts",
+            "power failures",
+            "unsynced writes lost",
+            "edits compared",
+        ]
+    }
+
+    fn run(&self, run: &mut Run<'_>) -> Result<Counters, Violation> {
+        let world = run.world(|config| {
+            config.net.idle_timeout_ms = 10_000;
+            config.net.handshake_timeout_ms = 3_000;
+        });
+        let mut rng = world.rng(Stream::Workload, 0);
+        let ctx = Ctx::new(world.handle());
+        let cluster = Cluster::start(&world, &mut rng, planted(run.planted));
+        world.plant(run.planted, &cluster.daemons());
+        let clients = rng.range(2, 4) as usize;
+        let names: Vec<String> = (1..=clients).map(|n| format!("user{n}")).collect();
+
+        let ready = Rc::new(Cell::new(false));
+        let setup = check::set_up(
+            cluster.admin_dfs(&world),
+            names.clone(),
+            run.duration,
+            Rc::clone(&ready),
+        );
+        world.spawn_on(cluster.admin, "set up", setup);
+        if !world.run_until(START_LIMIT, || ready.get()) {
+            world.violate(
+                Promise::P7,
+                format!("a new cluster does not start within {START_LIMIT:?} without faults"),
+            );
+            return run.finish(&world);
+        }
+
+        let mut bystanders = vec![cluster.admin];
+        for (index, name) in names.iter().enumerate() {
+            let node = world.add_client(name);
+            bystanders.push(node);
+            ctx.trees.borrow_mut().push(model::Tree::new(name));
+            let dfs = cluster.dfs(&world, node);
+            let client =
+                workload::Client::new(ctx.clone(), dfs, world.env_of(node), index, rng.fork());
+            world.spawn_on(node, "workload", client.run());
+        }
+        let nemesis = Nemesis::swarm(&world, &cluster.daemons(), &bystanders, &FAULTS);
+        let end = world.now() + run.duration;
+        blackout::start(&world, &cluster, world.rng(Stream::Faults, 1), end);
+        world.spawn("nemesis", nemesis.run(end));
+        world.run_for(run.duration + Duration::from_secs(1));
+        if world.violation().is_none() {
+            check::after_healing(&world, &ctx, &cluster, run.seed % 2 == 1);
+        }
+        run.finish(&world)
+    }
+}

@@ -1,0 +1,384 @@
+//! What is owed once faults have stopped.
+
+use super::model::{File, Found};
+use super::nodes::{
+    Cluster, Dfs, JOURNALNODES, journalnode_address, journalnode_name, namenode_address, wait_ms,
+};
+use super::workload::{RACE_EVERY, SHARED, check_bytes};
+use super::{Ctx, START_LIMIT};
+use crate::Crash;
+use crate::env::SimEnv;
+use crate::nemesis::make_whole;
+use crate::report::Promise;
+use crate::world::Handle;
+use futures_util::future::{Either, select};
+use hadal_client::ClientError;
+use hadal_env::{Clock, Expect, Net, Seam};
+use hadal_proto::admin::{NamenodeStats, Request, Response};
+use hadal_proto::qjournal::{self, QjournalProtocol};
+use hadal_quic::CallClient;
+use hadal_types::{Role, TxId};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Progress is owed within this time (reliability.md S8).
+const HEAL_LIMIT: Duration = Duration::from_secs(120);
+/// For reading everything back, which is bounded by the data and not by a promise.
+const READ_LIMIT: Duration = Duration::from_secs(600);
+/// Tries to read a JournalNode, a second apart.
+const AUDIT_ATTEMPTS: u32 = 60;
+
+/// Directories for all clients and tokens to race for; ends when they are there.
+pub(super) async fn set_up(
+    dfs: Dfs,
+    users: Vec<String>,
+    duration: Duration,
+    ready: Rc<Cell<bool>>,
+) {
+    let rounds = (duration + 2 * START_LIMIT).as_millis() / RACE_EVERY.as_millis();
+    let mut wanted = vec![SHARED.to_owned()];
+    wanted.extend((0..rounds).map(|round| format!("{SHARED}/token{round}")));
+    wanted.extend(users.iter().map(|user| format!("/{user}")));
+    for path in wanted {
+        // The umask is the caller's matter: the mode is as given.
+        while dfs.mkdirs(&path, 0o777, true).await.is_err() {}
+    }
+    ready.set(true);
+}
+
+/// Heals everything and checks all that was promised.
+pub(super) fn after_healing(world: &Handle, ctx: &Ctx, cluster: &Cluster, power_cycle: bool) {
+    let daemons = cluster.daemons();
+    ctx.stop.set(true);
+    if power_cycle {
+        make_whole(world, &daemons);
+        for node in &daemons {
+            world.crash(*node, Crash::Power);
+        }
+    }
+    let progress = Rc::new(RefCell::new("nothing".to_owned()));
+    let whole = Rc::new(Cell::new(false));
+    make_whole(world, &daemons);
+    let dfs = cluster.admin_dfs(world);
+    let env = world.env_of(cluster.admin);
+    let live = cluster.datanodes.len() as u64;
+    let task = becomes_whole(
+        dfs.clone(),
+        env,
+        live,
+        Rc::clone(&progress),
+        Rc::clone(&whole),
+    );
+    world.spawn_on(cluster.admin, "becomes whole", task);
+    let clients = ctx.trees.borrow().len();
+    let done = || whole.get() && ctx.ended.get() == clients;
+    for _ in 0..HEAL_LIMIT.as_secs() {
+        if world.run_until(Duration::from_secs(1), done) || world.violation().is_some() {
+            break;
+        }
+        // Crashes decided before the faults stopped can still end a node.
+        make_whole(world, &daemons);
+    }
+    if world.violation().is_some() {
+        return;
+    }
+    if !done() {
+        let ended = ctx.ended.get();
+        let detail = format!(
+            "not whole {HEAL_LIMIT:?} after the last fault: {}; {ended} of {clients} clients ended; {}",
+            progress.borrow(),
+            cluster.statuses(world)
+        );
+        return world.violate(Promise::P7, detail);
+    }
+    let finished = Rc::new(Cell::new(false));
+    let verify = verify(
+        ctx.clone(),
+        dfs,
+        world.env_of(cluster.admin),
+        Rc::clone(&finished),
+    );
+    world.spawn_on(cluster.admin, "verify", verify);
+    let audited = Rc::new(Cell::new(false));
+    let audit = audit_journals(
+        ctx.clone(),
+        world.env_of(cluster.auditor),
+        Rc::clone(&audited),
+    );
+    world.spawn_on(cluster.auditor, "audit", audit);
+    let verified = world.run_until(READ_LIMIT, || finished.get() && audited.get());
+    if !verified && world.violation().is_none() {
+        let detail = format!(
+            "the checks do not end: read {}, audit {}",
+            finished.get(),
+            audited.get()
+        );
+        world.violate(Promise::P7, detail);
+    }
+}
+
+async fn stats(dfs: &Dfs) -> Result<NamenodeStats, ClientError> {
+    let expect = Expect::node(Role::Namenode, "nn1");
+    match dfs
+        .admin(namenode_address(), &expect, &Request::NamenodeStats)
+        .await?
+    {
+        Response::NamenodeStats { stats } => Ok(stats),
+        other => Err(ClientError::Protocol(other.name().into())),
+    }
+}
+
+/// Ends when a directory can be made, safe mode is off and no block lacks a replica.
+async fn becomes_whole(
+    dfs: Dfs,
+    env: SimEnv,
+    live: u64,
+    progress: Rc<RefCell<String>>,
+    whole: Rc<Cell<bool>>,
+) {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let made = dfs.mkdirs(&format!("/healed{attempt}"), 0o755, true).await;
+        let state = match (made, stats(&dfs).await) {
+            (Err(error), _) => format!("mkdir fails: {error}"),
+            (_, Err(error)) => format!("no statistics: {error}"),
+            (Ok(_), Ok(stats)) => {
+                if !stats.safe_mode
+                    && stats.under_replicated == 0
+                    && stats.missing == 0
+                    && stats.live_datanodes == live
+                {
+                    return whole.set(true);
+                }
+                format!("{stats:?}")
+            }
+        };
+        *progress.borrow_mut() = state;
+        wait_ms(&env, 500).await;
+    }
+}
+
+async fn walk(dfs: &Dfs, root: &str) -> Result<BTreeMap<String, Found>, ClientError> {
+    let mut found = BTreeMap::new();
+    let mut dirs = vec![root.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for status in dfs.list(&dir).await? {
+            let path = format!("{dir}/{}", status.name);
+            let kind = if status.is_dir {
+                dirs.push(path.clone());
+                Found::Dir
+            } else {
+                Found::File {
+                    length: status.length,
+                    open: status.under_construction,
+                }
+            };
+            found.insert(path, kind);
+        }
+    }
+    Ok(found)
+}
+
+async fn verify(ctx: Ctx, dfs: Dfs, env: SimEnv, finished: Rc<Cell<bool>>) {
+    let world = ctx.handle.clone();
+    match stats(&dfs).await {
+        Ok(stats) if stats.committed.0 < ctx.frontier.get() => {
+            let detail = format!(
+                "committed {}, acknowledged {}",
+                stats.committed,
+                ctx.frontier.get()
+            );
+            world.violate(Promise::P2, detail);
+        }
+        Ok(_) => {}
+        Err(error) => world.violate(Promise::P7, format!("no statistics after healing: {error}")),
+    }
+    let trees = ctx.trees.borrow().clone();
+    for (index, tree) in trees.iter().enumerate() {
+        let found = match walk(&dfs, &tree.path(0)).await {
+            Ok(found) => found,
+            Err(error) => {
+                return world.violate(Promise::P7, format!("listing after healing: {error}"));
+            }
+        };
+        match tree.check(&found) {
+            Err(words) => {
+                let last = ctx.last_operations(index);
+                return world.violate(Promise::P2, format!("{words}; last operations: {last}"));
+            }
+            Ok(files) => {
+                for (path, file) in files {
+                    read_back(&world, &dfs, &env, &path, &file).await;
+                }
+            }
+        }
+    }
+    let shared = match dfs.list(SHARED).await {
+        Ok(entries) => entries,
+        Err(error) => return world.violate(Promise::P7, format!("listing after healing: {error}")),
+    };
+    let there = |name: &str| {
+        shared
+            .iter()
+            .any(|entry| format!("{SHARED}/{}", entry.name) == name)
+    };
+    for (key, winner) in ctx.winners.borrow().iter() {
+        let path = match key.split_once(" /shared/token") {
+            Some((_, round)) => format!("{SHARED}/won{round}by{winner}"),
+            None => key.trim_start_matches("create ").to_owned(),
+        };
+        if !there(&path) {
+            world.violate(
+                Promise::P2,
+                format!("{path}, acknowledged to user{}, is lost", winner + 1),
+            );
+        }
+    }
+    finished.set(true);
+}
+
+async fn read_back(world: &Handle, dfs: &Dfs, env: &SimEnv, path: &str, file: &File) {
+    let mut reason = String::new();
+    // A file that cannot be read is one that is lost only if it stays so.
+    for _ in 0..if file.closed { 5 } else { 1 } {
+        let read = async { dfs.open(path).await?.read_to_end().await };
+        match read.await {
+            Ok(bytes) => {
+                if let Err(words) = check_bytes(path, file, &bytes) {
+                    world.violate(Promise::P5, words);
+                }
+                world.count("files read back", 1);
+                world.count("bytes read back", bytes.len() as u64);
+                let short = !file.closed && (bytes.len() as u64) < file.flushed;
+                world.count("flushed files read short", u64::from(short));
+                return;
+            }
+            Err(error) => reason = error.to_string(),
+        }
+        wait_ms(env, 1000).await;
+    }
+    if file.closed {
+        world.violate(
+            Promise::P4,
+            format!("closed file {path} cannot be read: {reason}"),
+        );
+    }
+    world.count("open files not readable", 1);
+}
+
+/// All JournalNodes hold the same committed edits.
+async fn audit_journals(ctx: Ctx, env: SimEnv, audited: Rc<Cell<bool>>) {
+    let mut edits: BTreeMap<u64, (usize, [u8; 16])> = BTreeMap::new();
+    let mut furthest = 0;
+    for index in 0..JOURNALNODES {
+        let mut attempts = 0;
+        let known = loop {
+            match journal_of(&env, index).await {
+                Ok(known) => break known,
+                Err(reason) if attempts == AUDIT_ATTEMPTS => {
+                    let detail = format!("{} cannot be read: {reason}", journalnode_name(index));
+                    return ctx.handle.violate(Promise::P7, detail);
+                }
+                Err(_) => attempts += 1,
+            }
+            wait_ms(&env, 1000).await;
+        };
+        for (txid, digest) in known {
+            furthest = furthest.max(txid);
+            match edits.get(&txid) {
+                None => {
+                    edits.insert(txid, (index, digest));
+                }
+                Some((other, theirs)) => {
+                    ctx.handle.count("edits compared", 1);
+                    if *theirs != digest {
+                        let detail = format!(
+                            "{} and {} hold different committed edits up to {txid}",
+                            journalnode_name(*other),
+                            journalnode_name(index)
+                        );
+                        ctx.handle.violate(Promise::P2, detail);
+                    }
+                }
+            }
+        }
+    }
+    if furthest < ctx.frontier.get() {
+        let detail = format!(
+            "no JournalNode has committed edits beyond {furthest}, {} was acknowledged",
+            ctx.frontier.get()
+        );
+        ctx.handle.violate(Promise::P2, detail);
+    }
+    audited.set(true);
+}
+
+/// Running digests of a JournalNode's committed log. Pages are cut at the same txids on all nodes only by chance:
+/// pages of one record make all of them comparable.
+async fn journal_of(env: &SimEnv, index: usize) -> Result<Vec<(u64, [u8; 16])>, String> {
+    let expect = Expect::node(Role::Journalnode, journalnode_name(index));
+    let conn = env
+        .net()
+        .connect(journalnode_address(index), &expect)
+        .await
+        .map_err(|error| error.to_string())?;
+    let (client, driver) = CallClient::<QjournalProtocol>::open(&conn)
+        .await
+        .map_err(|error| error.to_string())?;
+    let reading = async {
+        let ask = async |namespace_id, call| {
+            client
+                .call(&qjournal::Request { namespace_id, call })
+                .await
+                .map_err(|error| error.to_string())
+        };
+        let namespace_id = match ask(0, qjournal::Call::GetState).await? {
+            qjournal::Response::State { state } => state.info.map_or(0, |info| info.namespace_id),
+            other => return Err(other.name().to_owned()),
+        };
+        let call = qjournal::Call::GetManifest {
+            from: TxId(1),
+            in_progress: true,
+        };
+        let segments = match ask(namespace_id, call).await? {
+            qjournal::Response::Manifest { manifest } => manifest.segments,
+            other => return Err(other.name().to_owned()),
+        };
+        let mut known = Vec::new();
+        for segment in segments {
+            let mut from = segment.first;
+            while from <= segment.last {
+                let call = qjournal::Call::ReadEdits {
+                    from,
+                    max_bytes: 1,
+                    durable: true,
+                };
+                // A node that missed the end of a segment does not know yet what of it is committed.
+                let Ok(qjournal::Response::Edits { edits }) = ask(namespace_id, call).await else {
+                    break;
+                };
+                if edits.count == 0 {
+                    break;
+                }
+                let last = edits.first.0 + u64::from(edits.count) - 1;
+                known.push((last, edits.digest_end.0));
+                from = TxId(last + 1);
+            }
+        }
+        Ok(known)
+    };
+    let deadline = env.now().after_ms(300_000);
+    match select(
+        pin!(reading),
+        select(pin!(driver), pin!(env.sleep_until(deadline))),
+    )
+    .await
+    {
+        Either::Left((known, _)) => known,
+        Either::Right(_) => Err("the connection ended".into()),
+    }
+}

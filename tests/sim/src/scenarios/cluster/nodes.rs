@@ -1,0 +1,253 @@
+//! The daemons and where they are.
+
+use crate::env::SimEnv;
+use crate::node::{NodeId, NodeSpec};
+use crate::rng::Rng;
+use crate::world::Handle;
+use hadal_blockpool::ActorConfig;
+use hadal_blocks::BlockConfig;
+use hadal_client::{ClientOptions, DistributedFileSystem};
+use hadal_datanode::{DatanodeConfig, NamenodePeer};
+use hadal_env::{Clock, Env};
+use hadal_journalnode::JournalnodeConfig;
+use hadal_namenode::{FormatError, FormatOptions, JournalnodePeer, NamenodeConfig, RunError};
+use hadal_namesystem::NamesystemConfig;
+use hadal_qjournal::Planted;
+use hadal_types::Role;
+use std::future::{Future, pending};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use store_replica::StoreOptions;
+
+/// User who may do everything.
+const SUPERUSER: &str = "hdfs";
+/// Bytes per block: small, so that files have several.
+pub(super) const BLOCK_BYTES: u64 = 64 << 10;
+/// Exit code of a daemon that could not start or go on.
+const EXIT_FAILED: i32 = 1;
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// A file system of the simulated world.
+pub(super) type Dfs = DistributedFileSystem<SimEnv>;
+
+/// The cluster's nodes.
+pub(super) struct Cluster {
+    pub(super) journalnodes: Vec<NodeId>,
+    pub(super) namenode: NodeId,
+    pub(super) datanodes: Vec<NodeId>,
+    /// The superuser's machine, which no fault takes down.
+    pub(super) admin: NodeId,
+    /// Reads journals as a NameNode may.
+    pub(super) auditor: NodeId,
+}
+
+pub(super) fn journalnode_address(index: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, index as u8 + 1], 8485))
+}
+
+pub(super) fn namenode_address() -> SocketAddr {
+    SocketAddr::from(([10, 0, 1, 1], 8020))
+}
+
+fn datanode_address(index: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 2, index as u8 + 1], 9866))
+}
+
+pub(super) fn journalnode_name(index: usize) -> String {
+    format!("jn{}", index + 1)
+}
+
+/// JournalNodes of the cluster.
+pub(super) const JOURNALNODES: usize = 3;
+
+fn journalnode_config(index: usize, planted: Planted) -> JournalnodeConfig {
+    let peers = (0..JOURNALNODES)
+        .filter(|peer| *peer != index)
+        .map(|peer| (journalnode_name(peer), journalnode_address(peer)))
+        .collect();
+    let mut config = JournalnodeConfig::new(journalnode_name(index), "/journal".into(), peers);
+    config.planted = planted;
+    config
+}
+
+fn namenode_config() -> NamenodeConfig {
+    NamenodeConfig {
+        name: "nn1".into(),
+        dir: PathBuf::from("/name"),
+        journalnodes: (0..JOURNALNODES)
+            .map(|index| JournalnodePeer {
+                name: journalnode_name(index),
+                address: journalnode_address(index),
+            })
+            .collect(),
+        namesystem: NamesystemConfig {
+            superuser: SUPERUSER.into(),
+            min_block_size: 1 << 10,
+            block_size: BLOCK_BYTES,
+            ..NamesystemConfig::default()
+        },
+        blocks: BlockConfig {
+            heartbeat_interval_ms: 500,
+            stale_interval_ms: 2_000,
+            dead_interval_ms: 5_000,
+            replication_interval_ms: 500,
+            pending_timeout_ms: 10_000,
+            deletion_timeout_ms: 10_000,
+            max_transfers: 8,
+            max_transfers_hard: 16,
+            report_slot_ms: 10_000,
+            safe_mode_extension_ms: 0,
+            ..BlockConfig::default()
+        },
+        groups: Arc::new(|_| Vec::new()),
+        batches_in_flight: 4,
+        software: "simulated".into(),
+        images_retained: 2,
+    }
+}
+
+fn datanode_config(index: usize) -> DatanodeConfig {
+    DatanodeConfig {
+        name: format!("dn{}", index + 1),
+        dirs: vec![PathBuf::from("/data")],
+        address: datanode_address(index).to_string(),
+        http_address: String::new(),
+        rack: "/default-rack".into(),
+        namenodes: vec![NamenodePeer {
+            name: "nn1".into(),
+            address: namenode_address(),
+        }],
+        actor: ActorConfig {
+            heartbeat_interval_ms: 500,
+            report_interval_ms: 60_000,
+            delete_report_interval_ms: 5_000,
+            handshake_retry_ms: 500,
+            ..ActorConfig::default()
+        },
+        // Small enough that replicas of both kinds occur: slots of extents, and files of their own.
+        store: StoreOptions {
+            group_bytes: 32 << 10,
+            small_bytes: 32 << 10,
+            extent_bytes: 1 << 20,
+            allocate_step: 64 << 10,
+            block_bytes_max: 1 << 20,
+            ..StoreOptions::default()
+        },
+        stream_timeout_ms: 10_000,
+        streams_max: 256,
+        software: "simulated".into(),
+    }
+}
+
+async fn journalnode(env: SimEnv, config: JournalnodeConfig) {
+    env.world().count("journalnode starts", 1);
+    if let Err(error) = hadal_journalnode::run(env.clone(), config).await {
+        env.stop(EXIT_FAILED, &error.to_string());
+    }
+}
+
+async fn namenode(env: SimEnv) {
+    env.world().count("namenode starts", 1);
+    let config = namenode_config();
+    loop {
+        match hadal_namenode::run(env.clone(), config.clone()).await {
+            Ok(()) => return env.stop(0, "ended"),
+            Err(RunError::NotFormatted { .. }) => {}
+            Err(error) => return env.stop(EXIT_FAILED, &error.to_string()),
+        }
+        // A format cut short may have reached some JournalNodes.
+        let options = FormatOptions {
+            cluster_id: "CID-sim".into(),
+            force: true,
+        };
+        match hadal_namenode::format(env.clone(), &config, &options).await {
+            Ok(_) => env.world().count("formats", 1),
+            Err(FormatError::Exists { .. }) => {}
+            Err(FormatError::Journalnode { .. }) => env.sleep_until(env.now().after_ms(500)).await,
+            Err(error) => return env.stop(EXIT_FAILED, &error.to_string()),
+        }
+    }
+}
+
+async fn datanode(env: SimEnv, index: usize) {
+    env.world().count("datanode starts", 1);
+    if let Err(error) = hadal_datanode::run(env.clone(), datanode_config(index)).await {
+        env.stop(EXIT_FAILED, &error.to_string());
+    }
+}
+
+impl Cluster {
+    /// Adds and starts all nodes.
+    pub(super) fn start(world: &Handle, rng: &mut Rng, planted: Planted) -> Self {
+        let journalnodes = (0..JOURNALNODES)
+            .map(|index| {
+                let start = move |env: SimEnv| -> Task {
+                    Box::pin(journalnode(env, journalnode_config(index, planted)))
+                };
+                let (name, address) = (journalnode_name(index), journalnode_address(index));
+                world.add_node(&name, Role::Journalnode, address, start)
+            })
+            .collect();
+        let start = |env: SimEnv| -> Task { Box::pin(namenode(env)) };
+        let namenode = world.add_node("nn1", Role::Namenode, namenode_address(), start);
+        let datanodes = (0..rng.range(3, 4) as usize)
+            .map(|index| {
+                let start = move |env: SimEnv| -> Task { Box::pin(datanode(env, index)) };
+                let name = format!("dn{}", index + 1);
+                world.add_node(&name, Role::Datanode, datanode_address(index), start)
+            })
+            .collect();
+        let idle = |_: SimEnv| -> Task { Box::pin(pending()) };
+        let address = SocketAddr::from(([10, 0, 3, 1], 40_000));
+        let admin = world.add_node_with(&NodeSpec::new(SUPERUSER, Role::Admin, address), idle);
+        let address = SocketAddr::from(([10, 0, 3, 2], 40_000));
+        let auditor = world.add_node_with(&NodeSpec::new("auditor", Role::Namenode, address), idle);
+        Self {
+            journalnodes,
+            namenode,
+            datanodes,
+            admin,
+            auditor,
+        }
+    }
+
+    /// Nodes that faults may end.
+    pub(super) fn daemons(&self) -> Vec<NodeId> {
+        let mut all = self.journalnodes.clone();
+        all.push(self.namenode);
+        all.extend(&self.datanodes);
+        all
+    }
+
+    /// A client on that machine.
+    pub(super) fn dfs(&self, world: &Handle, node: NodeId) -> Dfs {
+        let mut options = ClientOptions::new([("nn1", namenode_address())]);
+        options.packet_bytes = 16 << 10;
+        options.write_window_bytes = 64 << 10;
+        options.stream_timeout_ms = 20_000;
+        options.host = world.name(node);
+        let (dfs, background) = Dfs::new(world.env_of(node), options);
+        world.spawn_on(node, "client background", background.run());
+        dfs
+    }
+
+    /// The superuser's client.
+    pub(super) fn admin_dfs(&self, world: &Handle) -> Dfs {
+        self.dfs(world, self.admin)
+    }
+
+    /// What the daemons are doing, for the words of a violation.
+    pub(super) fn statuses(&self, world: &Handle) -> String {
+        let status = |node| format!("{} {:?}", world.name(node), world.status(node));
+        let all: Vec<String> = self.daemons().into_iter().map(status).collect();
+        all.join(", ")
+    }
+}
+
+/// The clock of a client's machine, for waits.
+pub(super) async fn wait_ms(env: &SimEnv, ms: u64) {
+    env.sleep_until(env.now().after_ms(ms)).await;
+}
