@@ -1,1 +1,49 @@
-//! (skeleton)
+//! Real processes: a development cluster in a temporary directory, driven through the `hadal` command as a user drives
+//! it, its nodes killed and started again. The tests are in `tests/`.
+
+mod binary;
+mod cluster;
+mod output;
+mod ports;
+mod random;
+
+pub use binary::hadal;
+pub use cluster::TestCluster;
+pub use output::{Output, run};
+pub use ports::Ports;
+pub use random::Random;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Between two looks at something that is waited for.
+const POLL: Duration = Duration::from_millis(20);
+
+static MACHINE: Mutex<()> = Mutex::new(());
+
+/// Held by a test while it has a cluster: one cluster at a time loads the machine.
+pub fn alone() -> MutexGuard<'static, ()> {
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Asks again and again until there is an answer.
+///
+/// # Panics
+///
+/// When there is none after `limit`; `probe`'s last reason is in the message.
+pub fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut probe: impl FnMut() -> Result<T, String>,
+) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        match probe() {
+            Ok(answer) => return answer,
+            Err(reason) if Instant::now() > deadline => {
+                panic!("{what}: not so after {} s: {reason}", limit.as_secs())
+            }
+            Err(_) => std::thread::sleep(POLL),
+        }
+    }
+}
