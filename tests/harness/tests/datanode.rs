@@ -1,33 +1,9 @@
-//! DataNodes that die and replicas that rot.
+//! DataNodes that die.
 
 use harness::{Random, TestCluster, alone, eventually};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(40);
-
-/// The files below `dir`.
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        match entry.path() {
-            path if path.is_dir() => found.extend(files(&path)),
-            path => found.push(path),
-        }
-    }
-    found
-}
-
-/// Where a DataNode keeps bytes like these: the file and the offset in it.
-fn find(data: &Path, pattern: &[u8]) -> Option<(PathBuf, usize)> {
-    files(data).into_iter().find_map(|path| {
-        let bytes = std::fs::read(&path).ok()?;
-        let at = (0..bytes.len().checked_sub(pattern.len() - 1)?)
-            .find(|&at| bytes[at] == pattern[0] && bytes[at..].starts_with(pattern))?;
-        Some((path, at))
-    })
-}
 
 /// A dead DataNode's replicas are made again on the others; a cluster whose DataNodes all died has everything still.
 #[test]
@@ -64,59 +40,4 @@ fn blocks_outlive_their_datanodes() {
     }
     cluster.await_healthy("/", SOON);
     same("after all DataNodes died");
-}
-
-/// A rotten replica is never served, is reported by its reader, and is replaced.
-#[test]
-fn rotten_replicas_are_found_by_readers_and_replaced() {
-    let _alone = alone();
-    let cluster = TestCluster::start(4);
-    let mut random = Random::default();
-    // One below and one above the size from which a replica has a file of its own.
-    let contents = [("small", 20_000), ("large", 1_500_000)].map(|(name, length)| {
-        let content = random.bytes(length);
-        cluster.write_local(name, &content);
-        cluster.dfs(&["-put", name, "/"]).ok();
-        (name, content)
-    });
-    cluster.await_healthy("/", SOON);
-    for (name, content) in &contents {
-        let middle = content.len() / 2;
-        let pattern = &content[middle..middle + 64];
-        let holders: Vec<_> = cluster
-            .datanode_ids()
-            .iter()
-            .filter_map(|id| find(&cluster.data(id), pattern))
-            .collect();
-        assert_eq!(holders.len(), 3, "{name}");
-        for (path, at) in &holders[..2] {
-            let file = std::fs::File::options().write(true).open(path).unwrap();
-            file.write_all_at(&[pattern[0] ^ 0x10], *at as u64).unwrap();
-            file.sync_all().unwrap();
-        }
-        let path = format!("/{name}");
-        eventually("there are three good replicas again", SOON, || {
-            let read = cluster.dfs(&["-cat", &path]);
-            assert!(read.code == 0, "{}", read.stderr);
-            assert!(read.bytes == *content, "wrong bytes were read");
-            let all = cluster.datanode_ids();
-            let good = all
-                .iter()
-                .filter(|id| find(&cluster.data(id), pattern).is_some())
-                .count();
-            (good >= 3).then_some(()).ok_or(format!(
-                "{good} good; {:?}",
-                cluster.debug(&["nn-stats"]).map(|stats| stats.to_string())
-            ))
-        });
-    }
-    let stats = eventually("no replica is corrupt", SOON, || {
-        let stats = cluster.debug(&["nn-stats"])?;
-        match stats["corrupt"] == 0 && stats["under_replicated"] == 0 {
-            true => Ok(stats),
-            false => Err(stats.to_string()),
-        }
-    });
-    assert_eq!(stats["missing"], 0);
-    cluster.await_healthy("/", SOON);
 }
