@@ -156,6 +156,9 @@ async fn receive_block<E: Env, C: Conn>(
         Ok(block) => block,
         Err(error) => {
             tracing::warn!("finalising {}: {error}", header.block);
+            if header.stage == WriteStage::Copy {
+                discard_copy(node, header).await;
+            }
             return Err(Broken::here(fault_of(&error)));
         }
     };
@@ -178,6 +181,26 @@ async fn receive_block<E: Env, C: Conn>(
 async fn park<D: hadal_env::Disk>(header: &WriteBlock, writer: ReplicaWriter<D>) {
     if let Err(error) = writer.park().await {
         tracing::warn!("parking {}: {error}", header.block);
+    }
+}
+
+/// Removes a copy that could not be finalised: left here, it would refuse every later one (E-12).
+async fn discard_copy<E: Env>(node: &Rc<Node<E>>, header: &WriteBlock) {
+    let Ok(store) = node.store() else { return };
+    let block = header.block;
+    let is_copy = store.get(block.id).is_some_and(|info| {
+        info.state == ReplicaState::Temporary
+            && info.block.generation_stamp == block.generation_stamp
+    });
+    if !is_copy {
+        return;
+    }
+    let outcome = match store.delete(block.id, block.generation_stamp).await {
+        Ok(deleted) => store.collect(deleted).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = outcome {
+        tracing::warn!("removing the copy of {block}: {error}");
     }
 }
 
