@@ -72,6 +72,17 @@ fn s10_every_planted_bug_is_found_within_300_seeds() {
     }
 }
 
+/// Copies that could not be finalised on a full disk stayed TEMPORARY and refused every later copy of their block:
+/// it was under-replicated for ever.
+#[test]
+fn seed_22_a_copy_that_met_a_full_disk_is_made_again() {
+    let cluster = find(Some("cluster")).expect("the whole cluster");
+    for seed in [22, 94, 96, 130] {
+        let mut run = Run::new(cluster.name(), seed, 1, None);
+        run_caught(cluster, &mut run).unwrap_or_else(|violation| panic!("{seed}: {violation}"));
+    }
+}
+
 /// S10 for the whole cluster: lost acknowledged edits, forgotten promises, files and directories never synced.
 #[test]
 fn s10_bugs_planted_in_the_cluster_are_found_within_300_seeds() {
