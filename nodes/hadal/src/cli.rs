@@ -295,10 +295,8 @@ pub(crate) fn run(cli: Cli) -> Result<i32> {
         command,
         Command::Namenode(_) | Command::Journalnode(_) | Command::Datanode(_)
     );
-    if !is_daemon {
-        // What a command has to say it says itself; HADAL_LOG asks for more.
-        hadal_daemon::init_logging("error");
-    }
+    // What a command has to say it says itself; HADAL_LOG asks for more.
+    hadal_daemon::init_logging(if is_daemon { "info" } else { "error" });
     match command {
         Command::Dfs(args) => files::run(&global, console, args),
         Command::Dfsadmin(verb) => admin::dfsadmin::run(&global, console, verb),

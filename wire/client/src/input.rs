@@ -423,7 +423,7 @@ impl<S: Seam> DfsInputStream<S> {
             });
         }
         let shared = &self.dfs.shared;
-        let wait = 100 + shared.seam.random_u64() % 400;
+        let wait = self.choice.wait_ms(shared.seam.random_u64());
         shared
             .seam
             .sleep_until(shared.seam.now().after_ms(wait))

@@ -83,6 +83,8 @@ impl<S: Seam> Namenodes<S> {
             self.current.load(Ordering::Relaxed),
             started,
         );
+        // What a NameNode said last tells more than that time is up.
+        let mut last_fault = None;
         loop {
             let asked = failover.current();
             let attempt = until(&self.seam, failover.deadline(), self.attempt(asked, &call)).await;
@@ -100,6 +102,7 @@ impl<S: Seam> Namenodes<S> {
                         .namenodes
                         .iter()
                         .position(|nn| nn.name == fault.hint);
+                    last_fault = Some(fault.clone());
                     (
                         failover.handle_fault(now, &fault, hinted, jitter),
                         Attempt::Fault(fault),
@@ -108,10 +111,11 @@ impl<S: Seam> Namenodes<S> {
                 Some(Err(attempt)) => (failover.handle_unreachable(now, jitter), attempt),
                 None => {
                     let waited = now.ms_since(started);
-                    (
-                        Verdict::Surface,
-                        Attempt::Net(format!("no answer within {waited} ms")),
-                    )
+                    let attempt = last_fault.take().map_or_else(
+                        || Attempt::Net(format!("no answer within {waited} ms")),
+                        Attempt::Fault,
+                    );
+                    (Verdict::Surface, attempt)
                 }
             };
             match verdict {

@@ -5,7 +5,7 @@ use hadal_types::DatanodeUuid;
 
 /// Rounds over all replicas, with fresh locations in between, before a read fails
 /// (HDFS `dfs.client.max.block.acquire.failures`).
-pub const ACQUIRE_ROUNDS_MAX: u32 = 3;
+pub const ACQUIRE_ROUNDS_MAX: u32 = 4;
 
 /// What a reader knows about DataNodes that failed it. Nodes are given another chance when every location of a
 /// block has failed.
@@ -38,6 +38,13 @@ impl ReplicaChoice {
         self.rounds < ACQUIRE_ROUNDS_MAX
     }
 
+    /// How long to wait before this round, in ms: longer each time, as locations come back with the DataNodes.
+    #[must_use]
+    pub fn wait_ms(&self, random: u64) -> u64 {
+        let base = 250u64 << self.rounds.min(6);
+        base + random % base
+    }
+
     /// Bytes arrived: failures so far do not count against the next one.
     pub fn handle_progress(&mut self) {
         self.rounds = 0;
@@ -63,6 +70,6 @@ mod tests {
                 None => break,
             }
         }
-        assert_eq!(tried, [0, 1, 0, 1, 0, 1]);
+        assert_eq!(tried, [0, 1, 0, 1, 0, 1, 0, 1]);
     }
 }

@@ -281,6 +281,7 @@ impl Layout {
         common.namenode.replication_interval = Duration(500);
         common.namenode.max_transfers = 8;
         common.namenode.safe_mode_extension = Duration(0);
+        common.namenode.safe_mode_min_datanodes = 1;
         common.namenode.min_block_size = Size(1 << 10);
         common.datanode.stream_timeout = Duration(10_000);
         common.client.stream_timeout = Duration(20_000);
