@@ -83,13 +83,13 @@ fn seed_22_a_copy_that_met_a_full_disk_is_made_again() {
     }
 }
 
-/// S10 for the whole cluster: lost acknowledged edits, forgotten promises, files and directories never synced.
+/// S10 for the whole cluster: edits acknowledged before they are durable, files and directories never
+/// synced. The other bugs of the quorum journal need two writers to show; there is one NameNode.
 #[test]
 fn s10_bugs_planted_in_the_cluster_are_found_within_300_seeds() {
     let cluster = find(Some("cluster")).expect("the whole cluster");
     for bug in [
         "ack-before-persist",
-        "forget-promise",
         "skip-fsync",
         "skip-dir-sync",
         "skip-dsync",
