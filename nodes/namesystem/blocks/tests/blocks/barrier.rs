@@ -113,7 +113,7 @@ fn t_q7_a_sent_deletion_stays_listed_until_reported_and_is_sent_again() {
     assert_eq!(w.deletions(0), [b]);
     assert_eq!(w.deletions(0), []);
     assert_eq!(w.m.stats().pending_deletion, 1);
-    w.sleep(60_000);
+    w.advance(60_000);
     assert_eq!(w.deletions(0), [b], "time-out");
     w.register(0);
     assert_eq!(
@@ -123,7 +123,7 @@ fn t_q7_a_sent_deletion_stays_listed_until_reported_and_is_sent_again() {
     );
     w.deleted(0, b);
     assert_eq!(w.m.stats().pending_deletion, 0);
-    w.sleep(60_000);
+    w.advance(60_000);
     assert_eq!(w.deletions(0), []);
     let c = w.stored_on(1, &[0]);
     w.remove(&[c.id]);

@@ -85,7 +85,7 @@ fn a_13_unknown_dead_and_restarted_are_told_to_register() {
     assert_eq!(orders(&mut w), [Action::Register], "never registered");
     w.register(0);
     assert_eq!(orders(&mut w), []);
-    w.sleep(630_000);
+    w.advance(630_000);
     w.settle();
     assert_eq!(orders(&mut w), [Action::Register], "dead");
     w.register(0);
@@ -121,11 +121,11 @@ fn a_certificate_speaks_for_its_own_datanode_only() {
 fn stale_after_30_s_dead_after_10_min_30_s() {
     let mut w = World::active(config(), &[RACK, RACK]);
     let b = w.stored_on(2, &[0, 1]);
-    w.sleep(29_999);
+    w.advance(29_999);
     w.heartbeat(1);
     w.m.handle_timeout(w.now);
     assert_eq!(w.m.stats().stale_datanodes, 0);
-    w.sleep(3_001);
+    w.advance(3_001);
     w.heartbeat(1);
     w.settle();
     let stats = w.m.stats();
@@ -157,7 +157,7 @@ fn stale_after_30_s_dead_after_10_min_30_s() {
 impl World {
     /// A round in which only one DataNode beats.
     fn round_of(&mut self, dn: usize) {
-        self.sleep(3_000);
+        self.advance(3_000);
         self.heartbeat(dn);
         self.settle();
     }
@@ -221,7 +221,7 @@ fn a_copied_identity_is_refused_while_the_original_lives() {
         class(w.call(1, request.clone())),
         FaultClass::IdentityMismatch
     );
-    w.sleep(30_000);
+    w.advance(30_000);
     w.call(1, request).unwrap();
 }
 

@@ -93,7 +93,7 @@ fn full_stale_busy_failed_and_leaving_datanodes_are_avoided() {
     let mut w = World::active(config(), &["/a"; 6]);
     w.dns[0].remaining = 1 << 19;
     w.dns[1].streams = 100;
-    w.sleep(31_000);
+    w.advance(31_000);
     for dn in [0, 1, 3, 4, 5] {
         w.heartbeat(dn);
     }

@@ -89,7 +89,7 @@ fn t_l12_attempts_do_not_pile_up_and_q38_the_next_has_another_primary() {
     let primary = orders(&mut w)[0].0;
     let mut primaries = vec![primary];
     for _ in 0..3 {
-        w.sleep(30_000);
+        w.advance(30_000);
         (0..3).for_each(|dn| drop(w.heartbeat(dn)));
         start(&mut w, open.id).unwrap();
         primaries.push(orders(&mut w)[0].0);
@@ -104,7 +104,7 @@ fn t_l12_attempts_do_not_pile_up_and_q38_the_next_has_another_primary() {
 fn q38_dead_datanodes_are_not_asked() {
     let mut w = World::active(config(), &[RACK; 3]);
     let open = open_on(&mut w, &[0, 1]);
-    w.sleep(640_000);
+    w.advance(640_000);
     w.heartbeat(1);
     w.heartbeat(2);
     w.settle();

@@ -69,7 +69,7 @@ fn blocks_of_a_dead_datanode_are_copied_until_the_factor_is_back() {
         })
         .collect();
     for _ in 0..220 {
-        w.sleep(3_000);
+        w.advance(3_000);
         (1..5).for_each(|dn| drop(w.heartbeat(dn)));
         w.settle();
     }

@@ -125,7 +125,7 @@ fn t_q3_q4_refusal_is_explicit_and_a_slot_comes_by_heartbeat() {
     w.report(1, &[]);
     // A slot that is not used comes back.
     assert_eq!(slot(&mut w, 0), Some(storage));
-    w.sleep(300_000);
+    w.advance(300_000);
     assert_eq!(slot(&mut w, 1), Some(w.dns[1].storages[0]));
 }
 
@@ -140,7 +140,7 @@ fn t_d13_a_report_under_way_is_not_hurt_by_its_slot_ending() {
     let packed = World::packed(&[b]);
     let part = w.part(0, 0, 2, Bytes::new());
     w.call(0, part).unwrap();
-    w.sleep(300_000);
+    w.advance(300_000);
     w.heartbeat(0);
     w.report(1, &[]);
     let part = w.part(0, 1, 2, packed);

@@ -103,7 +103,7 @@ fn e_15_the_image_gives_complete_blocks_and_open_last_ones() {
 fn f_03_leaves_at_the_threshold_after_the_extension() {
     let (mut w, blocks) = restarted(1000);
     w.report(0, &blocks[..998]);
-    w.sleep(40_000);
+    w.advance(40_000);
     w.heartbeat(0);
     w.settle();
     assert!(w.m.in_safe_mode());
@@ -158,7 +158,7 @@ fn q9_the_message_names_what_is_missing() {
         .filter(|b| text.contains(&format!("{} (inode 7)", b.id)))
         .count();
     assert_eq!(named, 5, "{text}");
-    w.sleep(700_000);
+    w.advance(700_000);
     w.settle();
     assert!(w.m.safe_mode_message().contains("Dead datanodes: dn0"));
 }
@@ -167,7 +167,7 @@ fn q9_the_message_names_what_is_missing() {
 fn manual_safe_mode_needs_a_manual_leave() {
     let mut w = World::active(config(), &[RACK]);
     w.m.enter_safe_mode(w.now);
-    w.sleep(100_000);
+    w.advance(100_000);
     w.heartbeat(0);
     w.settle();
     assert!(w.m.in_safe_mode());
@@ -189,7 +189,7 @@ fn t_h18_promotion_in_safe_mode_leaves_it_with_the_right_totals() {
     let ids: Vec<BlockId> = gone.iter().map(|b| b.id).collect();
     w.remove(&ids);
     assert_eq!(w.safe(), (4, 4));
-    w.sleep(30_000);
+    w.advance(30_000);
     w.heartbeat(0);
     w.settle();
     assert!(!w.m.in_safe_mode());
@@ -202,7 +202,7 @@ fn t_h19_a_standby_that_leaves_safe_mode_counts_no_under_replication() {
     let ids: Vec<BlockId> = blocks.iter().map(|b| b.id).collect();
     w.m.replication_changed(txid, &ids, 3);
     w.report(0, &blocks);
-    w.sleep(30_000);
+    w.advance(30_000);
     w.heartbeat(0);
     w.settle();
     assert!(!w.m.in_safe_mode());

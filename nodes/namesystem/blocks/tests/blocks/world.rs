@@ -364,7 +364,7 @@ impl World {
         self.applied();
     }
 
-    pub(crate) fn sleep(&mut self, ms: u64) {
+    pub(crate) fn advance(&mut self, ms: u64) {
         self.now = self.now.after_ms(ms);
     }
 
@@ -381,7 +381,7 @@ impl World {
 
     /// One round of replication work, with every DataNode beating before it.
     pub(crate) fn round(&mut self) {
-        self.sleep(3_000);
+        self.advance(3_000);
         for dn in 0..self.dns.len() {
             self.heartbeat(dn);
         }
