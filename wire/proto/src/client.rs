@@ -143,11 +143,20 @@ wire_enum! {
         23 => GetFsStats,
         /// State of this NameNode and who is active.
         24 => GetServiceState,
-        /// Reopens a file for append.
-        25 => Append { path: String },
-        /// Cuts a file; `true` when done at once, `false` when the last block is being recovered.
+        /// Reopens a closed file for append and takes its lease (F-10); answered by [`Response::Appended`].
+        25 => Append {
+            path: String,
+            /// Begins a new block even when the last one is partial (HDFS's `CreateFlag.NEW_BLOCK`).
+            new_block: bool,
+            /// Host name or address of the writer, as of AddBlock; empty when unknown.
+            writer_host: String,
+        },
+        /// Cuts a file to `length` bytes (F-10). [`Response::Flag`]: `true` when that is done, `false` when the last
+        /// block is being recovered to its new length; then the file is open until IsFileClosed says otherwise.
+        /// Asked again with the same length meanwhile the answer is `false` again.
         26 => Truncate { path: String, length: u64 },
-        /// Joins files of one directory.
+        /// Moves the blocks of `sources`, in order, behind those of `target` and removes the sources: closed files of
+        /// the target's directory.
         27 => Concat { target: String, sources: Vec<String> },
         /// Files open for write, a page after an inode.
         28 => ListOpenFiles { after: InodeId, path: String },
@@ -205,7 +214,7 @@ wire_enum! {
         },
         /// To GetContentSummary.
         4 => ContentSummary { summary: ContentSummary },
-        /// To AddBlock, Append (last partial block, if any), GetAdditionalDatanode.
+        /// To AddBlock and GetAdditionalDatanode.
         5 => LocatedBlock { block: Option<LocatedBlock> },
         /// To UpdateBlockForPipeline.
         6 => NewStamp { generation_stamp: GenerationStamp, token: BlockToken },
@@ -225,6 +234,19 @@ wire_enum! {
         11 => OpenFiles { files: Vec<OpenFile>, more: bool },
         /// To ListCorruptFileBlocks.
         12 => CorruptFiles { paths: Vec<String>, cookie: u64 },
+        /// To Append.
+        13 => Appended {
+            /// The partial last block, open again under its old generation stamp and length, with its FINALIZED
+            /// replicas as the pipeline to be: the writer asks for a new stamp (UpdateBlockForPipeline), sets the
+            /// pipeline up for append under it, and tells (UpdatePipeline) before it writes. `None`: the writer begins
+            /// with AddBlock.
+            reopened: Option<LocatedBlock>,
+            /// The file's last block, whether reopened or not: AddBlock's or Complete's `previous` or `last` as long as
+            /// the writer has none of its own. `None` for an empty file.
+            last: Option<Block>,
+            /// The file as it is now, open.
+            status: FileStatus,
+        },
     }
 }
 

@@ -52,6 +52,18 @@ wire_enum! {
             /// Nothing was recoverable: drop the block.
             delete: bool,
         },
+        /// A copy ordered by [`Action::Transfer`] failed and is not tried again here: another source or other targets
+        /// are chosen now instead of after a time-out. A replica whose own bytes are bad is told by `ReportBadBlocks`,
+        /// before this.
+        8 => TransferFailed {
+            /// Who was to copy.
+            uuid: DatanodeUuid,
+            /// Which replica.
+            block: Block,
+            /// The first target of the pipeline that could not be reached or refused; zero when the source itself is
+            /// to blame (no such replica, unreadable, bad checksum).
+            target: DatanodeUuid,
+        },
     }
 }
 
@@ -284,15 +296,18 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// One block to recover.
+    /// One block to recover (E-18, E-19). The primary asks every location for its replica, decides the length, brings
+    /// all participants to (`recovery_id`, length) and reports CommitBlockSynchronization.
     pub struct RecoveryWork {
-        /// The block as the NameNode knows it.
+        /// The block as the NameNode knows it: replicas of an older stamp do not take part; its length is a lower
+        /// bound (for truncate: the length wanted).
         pub block: Block,
-        /// Its new stamp.
+        /// Its new stamp. A replica under recovery by a lower id is taken over, one under a higher id refuses.
         pub recovery_id: GenerationStamp,
-        /// Replicas that may take part.
+        /// DataNodes that may have a replica, the primary itself among them.
         pub locations: Vec<ReplicaTarget>,
-        /// For truncate: the length wanted.
+        /// For truncate: the length every participant is cut to, in place. Replicas shorter than this do not take
+        /// part. CommitBlockSynchronization must carry exactly this length.
         pub truncate_to: Option<u64>,
     }
 }

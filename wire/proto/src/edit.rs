@@ -71,11 +71,14 @@ wire_enum! {
         15 => SetReplication { inode: InodeId, replication: u16 },
         /// The lease has another holder (take-over, or the NameNode itself for recovery).
         16 => ReassignLease { inode: InodeId, holder: ClientId },
-        /// A closed file open again.
+        /// A closed file open again; `block` is its last block when that is reopened (stamp and length unchanged).
         17 => Append { inode: InodeId, holder: ClientId, block: Option<Block> },
-        /// Cut at `length`; `recovering` when the last block needs block recovery.
+        /// Cut at `length`: blocks behind it are dropped. `recovering` when the cut is inside a block: that block with
+        /// its length wanted and the generation stamp of its recovery, which the edit hands out; the file is open and
+        /// held by the NameNode until that recovery ends. In the tree the block has its new length and still the old
+        /// stamp.
         18 => Truncate { inode: InodeId, length: u64, recovering: Option<Block> },
-        /// Sources' blocks moved behind the target's.
+        /// Sources' blocks moved behind the target's, which thereby have its replication; the sources are gone.
         19 => Concat { target: InodeId, sources: Vec<InodeId> },
         /// The outcome of a call that changed nothing but must not run again.
         20 => Outcome,

@@ -55,7 +55,7 @@ impl BlockManager {
                 self.report_bad_blocks(now, &blocks);
                 Ok(Response::Done)
             }
-            Request::ErrorReport { .. } => Ok(Response::Done),
+            Request::ErrorReport { .. } | Request::TransferFailed { .. } => Ok(Response::Done),
             Request::CommitBlockSynchronization { block, .. } => Err(Fault::new(
                 FaultClass::Unsupported,
                 format!("{block}: block recoveries are concluded by the namesystem"),

@@ -232,7 +232,11 @@ fn what_is_not_there_says_so() {
     let mut world = World::new();
     world.touch("/f");
     for request in [
-        Request::Append { path: "/f".into() },
+        Request::Append {
+            path: "/f".into(),
+            new_block: false,
+            writer_host: String::new(),
+        },
         Request::Truncate {
             path: "/f".into(),
             length: 0,
