@@ -80,6 +80,24 @@ impl Claim {
             .get(name)
             .is_none_or(|newest| incarnation.count >= newest.count)
     }
+
+    /// Answers that do not count any more are asked for again: counts also rise within a life (at every promise, and
+    /// every second while acknowledging), and only the node itself can tell that from a wipe. One that lives answers
+    /// with its new count; one that forgot refuses.
+    fn drop_outdated(&mut self, names: &[String]) {
+        for (jn, name) in names.iter().enumerate() {
+            if let Some(promise) = &self.promises[jn]
+                && !self.current(name, promise.incarnation)
+            {
+                self.promises[jn] = None;
+            }
+            if let Some(prepared) = &self.prepared[jn]
+                && !self.current(name, prepared.incarnation)
+            {
+                self.prepared[jn] = None;
+            }
+        }
+    }
 }
 
 impl Writer {
@@ -133,21 +151,14 @@ impl Writer {
     fn advance_claim(&mut self) -> Result<bool, ClaimError> {
         let enough = self.majority();
         let nodes = self.links.len();
-        let old_incarnations_count = self.config.planted.count_old_incarnations;
         let Phase::Claiming(claim) = &mut self.phase else {
             return Ok(false);
         };
-        let names = &self.config.journalnodes;
-        let promised = |claim: &Claim| {
-            let mut count = 0;
-            for (name, promise) in names.iter().zip(&claim.promises) {
-                let Some(promise) = promise else { continue };
-                if old_incarnations_count || claim.current(name, promise.incarnation) {
-                    count += 1;
-                }
-            }
-            count
-        };
+        let deciding = matches!(claim.step, Step::Promises | Step::Prepare);
+        if deciding && !self.config.planted.count_old_incarnations {
+            claim.drop_outdated(&self.config.journalnodes);
+        }
+        let promised = claim.promises.iter().flatten().count();
         match claim.step {
             Step::States => {
                 let states = claim.states.iter().flatten();
@@ -162,7 +173,7 @@ impl Writer {
                 Ok(true)
             }
             Step::Promises => {
-                if promised(claim) < enough {
+                if promised < enough {
                     return Ok(false);
                 }
                 let promises = claim.promises.iter().flatten();
@@ -186,19 +197,16 @@ impl Writer {
                     claim.first = newest;
                     claim.prepared.fill(None);
                 }
-                if promised(claim) < enough {
-                    // An answer revealed that a promise was given in an earlier life.
-                    return Err(ClaimError::NoMajority {
-                        reasons: self.reasons("promised in an earlier life, claim again"),
-                    });
+                if promised < enough {
+                    // An answer revealed that a promise may have been given in an earlier life: it is asked for again.
+                    return Ok(false);
                 }
-                let mut answers = Vec::new();
-                for (jn, prepared) in claim.prepared.iter().enumerate() {
-                    let Some(prepared) = prepared else { continue };
-                    if old_incarnations_count || claim.current(&names[jn], prepared.incarnation) {
-                        answers.push((jn, prepared));
-                    }
-                }
+                let answers: Vec<(Jn, &Prepared)> = claim
+                    .prepared
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(jn, prepared)| Some((jn, prepared.as_ref()?)))
+                    .collect();
                 match decide(claim.first, nodes, &answers, self.config.planted) {
                     Decision::Wait(_) => {
                         let unanswered = claim.prepared.iter().zip(&self.links);

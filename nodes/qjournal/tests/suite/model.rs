@@ -414,3 +414,49 @@ fn rot_is_reported_and_passed_over() {
     let (log, _) = world.read(TxId(0), Until::Committed).unwrap();
     assert_eq!(log.len(), 5);
 }
+
+/// R1 must not turn into a wait: a JournalNode raised its count (it had acknowledged) between its own promise, or its
+/// answer to prepare, and the later one of a node that heard of that. It is asked again and the claim goes through
+/// with two of three, without a second claim.
+#[test]
+fn m_j1_a_count_raised_during_a_claim_is_asked_again() {
+    for stage in ["NewEpoch", "PrepareRecovery"] {
+        let mut world = World::with(3, Planted::default(), true);
+        let w = world.active();
+        assert!(world.write(w, 4));
+        world.set_up(1, false);
+        assert!(world.write(w, 2));
+        world.kill_writer(w);
+        world.set_up(1, true);
+        world.crash(2);
+        world.auto_restart = false;
+        let w = world.writer();
+        world.writers[w].start_claim(world.now);
+        world.drain_writer(w);
+        // JN1 hears of this step only after JN0 has answered and raised its count.
+        deliver_only(&mut world, |message| match &message.wire {
+            Wire::Call(_, request) => message.jn == 0 || request.call.name() != stage,
+            _ => true,
+        });
+        let started = world.now;
+        world.now = world.now.after_ms(1_500);
+        let before = world.acceptor(0).state().incarnation.count;
+        world.pass_time(0);
+        assert!(world.acceptor(0).state().incarnation.count > before);
+        let mut end = None;
+        world.run(|world| {
+            while let Some(event) = world.events[w].pop_front() {
+                match event {
+                    Event::Recovered { end: at, .. } => end = Some(at),
+                    Event::ClaimFailed { error } => panic!("{stage}: {error}"),
+                    _ => {}
+                }
+            }
+            end.is_some()
+        });
+        let end = end.expect("two of three are a majority");
+        assert_eq!(end.txid, TxId(6), "{stage}");
+        assert!(world.now.ms_since(started) < 5_000, "without the third");
+        world.check_recovered(end);
+    }
+}

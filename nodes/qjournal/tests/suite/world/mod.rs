@@ -622,6 +622,14 @@ impl World {
         panic!("no end: {:?}", self.wire);
     }
 
+    /// The timer of a JournalNode goes off.
+    pub fn pass_time(&mut self, jn: usize) {
+        if let Some(acceptor) = self.nodes[jn].acceptor.as_mut() {
+            acceptor.handle_timeout(self.now);
+            self.settle(jn);
+        }
+    }
+
     /// Delivers everything on its way, without letting time pass.
     pub fn quiesce(&mut self) {
         while self.step() {}
