@@ -96,11 +96,14 @@ impl View {
         sum.to_le_bytes()
     }
 
-    /// The digest of the retry cache, order included (T-H27).
+    /// The digest of the retry cache, its order and its clock included (T-H27).
     #[must_use]
     pub fn retry_digest(&self) -> [u8; 16] {
         let mut bytes = Vec::with_capacity(256);
-        let mut sum = 0u128;
+        let clock = self.retry.clock;
+        bytes.extend_from_slice(&clock.now_ms.to_le_bytes());
+        bytes.extend_from_slice(&clock.last_edit_ms.unwrap_or(u64::MAX).to_le_bytes());
+        let mut sum = hash(&bytes);
         for entry in self.retry.iter() {
             bytes.clear();
             bytes.extend_from_slice(&sum.to_le_bytes());

@@ -11,7 +11,7 @@ use crate::children::{self, Children};
 use crate::config::NamesystemConfig;
 use crate::inode::{Body, FileBody, Inode};
 use crate::lease::Leases;
-use crate::retry::RetryCache;
+use crate::retry::{EditClock, RetryCache};
 use crate::state::{Counters, State, View};
 use crate::tree::{Counts, Tree};
 use alloc::collections::BTreeMap;
@@ -22,7 +22,7 @@ use records::Reader;
 use thiserror::Error;
 
 /// Version of the sections' content.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// A chunk is closed once it is this long; it can be longer by one record.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Entries of one directory per record, so that a huge directory spans chunks.
@@ -33,7 +33,8 @@ const ENTRIES_PER_RECORD: usize = 16_384;
 #[repr(u8)]
 pub enum Section {
     /// One chunk: version, txid, last inode id, last block id, last generation stamp, then the counts that the
-    /// other sections must add up to: directories, files, blocks, owners, open files, retry entries.
+    /// other sections must add up to: directories, files, blocks, owners, open files, retry entries; then the
+    /// retry cache's clock: its time, 1 and the last edit's timestamp or just 0 when there is none.
     Header = 1,
     /// (owner, group) pairs in the order of their numbers.
     Owners = 2,
@@ -47,7 +48,7 @@ pub enum Section {
     Directories = 4,
     /// Open files: inode id, holder (16 bytes, little-endian).
     OpenFiles = 5,
-    /// Retry cache, oldest first: client (16 bytes, little-endian), call, txid, time, outcome.
+    /// Retry cache, oldest first: client (16 bytes, little-endian), call, txid, time, the cache's clock then, outcome.
     RetryCache = 6,
 }
 
@@ -232,8 +233,16 @@ impl ImageSource {
             tree.owners().pairs().len() as u64,
             open.range(0).count() as u64,
             retry.iter().count() as u64,
+            retry.clock.now_ms,
         ] {
             records::put(out, value);
+        }
+        match retry.clock.last_edit_ms {
+            None => records::put(out, 0),
+            Some(last) => {
+                records::put(out, 1);
+                records::put(out, last);
+            }
         }
     }
 
@@ -308,6 +317,7 @@ struct Header {
     owners: u64,
     open: u64,
     retry: u64,
+    clock: EditClock,
 }
 
 /// Builds a namespace from an image's chunks, fed in section order.
@@ -475,6 +485,7 @@ impl ImageLoader {
                 });
             }
         }
+        self.retry.set_clock(header.clock);
         Ok(Loaded(State {
             tree: self.tree,
             leases: self.leases,
@@ -552,6 +563,14 @@ fn read_header(input: &mut Reader<'_>) -> Result<Header, ImageError> {
         owners: input.number()?,
         open: input.number()?,
         retry: input.number()?,
+        clock: EditClock {
+            now_ms: input.number()?,
+            last_edit_ms: match input.number()? {
+                0 => None,
+                1 => Some(input.number()?),
+                _ => return Err(input.malformed("clock")),
+            },
+        },
     };
     if input.is_empty() {
         Ok(header)

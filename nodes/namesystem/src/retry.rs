@@ -15,6 +15,15 @@
 //!
 //! A call that changed nothing (an error, `false`, a directory that was there) leaves no edit and no entry:
 //! running it again is the same as running it later.
+//!
+//! # Expiry
+//!
+//! Outcomes age on the cache's own clock, which edits drive (the [`EditClock`]): from one edit to the next it
+//! advances by the difference of their timestamps, by nothing when time went back, and by at most a
+//! [`STEPS`]th of the time outcomes are kept. So it is a function of the edits alone, the same on the active, on the standby and
+//! in replay; a wall clock that jumps ahead costs an outcome a second of its ten minutes, not all of them; and it
+//! never runs faster than honest time, so that clients, which give up retrying earlier, never outlive an outcome.
+//! In an idle namespace it lags behind: at most [`STEPS`] outcomes stay longer than need be.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -26,6 +35,9 @@ use hadal_types::{BlockId, CallId, ClientId, GenerationStamp, InodeId, TxId};
 use hashbrown::HashMap;
 
 const CHUNK: usize = 256;
+
+/// Least number of edits it takes to age an outcome to its end.
+pub(crate) const STEPS: u64 = 600;
 
 /// What a call was answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,7 +77,28 @@ pub(crate) struct RetryEntry {
     pub(crate) call: CallId,
     pub(crate) txid: TxId,
     pub(crate) time_ms: u64,
+    /// What the cache's clock showed when it was recorded.
+    pub(crate) recorded_ms: u64,
     pub(crate) outcome: Outcome,
+}
+
+/// The time by which outcomes age, driven by edits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct EditClock {
+    /// Milliseconds since format, as far as edits show them.
+    pub(crate) now_ms: u64,
+    /// Timestamp of the last edit; `None` before the first.
+    pub(crate) last_edit_ms: Option<u64>,
+}
+
+impl EditClock {
+    fn advance(&mut self, time_ms: u64, step_ms: u64) {
+        let passed = self
+            .last_edit_ms
+            .map_or(0, |last| time_ms.saturating_sub(last));
+        self.now_ms = self.now_ms.saturating_add(passed.min(step_ms));
+        self.last_edit_ms = Some(time_ms);
+    }
 }
 
 /// The outcome an edit stands for; `None` for the NameNode's own.
@@ -121,7 +154,7 @@ pub(crate) struct RetryCache {
     /// Number of the first chunk's first entry.
     base: u64,
     index: HashMap<(ClientId, CallId), u64>,
-    newest_ms: u64,
+    clock: EditClock,
 }
 
 /// The cache's entries at one point in time.
@@ -129,6 +162,7 @@ pub(crate) struct RetryCache {
 pub(crate) struct RetryView {
     chunks: VecDeque<Arc<Vec<RetryEntry>>>,
     skipped: usize,
+    pub(crate) clock: EditClock,
 }
 
 impl RetryView {
@@ -158,7 +192,7 @@ impl RetryCache {
             skipped: 0,
             base: 0,
             index: HashMap::new(),
-            newest_ms: 0,
+            clock: EditClock::default(),
         }
     }
 
@@ -178,19 +212,21 @@ impl RetryCache {
 
     /// Remembers the outcome of an edit, if it has one, and forgets what is too old by edit time.
     pub(crate) fn record(&mut self, txid: TxId, edit: &Edit) {
-        self.newest_ms = self.newest_ms.max(edit.time_ms);
+        self.clock
+            .advance(edit.time_ms, (self.keep_ms / STEPS).max(1));
         if let Some(outcome) = outcome_of(edit) {
             self.push(RetryEntry {
                 client: edit.client,
                 call: edit.call,
                 txid,
                 time_ms: edit.time_ms,
+                recorded_ms: self.clock.now_ms,
                 outcome,
             });
         }
         while self
             .front()
-            .is_some_and(|entry| entry.time_ms.saturating_add(self.keep_ms) < self.newest_ms)
+            .is_some_and(|entry| entry.recorded_ms.saturating_add(self.keep_ms) < self.clock.now_ms)
         {
             self.pop();
         }
@@ -198,7 +234,6 @@ impl RetryCache {
 
     /// Appends an entry (record, image load), dropping the oldest beyond the bound.
     pub(crate) fn push(&mut self, entry: RetryEntry) {
-        self.newest_ms = self.newest_ms.max(entry.time_ms);
         let key = (entry.client, entry.call);
         let number = self.base + (self.skipped + self.len()) as u64;
         match self.chunks.back_mut() {
@@ -213,6 +248,11 @@ impl RetryCache {
         while self.index.len() > self.max {
             self.pop();
         }
+    }
+
+    /// Sets the clock (image load).
+    pub(crate) fn set_clock(&mut self, clock: EditClock) {
+        self.clock = clock;
     }
 
     fn front(&self) -> Option<&RetryEntry> {
@@ -241,6 +281,7 @@ impl RetryCache {
         RetryView {
             chunks: self.chunks.clone(),
             skipped: self.skipped,
+            clock: self.clock,
         }
     }
 }
@@ -270,10 +311,49 @@ mod tests {
         let oldest = cache.get(ClientId(1), CallId(999)).unwrap();
         assert_eq!((oldest.txid, &oldest.outcome), (TxId(1_000), &Outcome::Yes));
         let view = cache.view();
-        cache.record(TxId(2_001), &edit(2_000, 1_000_000));
-        assert_eq!(cache.len(), 1);
+        for call in 2_000..3_500 {
+            cache.record(TxId(call + 1), &edit(call, call));
+        }
+        assert_eq!(cache.get(ClientId(1), CallId(2_498)), None);
+        assert_eq!(cache.len(), 1_001);
         assert_eq!(view.iter().count(), 1_001);
         assert_eq!(view.iter().next().unwrap().call, CallId(999));
+    }
+
+    /// F-06: a clock that jumps, ahead or back, takes from no outcome more than one step of its time.
+    #[test]
+    fn f06_a_jumping_clock_drops_no_recent_outcome() {
+        const MINUTE: u64 = 60_000;
+        for jump in [1 << 62, 3_600_000, -3_600_000, -(1 << 62)] {
+            let mut cache = RetryCache::new(10 * MINUTE, 1_000_000);
+            let mut wall = 1u64 << 62;
+            let mut call = 0;
+            // An edit every 100 ms; the jump is behind the first minute.
+            let mut run = |cache: &mut RetryCache, wall: &mut u64, ms: u64| {
+                for _ in 0..ms / 100 {
+                    *wall = wall.saturating_add(100);
+                    call += 1;
+                    cache.record(TxId(call), &edit(call, *wall));
+                }
+            };
+            run(&mut cache, &mut wall, MINUTE);
+            wall = wall.saturating_add_signed(jump);
+            run(&mut cache, &mut wall, 9 * MINUTE - 1_000);
+            assert!(cache.get(ClientId(1), CallId(1)).is_some(), "jump {jump}");
+            run(&mut cache, &mut wall, 2_000);
+            assert!(cache.get(ClientId(1), CallId(1)).is_none(), "jump {jump}");
+            assert!(cache.len() >= 5_990, "jump {jump}: {}", cache.len());
+        }
+    }
+
+    /// F-06: an idle namespace keeps outcomes longer, but not many of them.
+    #[test]
+    fn f06_sparse_edits_keep_a_bounded_number_of_outcomes() {
+        let mut cache = RetryCache::new(600_000, 1_000_000);
+        for call in 0..5_000 {
+            cache.record(TxId(call + 1), &edit(call, call * 3_600_000));
+        }
+        assert_eq!(cache.len() as u64, STEPS + 1);
     }
 
     #[test]

@@ -63,6 +63,7 @@ pub(crate) fn put_retry(out: &mut Vec<u8>, entry: &RetryEntry) {
     put(out, entry.call.0);
     put(out, entry.txid.0);
     put(out, entry.time_ms);
+    put(out, entry.recorded_ms);
     match &entry.outcome {
         Outcome::Done => put(out, 0),
         Outcome::Yes => put(out, 1),
@@ -235,6 +236,7 @@ impl<'a> Reader<'a> {
         let call = CallId(self.number()?);
         let txid = TxId(self.number()?);
         let time_ms = self.number()?;
+        let recorded_ms = self.number()?;
         let outcome = match self.number()? {
             0 => Outcome::Done,
             1 => Outcome::Yes,
@@ -260,6 +262,7 @@ impl<'a> Reader<'a> {
             call,
             txid,
             time_ms,
+            recorded_ms,
             outcome,
         })
     }

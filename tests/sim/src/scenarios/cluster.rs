@@ -38,10 +38,8 @@ const PLANTED: [&str; 6] = [
     "trust-marks",
 ];
 
-/// Faults under which every promise is owed. Jumps of the wall clock are left out: they empty the retry cache, which
-/// expires by edit time (at most once is then broken in one of some 200 seeds). Failing disks are
-/// left out: a DataNode goes on without its only volume, where the cluster needs it to stop.
-const FAULTS: [Fault; 14] = [
+/// Faults under which every promise is owed. Failing disks are left out: a DataNode goes on without its only volume, where the cluster needs it to stop.
+const FAULTS: [Fault; 15] = [
     Fault::Kill,
     Fault::PowerFailure,
     Fault::Pause,
@@ -55,6 +53,7 @@ const FAULTS: [Fault; 14] = [
     Fault::FailDials,
     Fault::SlowDisk,
     Fault::ClockRate,
+    Fault::WallJump,
     Fault::DiskFull,
 ];
 
