@@ -194,6 +194,7 @@ fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
         ..BlockConfig::default()
     };
     let namesystem = NamesystemConfig {
+        alone: config.cluster.namenodes.len() == 1,
         superuser: config.cluster.superuser.clone(),
         supergroup: config.cluster.supergroup.clone(),
         permissions_enabled: section.permissions_enabled,

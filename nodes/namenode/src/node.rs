@@ -110,11 +110,11 @@ impl<E: Env> Node<E> {
         let Some(namesystem) = slot.as_mut() else {
             return responder.answer(Err(self.starting()));
         };
-        // With edits applied that no majority has, a read would wait as long as a write: it is told so at once. Without
-        // them a NameNode configured alone goes on answering reads (protocols.md section 2).
-        let needs_journal = mutation || namesystem.applied() > namesystem.committed();
-        if needs_journal && let Some(fault) = self.journal_unavailable() {
-            return responder.answer(Err(fault));
+        // A NameNode configured alone goes on answering reads, as of the committed edits (protocols.md section 2).
+        if let Some(fault) = self.journal_unavailable() {
+            let caller = self.caller(peer, namesystem);
+            let read = namesystem.read_committed(self.env.now(), &caller, &call);
+            return responder.answer(read.unwrap_or(Err(fault)));
         }
         if mutation && let Some(fault) = self.majority_lost() {
             return responder.answer(Err(fault));

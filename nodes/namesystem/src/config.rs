@@ -14,6 +14,9 @@ pub struct NamesystemConfig {
     pub software: String,
     /// Identity of the namespace, from format.
     pub info: NamespaceInfo,
+    /// No other NameNode is configured: reads go on while no majority of JournalNodes answers (protocols.md section
+    /// 2), for which a copy-on-write snapshot of a committed state is kept.
+    pub alone: bool,
     /// Owner of the root directory at format (`cluster.superuser`).
     pub superuser: String,
     /// Group of the root directory at format (`dfs.permissions.superusergroup`).
@@ -62,6 +65,7 @@ impl Default for NamesystemConfig {
             name: String::new(),
             software: String::new(),
             info: NamespaceInfo::default(),
+            alone: false,
             superuser: "hdfs".to_string(),
             supergroup: "supergroup".to_string(),
             permissions_enabled: true,

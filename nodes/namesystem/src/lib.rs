@@ -10,6 +10,7 @@
 //!    what [`Namesystem::poll_output`] yields until it yields nothing: one batch of edits for the journal
 //!    writer, and the replies that may leave.
 //! 4. Journal progress comes back with [`Namesystem::handle_committed`] and releases parked replies.
+//!    While no majority of JournalNodes answers, [`Namesystem::read_committed`] answers reads.
 //! 5. [`Namesystem::become_standby`] at any time; when it returns `true`, load again from image and journal.
 //! 6. Checkpoints: [`Namesystem::view`] and [`ImageSource`], on whatever thread.
 //!
@@ -48,6 +49,7 @@ mod retry;
 mod state;
 mod stats;
 mod status;
+mod trail;
 mod tree;
 
 pub use caller::Caller;

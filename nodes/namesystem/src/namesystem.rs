@@ -9,6 +9,7 @@ use crate::lease::{Leases, NAMENODE_HOLDER};
 use crate::output::{Answer, Event, Output};
 use crate::retry::RetryCache;
 use crate::state::{Counters, State, View};
+use crate::trail::Trail;
 use crate::tree::Tree;
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -35,6 +36,8 @@ pub struct Namesystem {
     next_lease_check: Tick,
     pub(crate) active_hint: String,
     pub(crate) last_checkpoint: TxId,
+    /// While active and alone.
+    trail: Option<Trail>,
 }
 
 /// Who calls, when, and as which call: what every operation needs to know.
@@ -108,6 +111,7 @@ impl Namesystem {
             next_lease_check: Tick::NEVER,
             active_hint: String::new(),
             last_checkpoint: TxId(0),
+            trail: None,
         }
     }
 
@@ -165,6 +169,7 @@ impl Namesystem {
         self.recoveries = recovering.map(|inode| (inode, now)).collect();
         self.next_lease_check = now.after_ms(self.config.lease_check_ms);
         self.blocks.become_active(now, epoch);
+        self.trail = self.config.alone.then(|| Trail::new(&self.state));
         self.own_edit(wall_ms, EditOp::StartSegment);
         self.drain_block_events();
     }
@@ -205,6 +210,7 @@ impl Namesystem {
         };
         self.epoch = Epoch(0);
         self.recoveries.clear();
+        self.trail = None;
         self.next_lease_check = Tick::NEVER;
         self.blocks.become_standby(now, self.ha);
         self.drain_block_events();
@@ -318,6 +324,46 @@ impl Namesystem {
         let outcome = self.client_call(context, call.request);
         let seen = self.applied();
         self.barrier.answer(seen, ticket, Answer::Client(outcome));
+    }
+
+    /// Answers a call as of the last committed edit, whatever is applied behind it: for while no majority of
+    /// JournalNodes answers (protocols.md section 2). No answer shows anything of an edit that is not committed, so it
+    /// leaves at once. `None` when the call needs the journal, or this NameNode is not active or not
+    /// [`NamesystemConfig::alone`].
+    pub fn read_committed(
+        &mut self,
+        now: Tick,
+        caller: &Caller,
+        call: &ClientCall,
+    ) -> Option<Result<Reply, Fault>> {
+        if call.request.is_mutation() || self.ha != HaState::Active {
+            return None;
+        }
+        let txid = self.committed();
+        let mut trail = self.trail.take()?;
+        let mut committed = trail.state_at(txid);
+        let context = Context {
+            now,
+            wall_ms: 0,
+            caller,
+            client: call.client,
+            call: call.call,
+        };
+        let response = match &call.request {
+            Request::GetServiceState => Ok(self.service_state()),
+            // Leases are renewed for good; no reader sees them.
+            Request::RenewLease => self.dispatch(context, Request::RenewLease),
+            request => {
+                core::mem::swap(&mut self.state, &mut committed);
+                let response = self.dispatch(context, request.clone());
+                core::mem::swap(&mut self.state, &mut committed);
+                response
+            }
+        };
+        debug_assert_eq!(committed.counters.txid, txid, "reads change nothing");
+        trail.keep(committed);
+        self.trail = Some(trail);
+        Some(response.map(|response| Reply { txid, response }))
     }
 
     fn over_bound(&self) -> Option<Fault> {
@@ -474,6 +520,9 @@ impl Namesystem {
     pub fn handle_committed(&mut self, _now: Tick, txid: TxId) {
         assert!(txid <= self.applied(), "only applied edits are committed");
         self.barrier.commit(txid);
+        if let Some(trail) = &mut self.trail {
+            trail.committed(txid);
+        }
     }
 
     /// The time [`Self::poll_timeout`] named has come.
@@ -501,7 +550,13 @@ impl Namesystem {
 
     /// What to do next; `None` when there is nothing. Edits come first, replies behind them.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.barrier.poll()
+        let output = self.barrier.poll();
+        if let Some(Output::Edits { first, records }) = &output
+            && let Some(trail) = &mut self.trail
+        {
+            trail.handed_out(*first, records);
+        }
+        output
     }
 }
 
@@ -533,6 +588,9 @@ impl Namesystem {
         self.barrier.push_edit(txid, &edit);
         forward(&mut self.effects, txid, &mut self.blocks);
         self.tell_applied();
+        if let Some(trail) = &mut self.trail {
+            trail.edited(&self.state);
+        }
         txid
     }
 

@@ -301,6 +301,29 @@ impl BlockManager {
         })
     }
 
+    /// A block whose removal is not committed yet, with the replicas that wait to be deleted; in no order. `None` when
+    /// nothing of it is left.
+    #[must_use]
+    pub fn locate_removed(&self, block: BlockId) -> Option<LocatedBlock> {
+        let doomed: Vec<_> = self
+            .nodes
+            .nodes
+            .iter()
+            .filter_map(|node| node.deletions.get(mix(block)))
+            .filter(|deletion| self.nodes.is_usable(deletion.storage))
+            .collect();
+        let storages: Vec<u32> = doomed.iter().map(|deletion| deletion.storage).collect();
+        Some(LocatedBlock {
+            block: doomed.first()?.block,
+            offset: 0,
+            locations: self.nodes.targets(&storages),
+            corrupt: false,
+            under_construction: false,
+            corrupt_replicas: 0,
+            token: BlockToken::default(),
+        })
+    }
+
     /// The pipeline of an open block (after AddBlock's choice, UpdatePipeline, or a block recovery's result). Not
     /// journaled: another NameNode learns it from reports. Unknown storages are left out.
     pub fn set_pipeline(&mut self, block: BlockId, targets: &[ReplicaTarget]) {

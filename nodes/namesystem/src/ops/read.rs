@@ -150,7 +150,10 @@ impl Namesystem {
             if next > offset || open {
                 let mut found = blocks
                     .locate(block.id, reader_host)
+                    .or_else(|| blocks.locate_removed(block.id))
                     .unwrap_or_else(|| unlocated(block));
+                // The block manager may be ahead of the tree when the tree is the committed one.
+                found.block = block;
                 found.offset = start;
                 found.under_construction = open;
                 located.push(found);

@@ -4,6 +4,7 @@ mod barrier;
 mod datanode;
 mod files;
 mod leases;
+mod outage;
 mod permissions;
 mod replay;
 mod rules;

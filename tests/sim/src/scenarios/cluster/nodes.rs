@@ -84,6 +84,7 @@ fn namenode_config() -> NamenodeConfig {
             })
             .collect(),
         namesystem: NamesystemConfig {
+            alone: true,
             superuser: SUPERUSER.into(),
             min_block_size: 1 << 10,
             block_size: BLOCK_BYTES,
