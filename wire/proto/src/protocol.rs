@@ -17,16 +17,22 @@ pub enum ProtocolId {
     Transfer = 4,
     /// Operators to every node.
     Admin = 5,
+    /// NameNodes to JournalNodes about the active lease; everybody else may ask who is active.
+    Election = 6,
+    /// NameNodes to each other about health and hand-over.
+    Ha = 7,
 }
 
 impl ProtocolId {
     /// All protocols.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Client,
         Self::Datanode,
         Self::Qjournal,
         Self::Transfer,
         Self::Admin,
+        Self::Election,
+        Self::Ha,
     ];
 
     /// The protocol of that number.
@@ -48,6 +54,8 @@ impl ProtocolId {
                 Role::Client | Role::Admin | Role::Datanode | Role::Namenode
             ),
             Self::Admin => caller == Role::Admin,
+            Self::Election => caller != Role::Journalnode,
+            Self::Ha => matches!(caller, Role::Namenode | Role::Admin),
         }
     }
 }

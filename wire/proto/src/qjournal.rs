@@ -187,7 +187,7 @@ wire_struct! {
 }
 
 wire_enum! {
-    /// The calls. Tags 20..29 are kept for the lease calls of the failover controller.
+    /// The calls.
     pub enum Call {
         /// Who are you, what have you promised. Answered in any standing.
         0 => GetState,

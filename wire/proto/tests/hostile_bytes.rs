@@ -4,7 +4,8 @@
 use bytes::Bytes;
 use hadal_proto::frame::{Ack, Answer, AppendFrame, Prelude};
 use hadal_proto::{
-    Fault, Wire, admin, client, codec::Input, datanode, edit, encode, qjournal, transfer,
+    Fault, Wire, admin, client, codec::Input, datanode, edit, election, encode, ha, qjournal,
+    transfer,
 };
 
 /// A small seeded generator: the same inputs in every run.
@@ -79,6 +80,10 @@ hostile! {
     c4_read_block: transfer::ReadBlock,
     c4_admin_request: admin::Request,
     c4_admin_response: admin::Response,
+    c4_election_request: election::Request,
+    c4_election_response: Answer<election::Response>,
+    c4_ha_request: ha::Request,
+    c4_ha_response: Answer<ha::Response>,
     c4_edit: edit::Edit,
 }
 

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use hadal_env::{Conn, NetError, RecvStream, SendStream};
 use hadal_proto::codec::Wire;
 use hadal_proto::frame::{Prelude, STREAM_HEADER_CAP, StreamKind};
-use hadal_proto::{FaultClass, Protocol, ProtocolId, admin, client, datanode, qjournal, transfer};
+use hadal_proto::{
+    FaultClass, Protocol, ProtocolId, admin, client, datanode, election, ha, qjournal, transfer,
+};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Streams refused by this process, for metrics. Nothing is published through it.
@@ -181,6 +183,8 @@ fn spoken(protocol: ProtocolId) -> u16 {
         ProtocolId::Qjournal => qjournal::QjournalProtocol::VERSION,
         ProtocolId::Transfer => transfer::TransferProtocol::VERSION,
         ProtocolId::Admin => admin::AdminProtocol::VERSION,
+        ProtocolId::Election => election::ElectionProtocol::VERSION,
+        ProtocolId::Ha => ha::HaProtocol::VERSION,
     }
 }
 
