@@ -6,21 +6,39 @@ use crate::options::ClientOptions;
 use crate::peers::open;
 use crate::timeout::until;
 use futures_channel::mpsc;
+use futures_util::StreamExt;
+use futures_util::future::{Either, pending, select};
 use futures_util::lock::Mutex as AsyncMutex;
-use hadal_datastream::{Failover, Verdict};
-use hadal_env::{Expect, Net, Seam};
-use hadal_proto::client::{ClientCall, ClientProtocol, Request, Response};
+use futures_util::stream::FuturesUnordered;
+use hadal_datastream::{Failover, LastWord, Verdict};
+use hadal_env::{Conn, Expect, Net, Seam};
+use hadal_proto::client::{ClientCall, ClientProtocol, Reply, Request, Response};
 use hadal_quic::CallClient;
-use hadal_types::{CallId, ClientId, Role, Tick, TxId};
+use hadal_types::{CallId, ClientId, HaState, Role, Tick, TxId};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// After a failed dial others fail with it for this long instead of dialling again one after the other.
 const REDIAL_PAUSE_MS: u64 = 20;
+/// Code of a connection a client closes because it is done.
+pub(crate) const CLOSED: u64 = 0;
+/// What one call learned about who is active serves others for this long.
+const LOOK_SHARED_MS: u64 = 40;
+/// Longest wait for the others to say who is active.
+const LOOK_MAX_MS: u64 = 1_000;
 
-#[derive(Default)]
-struct Link {
-    client: Option<CallClient<ClientProtocol>>,
+struct Link<C> {
+    open: Option<(C, CallClient<ClientProtocol>)>,
     failed: Option<(Tick, String)>,
+}
+
+impl<C> Default for Link<C> {
+    fn default() -> Self {
+        Self {
+            open: None,
+            failed: None,
+        }
+    }
 }
 
 /// All NameNodes of the name service.
@@ -31,7 +49,9 @@ pub(crate) struct Namenodes<S: Seam> {
     next_call: AtomicU64,
     seen: AtomicU64,
     current: AtomicUsize,
-    links: Vec<AsyncMutex<Link>>,
+    links: Vec<AsyncMutex<Link<<S::Net as Net>::Conn>>>,
+    /// When the other NameNodes were last asked, and who of them was active.
+    looked: AsyncMutex<Option<(Tick, Option<usize>)>>,
     opens: mpsc::Sender<Open<<S::Net as Net>::Conn>>,
 }
 
@@ -55,6 +75,7 @@ impl<S: Seam> Namenodes<S> {
             seen: AtomicU64::new(0),
             current: AtomicUsize::new(0),
             links,
+            looked: AsyncMutex::new(None),
             opens,
         }
     }
@@ -70,98 +91,196 @@ impl<S: Seam> Namenodes<S> {
 
     /// Asks the active NameNode, with retries and failover inside the window. All attempts carry one call id.
     pub(crate) async fn call(&self, request: Request) -> Result<Response, ClientError> {
-        let call = ClientCall {
-            client: self.client,
-            call: CallId(self.next_call.fetch_add(1, Ordering::Relaxed)),
-            seen: self.seen(),
-            request,
-        };
-        let started = self.seam.now();
+        let mutation = request.is_mutation();
+        let call = self.numbered(request);
         let mut failover = Failover::new(
             self.options.failover.clone(),
             self.links.len(),
             self.current.load(Ordering::Relaxed),
-            started,
+            mutation,
+            self.seam.now(),
         );
-        // What a NameNode said last tells more than that time is up.
-        let mut last_fault = None;
         loop {
             let asked = failover.current();
-            let attempt = until(&self.seam, failover.deadline(), self.attempt(asked, &call)).await;
+            let outcome = self.one_try(&call, &mut failover).await;
             let now = self.seam.now();
             let jitter = self.seam.random_u64();
-            let (verdict, attempt) = match attempt {
-                Some(Ok(reply)) => {
+            let verdict = match outcome {
+                Some(Either::Left(Ok(reply))) => {
                     self.current.store(asked, Ordering::Relaxed);
                     self.seen.fetch_max(reply.txid.0, Ordering::Relaxed);
                     return Ok(reply.response);
                 }
-                Some(Err(Attempt::Fault(fault))) => {
-                    let hinted = self
-                        .options
-                        .namenodes
-                        .iter()
-                        .position(|nn| nn.name == fault.hint);
-                    last_fault = Some(fault.clone());
-                    (
-                        failover.handle_fault(now, &fault, hinted, jitter),
-                        Attempt::Fault(fault),
-                    )
+                Some(Either::Left(Err(Attempt::Fault(fault)))) => {
+                    if !fault.is_retriable() {
+                        return Err(ClientError::Fault(fault));
+                    }
+                    let hinted = self.index_of(&fault.hint);
+                    failover.handle_fault(now, &fault, hinted, jitter)
                 }
-                Some(Err(attempt)) => (failover.handle_unreachable(now, jitter), attempt),
-                None => {
-                    let waited = now.ms_since(started);
-                    let attempt = last_fault.take().map_or_else(
-                        || Attempt::Net(format!("no answer within {waited} ms")),
-                        Attempt::Fault,
-                    );
-                    (Verdict::Surface, attempt)
+                Some(Either::Left(Err(Attempt::Net(reason)))) => {
+                    failover.handle_unreachable(now, reason, jitter)
                 }
+                Some(Either::Right(active)) => {
+                    self.current.store(active, Ordering::Relaxed);
+                    failover.handle_active(active);
+                    continue;
+                }
+                None => Verdict::Surface,
             };
             match verdict {
-                Verdict::Surface => return Err(self.surface(attempt)),
-                Verdict::Retry { at, .. } => {
-                    if at > now {
-                        self.seam.sleep_until(at).await;
-                    }
-                }
+                Verdict::Surface => return Err(self.surface(&failover, now)),
+                Verdict::Retry { at, .. } if at > now => self.seam.sleep_until(at).await,
+                Verdict::Retry { .. } => {}
             }
         }
     }
 
-    fn surface(&self, attempt: Attempt) -> ClientError {
-        match attempt {
-            Attempt::Fault(fault) => ClientError::Fault(fault),
-            Attempt::Net(reason) => {
-                let namenodes: Vec<String> = self
-                    .options
-                    .namenodes
-                    .iter()
-                    .map(|nn| format!("{} at {}", nn.name, nn.address))
-                    .collect();
-                ClientError::Unreachable {
-                    namenodes: namenodes.join(", "),
-                    reason,
-                }
+    /// Asks the current NameNode: its answer, or who is active instead of it, or `None` when time is up.
+    async fn one_try(
+        &self,
+        call: &ClientCall,
+        failover: &mut Failover,
+    ) -> Option<Either<Result<Reply, Attempt>, usize>> {
+        let (asked, deadline) = (failover.current(), failover.deadline());
+        let connected = AtomicU64::new(0);
+        let attempt = pin!(self.attempt(asked, call, &connected));
+        let watch = pin!(self.watch(failover, &connected));
+        match until(&self.seam, deadline, select(attempt, watch)).await? {
+            Either::Left((answer, _)) => Some(Either::Left(answer)),
+            Either::Right((active, _)) => Some(Either::Right(active)),
+        }
+    }
+
+    /// Closes the connections that stand. One that is being made goes on.
+    pub(crate) fn disconnect(&self) {
+        for link in &self.links {
+            if let Some((conn, _)) = link.try_lock().and_then(|mut link| link.open.take()) {
+                conn.close(CLOSED, "the client is closed");
             }
         }
     }
 
+    fn numbered(&self, request: Request) -> ClientCall {
+        ClientCall {
+            client: self.client,
+            call: CallId(self.next_call.fetch_add(1, Ordering::Relaxed)),
+            seen: self.seen(),
+            request,
+        }
+    }
+
+    fn index_of(&self, name: &str) -> Option<usize> {
+        let mut namenodes = self.options.namenodes.iter();
+        namenodes.position(|namenode| namenode.name == name)
+    }
+
+    fn surface(&self, failover: &Failover, now: Tick) -> ClientError {
+        let reasons = match failover.last_word() {
+            LastWord::Fault(fault) => return ClientError::Fault(fault),
+            LastWord::Unreachable(reasons) => reasons,
+        };
+        let namenodes = &self.options.namenodes;
+        let told: Vec<String> = match &reasons[..] {
+            [] => vec![format!(
+                "no answer within {} ms",
+                now.ms_since(failover.started())
+            )],
+            [(_, reason)] if namenodes.len() == 1 => vec![reason.clone()],
+            several => several
+                .iter()
+                .map(|(index, reason)| format!("{}: {reason}", namenodes[*index].name))
+                .collect(),
+        };
+        let namenodes: Vec<String> = namenodes
+            .iter()
+            .map(|nn| format!("{} at {}", nn.name, nn.address))
+            .collect();
+        ClientError::Unreachable {
+            namenodes: namenodes.join(", "),
+            reason: told.join("; "),
+        }
+    }
+
+    /// `connected` is set to the time at which the NameNode could be asked.
     async fn attempt(
         &self,
         index: usize,
         call: &ClientCall,
-    ) -> Result<hadal_proto::client::Reply, Attempt> {
+        connected: &AtomicU64,
+    ) -> Result<Reply, Attempt> {
         let client = self.link(index).await?;
+        connected.store(self.seam.now().0.max(1), Ordering::Relaxed);
         Ok(client.call(call).await?)
+    }
+
+    /// While an attempt takes longer than it should: the other NameNode that is active. A NameNode that died or
+    /// stopped closes no connection, and its death must not be waited for until the transport notices.
+    async fn watch(&self, failover: &mut Failover, connected: &AtomicU64) -> usize {
+        let (asked, began) = (failover.current(), self.seam.now());
+        loop {
+            let connected = match connected.load(Ordering::Relaxed) {
+                0 => None,
+                since => Some(Tick(since)),
+            };
+            let Some(at) = failover.look_at(began, connected) else {
+                return pending().await;
+            };
+            if at > self.seam.now() {
+                self.seam.sleep_until(at).await;
+                continue;
+            }
+            if let Some(active) = self.look(asked).await {
+                return active;
+            }
+            failover.handle_looked(self.seam.now(), self.seam.random_u64());
+        }
+    }
+
+    /// Asks all NameNodes but this one who is active. Calls that look at the same time share one look.
+    async fn look(&self, asked: usize) -> Option<usize> {
+        let mut looked = self.looked.lock().await;
+        let fresh = looked.filter(|(at, _)| self.seam.now().ms_since(*at) < LOOK_SHARED_MS);
+        if let Some((_, active)) = fresh {
+            return active.filter(|active| *active != asked);
+        }
+        let deadline = self.seam.now().after_ms(LOOK_MAX_MS);
+        let others = (0..self.links.len()).filter(|index| *index != asked);
+        let mut answers: FuturesUnordered<_> = others
+            .map(|index| async move { self.is_active(index).await.then_some(index) })
+            .collect();
+        let first = async {
+            while let Some(answer) = answers.next().await {
+                if answer.is_some() {
+                    return answer;
+                }
+            }
+            None
+        };
+        let active = until(&self.seam, deadline, first).await.flatten();
+        *looked = Some((self.seam.now(), active));
+        active
+    }
+
+    async fn is_active(&self, index: usize) -> bool {
+        let call = self.numbered(Request::GetServiceState);
+        let answer = self.attempt(index, &call, &AtomicU64::new(0)).await;
+        let response = answer.map(|reply| reply.response);
+        matches!(
+            response,
+            Ok(Response::ServiceState {
+                state: HaState::Active,
+                ..
+            })
+        )
     }
 
     async fn link(&self, index: usize) -> Result<CallClient<ClientProtocol>, Attempt> {
         let mut link = self.links[index].lock().await;
-        if let Some(client) = link.client.as_ref().filter(|client| !client.is_closed()) {
+        if let Some((_, client)) = link.open.as_ref().filter(|(_, open)| !open.is_closed()) {
             return Ok(client.clone());
         }
-        link.client = None;
+        link.open = None;
         if let Some((at, reason)) = &link.failed
             && self.seam.now().ms_since(*at) < REDIAL_PAUSE_MS
         {
@@ -170,13 +289,15 @@ impl<S: Seam> Namenodes<S> {
         let namenode = &self.options.namenodes[index];
         let expect = Expect::node(Role::Namenode, namenode.name.clone());
         let dialled = match self.seam.net().connect(namenode.address, &expect).await {
-            Ok(conn) => open(&self.opens, |reply| Open::Client(conn, reply)).await,
+            Ok(conn) => open(&self.opens, |reply| Open::Client(conn.clone(), reply))
+                .await
+                .map(|client| (conn, client)),
             Err(error) => Err(error.into()),
         };
         match dialled {
-            Ok(client) => {
+            Ok((conn, client)) => {
                 link.failed = None;
-                link.client = Some(client.clone());
+                link.open = Some((conn, client.clone()));
                 Ok(client)
             }
             Err(attempt) => {

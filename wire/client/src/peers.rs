@@ -2,6 +2,7 @@
 
 use crate::background::Open;
 use crate::error::Attempt;
+use crate::namenode::CLOSED;
 use futures_channel::{mpsc, oneshot};
 use futures_util::SinkExt;
 use futures_util::lock::Mutex as AsyncMutex;
@@ -38,6 +39,19 @@ impl<S: Seam> Peers<S> {
             seam,
             opens,
             slots: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// Closes the connections that stand. One that is being made goes on.
+    pub(crate) fn disconnect(&self) {
+        let slots: Vec<_> = {
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *slots).into_values().collect()
+        };
+        for slot in slots {
+            if let Some(conn) = slot.try_lock().and_then(|mut peer| peer.conn.take()) {
+                conn.close(CLOSED, "the client is closed");
+            }
         }
     }
 

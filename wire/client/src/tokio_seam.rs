@@ -13,6 +13,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Socket buffers asked for, in bytes; the system may give less.
 const SOCKET_BUFFER: usize = 8 << 20;
 
+/// How long [`DistributedFileSystem::close`] lets its closing words leave.
+const FAREWELL: Duration = Duration::from_millis(20);
+
 /// A client's machine on tokio: its clock, its randomness, its UDP endpoint.
 #[derive(Clone)]
 pub struct TokioSeam {
@@ -59,6 +62,18 @@ impl Seam for TokioSeam {
 
     fn net(&self) -> &QuicNet {
         &self.net
+    }
+}
+
+impl DistributedFileSystem<TokioSeam> {
+    /// Says good-bye to all nodes before the program ends: closes every connection and returns when that has been
+    /// sent. What [`DistributedFileSystem::disconnect`] says holds here, too. A client that is only dropped says
+    /// good-bye as well, if its runtime lives on.
+    pub async fn close(&self) {
+        self.disconnect();
+        // The closing words leave at once; only that the peers have seen them would take longer to know.
+        let told = self.shared.seam.net.wait_idle();
+        drop(tokio::time::timeout(FAREWELL, told).await);
     }
 }
 

@@ -12,6 +12,6 @@ pub mod packet;
 pub mod replica_choice;
 
 pub use block_stream::{BlockStream, PipelineError, Recovery};
-pub use failover::{Failover, FailoverOptions, Verdict};
+pub use failover::{Failover, FailoverOptions, LastWord, Verdict};
 pub use packet::{Packet, Packetizer};
 pub use replica_choice::ReplicaChoice;

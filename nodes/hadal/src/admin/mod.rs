@@ -99,7 +99,9 @@ where
             config,
             console: Arc::clone(&console),
         });
-        work(operator).await
+        let code = work(Arc::clone(&operator)).await;
+        operator.dfs.close().await;
+        code
     });
     console.flush();
     runtime.shutdown_background();

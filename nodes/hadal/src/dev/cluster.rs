@@ -174,7 +174,10 @@ fn wait_ready(layout: &Layout) -> Result<()> {
         let dfs = session::connect(&config)?;
         loop {
             let reason = match status::readiness(&dfs, layout).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    dfs.close().await;
+                    return Ok(());
+                }
                 Err(reason) => reason,
             };
             for node in layout.nodes() {

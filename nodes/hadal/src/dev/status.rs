@@ -58,6 +58,7 @@ pub(crate) fn status(dir: &Path, json: bool) -> Result<i32> {
                 id: node.id,
             });
         }
+        dfs.close().await;
         anyhow::Ok(processes)
     })?;
     let status = Status {

@@ -96,7 +96,9 @@ pub(super) fn namenodes(config: &Config) -> Result<Vec<Finding>> {
             // The certificates' own check says what is wrong with them.
             Err(error) => return Finding::skipped(check, format!("{error:#}")),
         };
-        match tokio::time::timeout(ANSWER, dfs.service_state()).await {
+        let answer = tokio::time::timeout(ANSWER, dfs.service_state()).await;
+        dfs.close().await;
+        match answer {
             Ok(Ok((state, _))) => Finding::good(check, format!("one answers, and is {state}")),
             Ok(Err(error)) => Finding::new(check, Verdict::Poor, error.to_string(), ""),
             Err(_) => Finding::new(

@@ -59,7 +59,7 @@ pub(crate) fn run(global: &Global, console: Arc<Console>, args: DfsArgs) -> Resu
     let code = runtime.block_on(async {
         let (dfs, user) = session::connect_as(&config)?;
         let shell = Arc::new(Shell::new(dfs, config, user, console, args, umask));
-        Ok(tokio::select! {
+        let code = tokio::select! {
             code = run_verb(&shell) => code,
             _ = tokio::signal::ctrl_c() => {
                 shell.console.flush();
@@ -68,7 +68,9 @@ pub(crate) fn run(global: &Global, console: Arc<Console>, args: DfsArgs) -> Resu
                 }
                 INTERRUPTED
             }
-        })
+        };
+        shell.dfs.close().await;
+        Ok(code)
     });
     // A thread that waits for standard input must not hold the command.
     runtime.shutdown_background();
