@@ -6,6 +6,7 @@
 
 use crate::effect::Effect;
 use crate::inode::{BlockList, Body, FileBody, Inode, PERMISSION_MASK};
+use crate::lease::TRUNCATE_HOLDER;
 use crate::packed::U48;
 use crate::state::State;
 use alloc::vec::Vec;
@@ -156,16 +157,19 @@ impl State {
                     replace_last(file, *block);
                     effects.push(Effect::Reopened { block: *block });
                 }
-                if let Some(block) = block {
-                    self.counters.generation_stamp =
-                        self.counters.generation_stamp.max(block.generation_stamp);
-                }
                 self.leases.add(*inode, *holder);
             }
-            EditOp::Truncate { .. } | EditOp::Concat { .. } => panic!(
-                "edit {txid} is a {}, which this version neither writes nor applies",
-                edit.op.name()
-            ),
+            EditOp::Truncate {
+                inode,
+                length,
+                recovering,
+            } => {
+                self.truncate(*inode, *length, *recovering, effects);
+                self.touch(*inode, time_ms);
+            }
+            EditOp::Concat { target, sources } => {
+                self.concat(*target, sources, time_ms, effects);
+            }
         }
         self.retry.record(txid, edit);
         txid
@@ -200,6 +204,98 @@ impl State {
             block,
             replication,
         });
+    }
+
+    fn truncate(
+        &mut self,
+        inode: InodeId,
+        length: u64,
+        recovering: Option<Block>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let file = self.file(inode);
+        assert!(!file.is_open(), "inode {inode} is open, it cannot be cut");
+        let mut start = file.blocks.length();
+        let mut dropped = 0;
+        while start > length {
+            let last = file.blocks.last().expect("bytes are in blocks");
+            start -= last.length;
+            if start < length {
+                let cut = recovering.expect("a cut inside a block is recovered");
+                assert!(
+                    cut.id == last.id && start + cut.length == length,
+                    "{cut} is not where inode {inode} is cut at {length}"
+                );
+                // The replicas have the old stamp until the recovery ends.
+                let block = Block {
+                    length: cut.length,
+                    ..last
+                };
+                file.blocks.set_last(block);
+                file.set_open(true);
+                effects.push(Effect::Reopened { block });
+                break;
+            }
+            file.blocks.pop();
+            dropped += 1;
+            effects.push(Effect::Removed { block: last.id });
+        }
+        assert_eq!(
+            file.blocks.length(),
+            length,
+            "inode {inode} is not longer than {length}"
+        );
+        assert_eq!(
+            file.is_open(),
+            recovering.is_some(),
+            "inode {inode} is cut at {length} inside a block, or it is not"
+        );
+        self.tree.counts.blocks -= dropped;
+        if let Some(cut) = recovering {
+            self.take_stamp(cut.generation_stamp);
+            self.leases.add(inode, TRUNCATE_HOLDER);
+        }
+    }
+
+    fn concat(
+        &mut self,
+        target: InodeId,
+        sources: &[InodeId],
+        time_ms: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        let replication = self.file(target).replication();
+        let mut parent = None;
+        for source in sources {
+            assert_ne!(*source, target, "a file cannot be joined to itself");
+            let file = self.file(*source);
+            assert!(
+                !file.is_open(),
+                "inode {source} is open, it cannot be moved"
+            );
+            let changes = file.replication() != replication;
+            let blocks = core::mem::replace(&mut file.blocks, BlockList::Empty);
+            // Emptied before: the number of blocks stays as it is.
+            parent = Some(self.tree.remove(*source, |_, _| {}));
+            let joined = self.file(target);
+            for block in blocks.iter() {
+                joined.blocks.push(block);
+            }
+            effects.push(Effect::Moved {
+                blocks: blocks.iter().map(|block| block.id).collect(),
+                inode: target,
+            });
+            if changes {
+                effects.extend(blocks.iter().map(|block| Effect::Replication {
+                    block: block.id,
+                    replication,
+                }));
+            }
+        }
+        self.touch(target, time_ms);
+        if let Some(parent) = parent {
+            self.touch(parent, time_ms);
+        }
     }
 
     fn remove(&mut self, id: InodeId, effects: &mut Vec<Effect>) -> InodeId {

@@ -24,6 +24,11 @@ pub(crate) enum Effect {
     Removed { block: BlockId },
     /// Copies wanted of a block.
     Replication { block: BlockId, replication: u16 },
+    /// Blocks belong to another file.
+    Moved {
+        blocks: alloc::vec::Vec<BlockId>,
+        inode: InodeId,
+    },
 }
 
 /// Hands the consequences of edit `txid` to the block manager, which lets nothing of them out before that edit is
@@ -49,6 +54,10 @@ pub(crate) fn forward(
             Effect::Replication { block, replication } => {
                 blocks.replication_changed(txid, &[block], replication);
             }
+            Effect::Moved {
+                blocks: moved,
+                inode,
+            } => blocks.moved(txid, &moved, inode),
         }
     }
     if !removed.is_empty() {

@@ -6,6 +6,14 @@ use hadal_types::{ClientId, InodeId, Tick};
 
 /// The holder of files the NameNode itself recovers (HDFS's `HDFS_NameNode`).
 pub const NAMENODE_HOLDER: ClientId = ClientId(u128::MAX);
+/// The holder of files whose last block is being cut (F-10): the NameNode too, but block recovery ends at the length
+/// recorded. Being the holder it is in edits and images, so a truncate survives restarts and failovers.
+pub const TRUNCATE_HOLDER: ClientId = ClientId(u128::MAX - 1);
+
+/// Whether a holder is the NameNode itself, not a client.
+pub(crate) fn is_namenode(holder: ClientId) -> bool {
+    holder == NAMENODE_HOLDER || holder == TRUNCATE_HOLDER
+}
 
 struct Lease {
     renewed: Tick,

@@ -55,7 +55,7 @@ mod tree;
 pub use caller::Caller;
 pub use config::NamesystemConfig;
 pub use image::{ImageError, ImageLoader, ImageSource, Loaded, Section};
-pub use lease::NAMENODE_HOLDER;
+pub use lease::{NAMENODE_HOLDER, TRUNCATE_HOLDER};
 pub use namesystem::Namesystem;
 pub use output::{Answer, Event, Output};
 pub use state::View;

@@ -5,7 +5,8 @@ use crate::caller::Caller;
 use crate::config::NamesystemConfig;
 use crate::effect::{Effect, forward};
 use crate::image::Loaded;
-use crate::lease::{Leases, NAMENODE_HOLDER};
+use crate::lease::{Leases, NAMENODE_HOLDER, TRUNCATE_HOLDER, is_namenode};
+use crate::ops::Attempts;
 use crate::output::{Answer, Event, Output};
 use crate::retry::RetryCache;
 use crate::state::{Counters, State, View};
@@ -30,8 +31,8 @@ pub struct Namesystem {
     pub(crate) barrier: Barrier,
     pub(crate) ha: HaState,
     pub(crate) epoch: Epoch,
-    /// Files the NameNode itself recovers, and when each may be tried again.
-    pub(crate) recoveries: BTreeMap<InodeId, Tick>,
+    /// Files the NameNode itself recovers, and how that goes.
+    pub(crate) recoveries: BTreeMap<InodeId, Attempts>,
     effects: Vec<Effect>,
     next_lease_check: Tick,
     pub(crate) active_hint: String,
@@ -165,8 +166,12 @@ impl Namesystem {
         self.epoch = epoch;
         self.state.leases.set_now(now);
         self.state.leases.renew_all(now);
-        let recovering = self.state.leases.files_of(NAMENODE_HOLDER);
-        self.recoveries = recovering.map(|inode| (inode, now)).collect();
+        let leases = &self.state.leases;
+        let recovering = [NAMENODE_HOLDER, TRUNCATE_HOLDER].into_iter();
+        self.recoveries = recovering
+            .flat_map(|holder| leases.files_of(holder))
+            .map(|inode| (inode, Attempts::none(now)))
+            .collect();
         self.next_lease_check = now.after_ms(self.config.lease_check_ms);
         self.blocks.become_active(now, epoch);
         self.trail = self.config.alone.then(|| Trail::new(&self.state));
@@ -381,7 +386,7 @@ impl Namesystem {
 
     fn client_call(&mut self, context: Context<'_>, request: Request) -> Result<Reply, Fault> {
         if request.is_mutation() {
-            if context.client == ClientId::default() || context.client == NAMENODE_HOLDER {
+            if context.client == ClientId::default() || is_namenode(context.client) {
                 return Err(Fault::new(
                     FaultClass::BadRequest,
                     format!(
@@ -601,10 +606,10 @@ impl Namesystem {
     fn drain_block_events(&mut self) {
         while let Some(event) = self.blocks.poll_event() {
             if let BlockEvent::Completed { inode, .. } = &event
-                && let Some(at) = self.recoveries.get_mut(inode)
+                && let Some(attempts) = self.recoveries.get_mut(inode)
             {
                 // The lease monitor waited for just this; let it close the file at its next turn.
-                *at = Tick::default();
+                attempts.next = Tick::default();
             }
             self.event(Event::Block(event));
         }

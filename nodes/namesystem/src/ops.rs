@@ -1,13 +1,19 @@
 //! The operations of ClientProtocol. Each validates, builds edits, and lets [`crate::Namesystem`] apply them.
 
 mod admin;
+mod append;
 mod attributes;
+mod concat;
 mod create;
 mod namespace;
 mod read;
 mod recovery;
 mod rename;
+mod synchronization;
+mod truncate;
 mod write;
+
+pub(crate) use recovery::Attempts;
 
 use crate::caller::Caller;
 use crate::namesystem::{Context, Namesystem};
@@ -140,10 +146,14 @@ impl Namesystem {
             Request::ListCorruptFileBlocks { path, cookie } => {
                 self.list_corrupt_file_blocks(context.caller, &path, cookie)
             }
-            Request::Append { .. }
-            | Request::Truncate { .. }
-            | Request::Concat { .. }
-            | Request::Msync => Err(unsupported(request.name())),
+            Request::Append {
+                path,
+                new_block,
+                writer_host,
+            } => self.append(context, &path, new_block, &writer_host),
+            Request::Truncate { path, length } => self.truncate(context, &path, length),
+            Request::Concat { target, sources } => self.concat(context, &target, &sources),
+            Request::Msync => Err(unsupported(request.name())),
             Request::GetServiceState => unreachable!("answered before, in every state"),
         }
     }
@@ -156,12 +166,20 @@ impl Namesystem {
         request: &Request,
     ) -> Result<Response, Fault> {
         match outcome {
+            Outcome::Done if matches!(request, Request::Truncate { .. }) => {
+                Ok(Response::Flag { value: false })
+            }
             Outcome::Done => Ok(Response::Done),
             Outcome::Yes => Ok(Response::Flag { value: true }),
             Outcome::Created(file) => Ok(Response::FileInfo {
                 status: Some(created_status(time_ms, *file)),
             }),
-            Outcome::Block { inode, block, .. } => self.repeat_add_block(inode, block, request),
+            Outcome::Block { inode, block, .. } => match request {
+                Request::Append { writer_host, .. } => {
+                    self.repeat_append(inode, block, writer_host)
+                }
+                _ => self.repeat_add_block(inode, block, request),
+            },
             Outcome::Stamp(generation_stamp) => Ok(Response::NewStamp {
                 generation_stamp,
                 token: BlockToken::default(),

@@ -11,6 +11,9 @@
 //! | `AbandonBlock`, `UpdateLength`, `UpdatePipeline`, `Rename`, `SetPermission`, `SetOwner`, `SetTimes` | of the same name | `Done` |
 //! | `Close` | Complete | `Flag(true)` |
 //! | `AllocateStamp` | UpdateBlockForPipeline | the stamp |
+//! | `Append` | Append | the open file with its last block (`Block`; block 0 when none was reopened) |
+//! | `Truncate` | Truncate | `Flag(true)` (`Yes`), or `Flag(false)` (`Done`) when a recovery was begun |
+//! | `Concat` | Concat | `Done` |
 //! | `Delete`, `SetReplication` | of the same name | `Flag(true)` |
 //!
 //! A call that changed nothing (an error, `false`, a directory that was there) leaves no edit and no entry:
@@ -135,8 +138,16 @@ pub(crate) fn outcome_of(edit: &Edit) -> Option<Outcome> {
             block: *block,
             generation_stamp: *generation_stamp,
         },
+        EditOp::Append { inode, block, .. } => Outcome::Block {
+            inode: *inode,
+            block: block.map_or(BlockId(0), |block| block.id),
+            generation_stamp: block.map_or(GenerationStamp(0), |block| block.generation_stamp),
+        },
         EditOp::AllocateStamp { generation_stamp } => Outcome::Stamp(*generation_stamp),
-        EditOp::Mkdir { .. }
+        EditOp::Truncate {
+            recovering: None, ..
+        }
+        | EditOp::Mkdir { .. }
         | EditOp::Close { .. }
         | EditOp::Delete { .. }
         | EditOp::SetReplication { .. } => Outcome::Yes,

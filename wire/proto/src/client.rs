@@ -2,6 +2,7 @@
 
 use crate::protocol::{Protocol, ProtocolId};
 use crate::{wire_enum, wire_struct};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use hadal_types::{
@@ -245,7 +246,7 @@ wire_enum! {
             /// the writer has none of its own. `None` for an empty file.
             last: Option<Block>,
             /// The file as it is now, open.
-            status: FileStatus,
+            status: Box<FileStatus>,
         },
     }
 }

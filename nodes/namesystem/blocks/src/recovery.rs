@@ -4,12 +4,68 @@ use crate::under_construction::Recovery;
 use crate::{BlockManager, RecoveryError};
 use alloc::vec::Vec;
 use hadal_proto::datanode::{Action, RecoveryWork};
-use hadal_types::{BlockId, BlockState, GenerationStamp, Tick, TxId, mix, partition_of};
+use hadal_types::{Block, BlockId, BlockState, GenerationStamp, Tick, TxId, mix, partition_of};
+use smallvec::SmallVec;
+
+/// What a recovery begins with.
+struct Plan {
+    known: Block,
+    candidates: Vec<u32>,
+    tried: SmallVec<[u32; 3]>,
+}
 
 impl BlockManager {
-    /// Starts block recovery under `recovery_id` (E-18), the stamp an AllocateStamp edit `txid` handed out: a live
-    /// primary that was not tried before, if there is one, gets RecoverBlock once `txid` is committed. `truncate_to`
-    /// is the length wanted by a truncate. Refused while another one runs and has not timed out (T-L12).
+    /// Whether [`Self::start_recovery`] would start one now: ask before a stamp is handed out for it.
+    pub fn check_start(&mut self, now: Tick, block: BlockId) -> Result<(), RecoveryError> {
+        self.advance(now);
+        self.plan_recovery(block).map(|_| ())
+    }
+
+    /// Who may take part, and who was primary before.
+    fn plan_recovery(&self, block: BlockId) -> Result<Plan, RecoveryError> {
+        let key = mix(block);
+        let partition = &self.partitions[partition_of(block)];
+        let entry = partition
+            .table
+            .get(key)
+            .ok_or(RecoveryError::UnknownBlock(block))?;
+        if entry.is_complete() {
+            return Err(RecoveryError::Complete(block));
+        }
+        let known = entry.block();
+        let open = partition.open.get(&key);
+        let running = open.and_then(|open| open.recovery.as_ref());
+        if let Some(recovery) = running
+            && self.now.ms_since(recovery.started) < self.config.recovery_timeout_ms
+            // A dead primary reports nothing any more (Q38).
+            && recovery.tried.last().is_some_and(|primary| self.nodes.node(*primary).alive)
+        {
+            return Err(RecoveryError::Running {
+                block,
+                running: recovery.id,
+            });
+        }
+        let mut candidates: Vec<u32> = open
+            .into_iter()
+            .flat_map(|open| open.candidates(known.generation_stamp.0))
+            .collect();
+        candidates.extend(partition.live_replicas(key));
+        candidates.sort_unstable();
+        candidates.dedup();
+        candidates.retain(|storage| self.nodes.is_usable(*storage));
+        if candidates.is_empty() {
+            return Err(RecoveryError::NoReplica(block));
+        }
+        Ok(Plan {
+            known,
+            candidates,
+            tried: running.map_or_else(SmallVec::new, |recovery| recovery.tried.clone()),
+        })
+    }
+
+    /// Starts block recovery under `recovery_id` (E-18), the stamp edit `txid` handed out: a live primary that was not
+    /// tried before, if there is one, gets RecoverBlock once `txid` is committed. `truncate_to` is the length wanted by
+    /// a truncate. Refused while another one runs and has not timed out (T-L12).
     pub fn start_recovery(
         &mut self,
         now: Tick,
@@ -21,33 +77,11 @@ impl BlockManager {
         self.advance(now);
         self.txid = self.txid.max(txid);
         let key = mix(block);
-        let partition = &self.partitions[partition_of(block)];
-        let entry = partition
-            .table
-            .get(key)
-            .ok_or(RecoveryError::UnknownBlock(block))?;
-        if entry.is_complete() {
-            return Err(RecoveryError::Complete(block));
-        }
-        let known = entry.block();
-        let open = partition.open.get(&key).cloned().unwrap_or_default();
-        if let Some(recovery) = &open.recovery
-            && self.now.ms_since(recovery.started) < self.config.recovery_timeout_ms
-        {
-            return Err(RecoveryError::Running {
-                block,
-                running: recovery.id,
-            });
-        }
-        let mut candidates: Vec<u32> = open.candidates(known.generation_stamp.0).to_vec();
-        candidates.extend(partition.live_replicas(key));
-        candidates.sort_unstable();
-        candidates.dedup();
-        candidates.retain(|storage| self.nodes.is_usable(*storage));
-        let mut tried = open
-            .recovery
-            .map(|recovery| recovery.tried)
-            .unwrap_or_default();
+        let Plan {
+            known,
+            candidates,
+            mut tried,
+        } = self.plan_recovery(block)?;
         let primary = candidates
             .iter()
             .map(|storage| self.nodes.node_of(*storage))

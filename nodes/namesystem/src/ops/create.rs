@@ -1,6 +1,7 @@
 //! create.
 
 use super::namespace::{Missing, parent_missing};
+use super::recovery::Opening;
 use super::{created_status, invalid};
 use crate::inode::{PERMISSION_MASK, REPLICATION_MAX};
 use crate::namesystem::{Context, Namesystem};
@@ -37,7 +38,7 @@ impl Namesystem {
             && !new.overwrite
         {
             // A writer that is gone must not hold the name for ever (E-04, T-L14).
-            self.recover_for_create(context, path, existing)?;
+            self.recover_for(context, path, existing, Opening::Create)?;
             return Err(Fault::new(
                 FaultClass::AlreadyExists,
                 format!("{path} for client {} already exists", context.client),

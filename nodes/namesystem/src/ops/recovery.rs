@@ -1,6 +1,6 @@
-//! Lease recovery (E-04..E-06, E-18, E-20): closing files whose writer is gone.
+//! Lease recovery (E-04..E-06, Q38..Q40): closing files whose writer is gone.
 
-use crate::lease::NAMENODE_HOLDER;
+use crate::lease::{NAMENODE_HOLDER, TRUNCATE_HOLDER, is_namenode};
 use crate::namesystem::{Context, Namesystem};
 use crate::output::Event;
 use crate::path::Resolved;
@@ -9,14 +9,70 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use hadal_blocks::RecoveryError;
-use hadal_proto::client::{ReplicaTarget, Response};
+use hadal_proto::client::Response;
 use hadal_proto::edit::EditOp;
 use hadal_proto::{Fault, FaultClass};
-use hadal_types::{Block, BlockId, BlockState, ClientId, GenerationStamp, InodeId, Tick};
+use hadal_types::{Block, BlockId, BlockState, ClientId, InodeId, Tick};
 
-/// After an attempt that could not end at once, the next is made no sooner than this (ms). The block manager
-/// itself refuses to run two recoveries of one block at a time (T-L12).
+/// After an attempt that could not end at once, the lease monitor makes the next no sooner than this (ms); each
+/// further one waits twice as long, up to [`RETRY_MAX_MS`], so that many files nobody can recover cost little (Q40).
+/// The block manager itself refuses to run two recoveries of one block at a time (T-L12).
 const RETRY_MS: u64 = 10_000;
+/// The longest wait between two attempts (ms).
+const RETRY_MAX_MS: u64 = 300_000;
+
+/// How the recovery of a file goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempts {
+    /// The lease monitor leaves it alone until then.
+    pub(crate) next: Tick,
+    /// Attempts that did not end it.
+    failed: u32,
+}
+
+impl Attempts {
+    /// None yet.
+    pub(crate) fn none(now: Tick) -> Self {
+        Self {
+            next: now,
+            failed: 0,
+        }
+    }
+
+    /// The first was made; `started` says whether a block recovery runs now.
+    pub(crate) fn first(now: Tick, started: bool) -> Self {
+        let mut attempts = Self::none(now);
+        if started {
+            attempts.next = now.after_ms(RETRY_MS);
+        } else {
+            attempts.again(now);
+        }
+        attempts
+    }
+
+    fn again(&mut self, now: Tick) {
+        self.next = now.after_ms((RETRY_MS << self.failed.min(8)).min(RETRY_MAX_MS));
+        self.failed = self.failed.saturating_add(1);
+    }
+}
+
+/// Who meets an open file and may take it over (HDFS's `RecoverLeaseOp`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opening {
+    Create,
+    Append,
+    Truncate,
+}
+
+impl Opening {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE_FILE",
+            Self::Append => "APPEND_FILE",
+            Self::Truncate => "TRUNCATE_FILE",
+        }
+    }
+}
 
 impl Namesystem {
     pub(super) fn recover_lease(
@@ -42,14 +98,16 @@ impl Namesystem {
         Ok(Response::Flag { value })
     }
 
-    /// A create over an existing file: takes over when the holder is past its soft limit (E-04, T-L14).
+    /// A create, append or truncate of an existing file: takes over when the holder is past its soft limit (E-04,
+    /// T-L14, T-L22).
     ///
     /// Returns when the file is closed.
-    pub(super) fn recover_for_create(
+    pub(super) fn recover_for(
         &mut self,
         context: Context<'_>,
         path: &str,
         inode: InodeId,
+        opening: Opening,
     ) -> Result<(), Fault> {
         let Some(holder) = self.state.leases.holder(inode) else {
             return Ok(());
@@ -58,7 +116,8 @@ impl Namesystem {
             Err(Fault::new(
                 class,
                 format!(
-                    "Failed to CREATE_FILE {path} for {} because {why}",
+                    "Failed to {} {path} for {} because {why}",
+                    opening.name(),
                     context.client
                 ),
             ))
@@ -70,8 +129,7 @@ impl Namesystem {
             );
         }
         let limit_ms = self.config.lease_soft_limit_ms;
-        if holder != NAMENODE_HOLDER && !self.state.leases.is_expired(holder, context.now, limit_ms)
-        {
+        if !is_namenode(holder) && !self.state.leases.is_expired(holder, context.now, limit_ms) {
             return refuse(
                 FaultClass::AlreadyBeingCreated,
                 &format!("this file lease is currently owned by {holder}"),
@@ -79,6 +137,11 @@ impl Namesystem {
         }
         match self.release_lease(context.now, context.wall_ms, inode) {
             Ok(true) => Ok(()),
+            // T-T4.
+            Ok(false) if holder == TRUNCATE_HOLDER => refuse(
+                FaultClass::RecoveryInProgress,
+                "the file is being truncated; another recovery is in progress. Try again later.",
+            ),
             Ok(false) => refuse(
                 FaultClass::RecoveryInProgress,
                 "lease recovery is in progress. Try again later.",
@@ -97,21 +160,30 @@ impl Namesystem {
         let limit_ms = self.config.lease_hard_limit_ms;
         let expired = self.state.leases.expired(now, limit_ms);
         let expired = expired
-            .filter(|(holder, _)| *holder != NAMENODE_HOLDER)
+            .filter(|(holder, _)| !is_namenode(*holder))
             .map(|(_, inode)| inode);
         let again = self.recoveries.keys().copied();
-        let due = |inode: &InodeId| self.recoveries.get(inode).is_none_or(|at| *at <= now);
+        let due = |inode: &InodeId| {
+            let attempts = self.recoveries.get(inode);
+            attempts.is_none_or(|attempts| attempts.next <= now)
+        };
         let due: Vec<_> = again.chain(expired).filter(due).take(most).collect();
         for inode in due {
             if self.state.leases.holder(inode).is_none() {
                 self.recoveries.remove(&inode);
                 continue;
             }
-            // A failure only means "later": the file stays due.
+            // A failure only means "later".
             if self.release_lease(now, wall_ms, inode).is_err() {
-                self.recoveries.insert(inode, now.after_ms(RETRY_MS));
+                self.try_again(now, inode);
             }
         }
+    }
+
+    /// The lease monitor comes back to this file.
+    fn try_again(&mut self, now: Tick, inode: InodeId) {
+        let attempts = self.recoveries.entry(inode);
+        attempts.or_insert(Attempts::none(now)).again(now);
     }
 
     /// Closes an open file without its writer (HDFS's `internalReleaseLease`): `true` when it is closed now,
@@ -141,9 +213,16 @@ impl Namesystem {
                 self.drop_last(wall_ms, inode, holder, last.id);
                 Ok(true)
             }
+            Some(BlockState::Committed) if ready && self.has_waited(now, inode) => {
+                // Its writer said it was finished, and what it wrote did not arrive: perhaps its DataNodes restarted
+                // in between and have unfinished replicas (RWR), which block recovery finishes.
+                self.recover_block(now, wall_ms, inode, holder, last)
+            }
             Some(BlockState::Complete | BlockState::Committed) => {
                 self.take_over(wall_ms, inode, holder);
-                self.recoveries.insert(inode, now.after_ms(RETRY_MS));
+                if !self.recoveries.contains_key(&inode) {
+                    self.try_again(now, inode);
+                }
                 Err(in_progress(format!(
                     "Failed to release lease for file {}. Committed blocks are waiting to be minimally replicated. Try again later.",
                     self.state.tree.path_of(inode)
@@ -151,6 +230,12 @@ impl Namesystem {
             }
             _ => self.recover_block(now, wall_ms, inode, holder, last),
         }
+    }
+
+    /// Whether the lease monitor waited for this file before and its wait is over.
+    fn has_waited(&self, now: Tick, inode: InodeId) -> bool {
+        let attempts = self.recoveries.get(&inode);
+        attempts.is_some_and(|attempts| attempts.failed > 0 && attempts.next <= now)
     }
 
     fn recover_block(
@@ -161,46 +246,49 @@ impl Namesystem {
         holder: ClientId,
         last: Block,
     ) -> Result<bool, Fault> {
-        if self.recoveries.get(&inode).is_some_and(|at| now < *at) {
-            return Ok(false);
-        }
-        // E-16: the recovery id is a new stamp, and an old holder's calls fail from here on.
-        let recovery_id = self.state.counters.generation_stamp.next();
-        self.own_edit(
-            wall_ms,
-            EditOp::AllocateStamp {
-                generation_stamp: recovery_id,
-            },
-        );
-        self.take_over(wall_ms, inode, holder);
-        self.recoveries.insert(inode, now.after_ms(RETRY_MS));
-        let txid = self.applied();
-        match self
-            .blocks
-            .start_recovery(now, txid, last.id, recovery_id, None)
-        {
-            Ok(()) => {
-                self.event(Event::LeaseRecoveryStarted {
-                    inode,
-                    holder,
-                    block: Some((last.id, recovery_id)),
-                });
-                Ok(false)
+        match self.blocks.check_start(now, last.id) {
+            Ok(()) => {}
+            Err(RecoveryError::Running { .. }) => {
+                self.try_again(now, inode);
+                return Ok(false);
             }
-            Err(RecoveryError::Running { .. }) => Ok(false),
             Err(RecoveryError::NoReplica(_))
                 if last.length == 0 && self.blocks.ready_to_become_active() =>
             {
                 // Every live DataNode has reported and none has it: its writer never got to write.
                 self.drop_last(wall_ms, inode, holder, last.id);
-                Ok(true)
+                return Ok(true);
             }
-            Err(error) => Err(in_progress(format!("{error}"))),
+            Err(error) => {
+                self.take_over(wall_ms, inode, holder);
+                self.try_again(now, inode);
+                return Err(in_progress(format!("{error}")));
+            }
         }
+        // E-16: the recovery id is a new stamp, and an old holder's calls fail from here on.
+        self.take_over(wall_ms, inode, holder);
+        let recovery_id = self.state.counters.generation_stamp.next();
+        let txid = self.own_edit(
+            wall_ms,
+            EditOp::AllocateStamp {
+                generation_stamp: recovery_id,
+            },
+        );
+        let truncate_to = (holder == TRUNCATE_HOLDER).then_some(last.length);
+        self.blocks
+            .start_recovery(now, txid, last.id, recovery_id, truncate_to)
+            .expect("checked just now");
+        self.try_again(now, inode);
+        self.event(Event::LeaseRecoveryStarted {
+            inode,
+            holder,
+            block: Some((last.id, recovery_id)),
+        });
+        Ok(false)
     }
 
     fn take_over(&mut self, wall_ms: u64, inode: InodeId, holder: ClientId) {
-        if holder != NAMENODE_HOLDER {
+        if !is_namenode(holder) {
             self.own_edit(
                 wall_ms,
                 EditOp::ReassignLease {
@@ -212,12 +300,24 @@ impl Namesystem {
     }
 
     /// Drops a last block with nothing in it and closes the file.
-    fn drop_last(&mut self, wall_ms: u64, inode: InodeId, holder: ClientId, block: BlockId) {
+    pub(super) fn drop_last(
+        &mut self,
+        wall_ms: u64,
+        inode: InodeId,
+        holder: ClientId,
+        block: BlockId,
+    ) {
         self.own_edit(wall_ms, EditOp::AbandonBlock { inode, block });
         self.close(wall_ms, inode, holder, None);
     }
 
-    fn close(&mut self, wall_ms: u64, inode: InodeId, holder: ClientId, last: Option<Block>) {
+    pub(super) fn close(
+        &mut self,
+        wall_ms: u64,
+        inode: InodeId,
+        holder: ClientId,
+        last: Option<Block>,
+    ) {
         let last = last.or_else(|| {
             let entry = self.state.tree.get(inode)?;
             entry.inode.file()?.blocks.last()
@@ -232,90 +332,8 @@ impl Namesystem {
         }
         self.event(Event::LeaseRecovered { inode });
     }
-
-    /// The result of a block recovery (E-18), only at the active (E-20).
-    pub(crate) fn commit_synchronization(
-        &mut self,
-        wall_ms: u64,
-        block: BlockId,
-        recovery_id: GenerationStamp,
-        length: u64,
-        nodes: &[ReplicaTarget],
-        delete: bool,
-    ) -> Result<(), Fault> {
-        if self.blocks.in_safe_mode() {
-            return Err(Fault::new(
-                FaultClass::SafeMode,
-                format!("Cannot commitBlockSynchronization of {block} while in safe mode"),
-            ));
-        }
-        let Some(stored) = self.blocks.stored(block) else {
-            if delete {
-                // Said again after it was done.
-                return Ok(());
-            }
-            return Err(Fault::new(
-                FaultClass::NotFound,
-                format!("{block} is not known to this NameNode; its file may be deleted"),
-            ));
-        };
-        let inode = stored.inode;
-        let tree = &self.state.tree;
-        let file = tree.get(inode).and_then(|entry| entry.inode.file());
-        let Some(file) = file.filter(|file| file.is_open()) else {
-            // Said again after the file was closed with this very result, or too late.
-            return if stored.block.generation_stamp == recovery_id {
-                Ok(())
-            } else {
-                Err(stale(format!(
-                    "{block} belongs to a closed file (inode {inode}); recovery {recovery_id} is too late"
-                )))
-            };
-        };
-        if file.blocks.last().map(|last| last.id) != Some(block) {
-            return Err(stale(format!(
-                "{block} is not the last block of its file (inode {inode})"
-            )));
-        }
-        let block_size = file.block_size.get();
-        self.blocks
-            .check_recovery(block, recovery_id)
-            .map_err(|error| stale(format!("{error}")))?;
-        if length > block_size || recovery_id > self.state.counters.generation_stamp {
-            return Err(Fault::new(
-                FaultClass::InvalidArgument,
-                format!(
-                    "recovery {recovery_id} of {block} cannot end with length {length} of block size {block_size}"
-                ),
-            ));
-        }
-        let holder = self.state.leases.holder(inode).unwrap_or(NAMENODE_HOLDER);
-        if delete {
-            self.drop_last(wall_ms, inode, holder, block);
-            return Ok(());
-        }
-        let recovered = Block {
-            id: block,
-            generation_stamp: recovery_id,
-            length,
-        };
-        self.own_edit(
-            wall_ms,
-            EditOp::UpdatePipeline {
-                inode,
-                block: recovered,
-            },
-        );
-        self.blocks.set_pipeline(block, nodes);
-        self.close(wall_ms, inode, holder, Some(recovered));
-        Ok(())
-    }
 }
 
 fn in_progress(message: String) -> Fault {
     Fault::new(FaultClass::RecoveryInProgress, message)
-}
-
-fn stale(message: String) -> Fault {
-    Fault::new(FaultClass::StaleReplica, message)
 }

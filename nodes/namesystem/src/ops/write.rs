@@ -10,7 +10,7 @@ use hadal_blocks::PlacementRequest;
 use hadal_proto::client::{BlockToken, LocatedBlock, ReplicaTarget, Request, Response};
 use hadal_proto::edit::EditOp;
 use hadal_proto::{Fault, FaultClass};
-use hadal_types::{Block, BlockId, DatanodeUuid, InodeId};
+use hadal_types::{Block, BlockId, BlockState, DatanodeUuid, InodeId};
 
 /// An open file as a writer's call needs it.
 #[derive(Clone, Copy)]
@@ -85,16 +85,21 @@ impl Namesystem {
     }
 
     /// What a client says of its last block must fit what is known of it.
-    fn check_final(path: &str, open: &Open, said: Block, known: Block) -> Result<(), Fault> {
+    fn check_final(&self, path: &str, open: &Open, said: Block, known: Block) -> Result<(), Fault> {
         if said.generation_stamp != known.generation_stamp {
             return Err(invalid(format!(
                 "Commit block with mismatching GS. NN has {known}, client submits {said} for {path}"
             )));
         }
-        if said.length < known.length || said.length > open.block_size {
+        // What is COMPLETE grows no more, whether the tree knows its length yet or not.
+        let most = match self.blocks.stored(known.id) {
+            Some(stored) if stored.state == BlockState::Complete => stored.block.length,
+            _ => open.block_size,
+        };
+        if said.length < known.length || said.length > most {
             return Err(invalid(format!(
-                "Commit or complete block {said} of {path}: its length must be between the recorded {} and the block size {}",
-                known.length, open.block_size
+                "Commit or complete block {said} of {path}: its length must be between the recorded {} and {most}",
+                known.length
             )));
         }
         Ok(())
@@ -126,7 +131,7 @@ impl Namesystem {
             )));
         }
         if let (Some(previous), Some(last)) = (previous, open.last) {
-            Self::check_final(path, &open, previous, last)?;
+            self.check_final(path, &open, previous, last)?;
         }
         if !self.is_complete(open.penultimate) {
             return Err(Fault::new(
@@ -258,7 +263,15 @@ impl Namesystem {
     ) -> Result<Response, Fault> {
         let open = self.check_lease(context, path, inode)?;
         // A block that is not the last was abandoned before, or is in use: nothing to do.
-        if open.last.is_some_and(|last| last.id == block.id) {
+        if let Some(last) = open.last
+            && last.id == block.id
+        {
+            if last.length > 0 {
+                return Err(invalid(format!(
+                    "{last} of {path} cannot be abandoned: {} bytes of it are recorded",
+                    last.length
+                )));
+            }
             self.edit(
                 context,
                 EditOp::AbandonBlock {
@@ -287,7 +300,7 @@ impl Namesystem {
         };
         match (last, open.last) {
             (Some(said), Some(known)) if said.id == known.id => {
-                Self::check_final(path, &open, said, known)?;
+                self.check_final(path, &open, said, known)?;
                 let txid = self.applied();
                 self.blocks.committed(txid, said);
             }
@@ -346,7 +359,7 @@ impl Namesystem {
             && length > last.length
         {
             let block = Block { length, ..last };
-            Self::check_final(path, &open, block, last)?;
+            self.check_final(path, &open, block, last)?;
             self.edit(
                 context,
                 EditOp::UpdateLength {
@@ -358,8 +371,15 @@ impl Namesystem {
         Ok(Response::Done)
     }
 
-    fn check_open_block(path: &str, open: &Open, block: Block) -> Result<Block, Fault> {
+    /// Only the last block of an open file, and only while it is not COMPLETE: after an append to a full block the
+    /// last one is as finished as the others (T-P1).
+    fn check_open_block(&self, path: &str, open: &Open, block: Block) -> Result<Block, Fault> {
         match open.last {
+            Some(last) if last.id == block.id && self.blocks.is_complete(last.id) => {
+                Err(invalid(format!(
+                    "{block} is COMPLETE and not under construction in {path}; ask for a new block"
+                )))
+            }
             Some(last) if last.id == block.id => Ok(last),
             last => Err(invalid(format!(
                 "{block} is not under construction in {path}, whose last block is {}",
@@ -376,7 +396,7 @@ impl Namesystem {
         block: Block,
     ) -> Result<Response, Fault> {
         let open = self.check_lease(context, path, inode)?;
-        Self::check_open_block(path, &open, block)?;
+        self.check_open_block(path, &open, block)?;
         let generation_stamp = self.state.counters.generation_stamp.next();
         self.edit(context, EditOp::AllocateStamp { generation_stamp });
         Ok(Response::NewStamp {
@@ -395,7 +415,7 @@ impl Namesystem {
         nodes: &[ReplicaTarget],
     ) -> Result<Response, Fault> {
         let open = self.check_lease(context, path, inode)?;
-        let last = Self::check_open_block(path, &open, old)?;
+        let last = self.check_open_block(path, &open, old)?;
         let issued = self.state.counters.generation_stamp;
         if new.id != old.id
             || new.generation_stamp <= last.generation_stamp
@@ -429,7 +449,7 @@ impl Namesystem {
         count: u8,
     ) -> Result<Response, Fault> {
         let open = self.check_lease(context, path, inode)?;
-        let last = Self::check_open_block(path, &open, block)?;
+        let last = self.check_open_block(path, &open, block)?;
         let existing_ids: Vec<_> = existing.iter().map(|target| target.datanode).collect();
         let added = self
             .blocks

@@ -1,14 +1,18 @@
 //! DataNodes as their NameNode sees them, and the calls of a writer.
 
-use crate::support::World;
+use crate::support::{World, reload};
 use hadal_namesystem::Answer;
 use hadal_proto::Fault;
 use hadal_proto::client::{LocatedBlock, LocatedBlocks, Request, Response};
 use hadal_proto::datanode::{
-    ChangeKind, Command, Heartbeat, IncrementalReport, Registration, ReplicaChange,
-    Request as FromNode, Response as ToNode, StorageReport,
+    Action, ChangeKind, Command, Heartbeat, IncrementalReport, RecoveryWork, Registration,
+    ReplicaChange, Request as FromNode, Response as ToNode, StorageReport,
 };
-use hadal_types::{Block, CURRENT_LAYOUT, DatanodeUuid, InodeId, Principal, Role, StorageUuid};
+use hadal_types::{
+    Block, BlockId, CURRENT_LAYOUT, DatanodeUuid, InodeId, Principal, Role, StorageUuid,
+};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 
 pub(crate) const YES: Response = Response::Flag { value: true };
 pub(crate) const NO: Response = Response::Flag { value: false };
@@ -17,6 +21,10 @@ pub(crate) const NO: Response = Response::Flag { value: false };
 pub(crate) struct Node {
     pub(crate) id: u128,
     sequence: u64,
+    /// Last command received; the next heartbeat says it is executed.
+    executed: Cell<u64>,
+    /// Blocks it was told to delete.
+    pub(crate) deleted: RefCell<BTreeSet<BlockId>>,
 }
 
 impl Node {
@@ -46,7 +54,12 @@ impl Node {
     }
 
     pub(crate) fn register(id: u128, world: &mut World) -> Self {
-        let node = Self { id, sequence: 0 };
+        let node = Self {
+            id,
+            sequence: 0,
+            executed: Cell::new(0),
+            deleted: RefCell::default(),
+        };
         let registration = Registration {
             uuid: DatanodeUuid(id),
             name: format!("dn{id}"),
@@ -77,10 +90,21 @@ impl Node {
             failed_volumes: 0,
             acknowledged: world.ns.epoch(),
             wants_report: vec![StorageUuid(self.id)],
-            executed: 0,
+            executed: self.executed.get(),
         };
         match self.ask(world, FromNode::Heartbeat { heartbeat }) {
-            Ok(ToNode::Heartbeat { commands, .. }) => commands,
+            Ok(ToNode::Heartbeat { commands, .. }) => {
+                if let Some(last) = commands.last() {
+                    self.executed.set(last.sequence);
+                }
+                for command in &commands {
+                    if let Action::Invalidate { blocks } = &command.action {
+                        let ids = blocks.iter().map(|block| block.id);
+                        self.deleted.borrow_mut().extend(ids);
+                    }
+                }
+                commands
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -166,4 +190,98 @@ pub(crate) fn locate(world: &mut World, path: &str, offset: u64, length: u64) ->
 
 pub(crate) fn of_length(block: Block, length: u64) -> Block {
     Block { length, ..block }
+}
+
+/// The block size of [`written`] files.
+pub(crate) const BLOCK: u64 = 1024;
+
+/// A file of blocks of [`BLOCK`] bytes with three copies, open for client 1.
+pub(crate) fn open_wide(world: &mut World, path: &str) -> InodeId {
+    let request = Request::Create {
+        path: path.into(),
+        permission: 0o644,
+        overwrite: false,
+        create_parent: true,
+        replication: 3,
+        block_size: BLOCK,
+    };
+    match world.ok(request) {
+        Response::FileInfo {
+            status: Some(status),
+        } => status.inode,
+        other => panic!("not a new file: {other:?}"),
+    }
+}
+
+/// A closed file with blocks of these lengths, each on all three DataNodes.
+pub(crate) fn written(
+    world: &mut World,
+    nodes: &mut [Node],
+    path: &str,
+    lengths: &[u64],
+) -> (InodeId, Vec<Block>) {
+    let inode = open_wide(world, path);
+    let mut blocks: Vec<Block> = Vec::new();
+    for length in lengths {
+        let block = added(world.ok(add(path, inode, blocks.last().copied()))).block;
+        let block = of_length(block, *length);
+        received(world, nodes, block);
+        blocks.push(block);
+    }
+    let last = blocks.last().copied();
+    assert_eq!(world.ok(complete(path, inode, last)), YES);
+    (inode, blocks)
+}
+
+/// All DataNodes report this replica finished.
+pub(crate) fn received(world: &mut World, nodes: &mut [Node], block: Block) {
+    for node in nodes {
+        node.says(world, ChangeKind::Received, block);
+    }
+}
+
+/// The block recoveries these DataNodes are told to make, with the place of who is told.
+pub(crate) fn recoveries(world: &mut World, nodes: &[Node]) -> Vec<(usize, RecoveryWork)> {
+    let mut all = Vec::new();
+    for (at, node) in nodes.iter().enumerate() {
+        for command in node.beat(world) {
+            if let Action::RecoverBlock { work } = command.action {
+                all.extend(work.into_iter().map(|work| (at, work)));
+            }
+        }
+    }
+    all
+}
+
+/// The result of a block recovery all locations took part in.
+pub(crate) fn synchronized(work: &RecoveryWork, length: u64) -> FromNode {
+    FromNode::CommitBlockSynchronization {
+        block: work.block.id,
+        recovery_id: work.recovery_id,
+        length,
+        nodes: work.locations.clone(),
+        delete: false,
+    }
+}
+
+pub(crate) fn append(path: &str, new_block: bool) -> Request {
+    Request::Append {
+        path: path.into(),
+        new_block,
+        writer_host: String::new(),
+    }
+}
+
+pub(crate) fn truncate(path: &str, length: u64) -> Request {
+    Request::Truncate {
+        path: path.into(),
+        length,
+    }
+}
+
+/// Every byte of the namespace is the same after replay and after a start from an image.
+pub(crate) fn assert_replays(world: &World) {
+    let digest = world.ns.view().digest();
+    assert_eq!(world.replayed().view().digest(), digest, "by replay");
+    assert_eq!(reload(&world.ns).view().digest(), digest, "by image");
 }

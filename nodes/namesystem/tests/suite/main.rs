@@ -1,6 +1,8 @@
 //! The NameNode's mind, tested as values: calls in, edits and answers out.
 
+mod append;
 mod barrier;
+mod concat;
 mod datanode;
 mod files;
 mod leases;
@@ -9,3 +11,4 @@ mod permissions;
 mod replay;
 mod rules;
 mod support;
+mod truncate;
