@@ -3,6 +3,7 @@
 //! * [`acceptor`]: a JournalNode's mind: promises, batches in order, recovery, counts.
 //! * [`writer`]: a NameNode's mind towards the JournalNodes: claim, recover, write, roll, purge.
 //! * [`reader`]: which records to read from which JournalNode.
+//! * [`tail`]: what a standby reads, as it is committed.
 //! * [`recovery`]: which content of an unfinished segment survives.
 //!
 //! All of them have the same shape: `handle_*` says that something arrived, commands start something,
@@ -15,6 +16,7 @@ pub mod acceptor;
 mod planted;
 pub mod reader;
 pub mod recovery;
+pub mod tail;
 pub mod writer;
 
 pub use planted::Planted;

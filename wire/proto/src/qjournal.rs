@@ -33,6 +33,8 @@ pub const RECORD_CAP: usize = 1 << 20;
 pub const RECORD_HEAD_LEN: usize = 24;
 /// Most payload a [`Call::ReadEdits`] or [`Call::ReadSegment`] answers at once, whatever was asked.
 pub const READ_CAP: u32 = 4 << 20;
+/// Longest wait of a [`Call::AwaitCommitted`], in milliseconds, whatever was asked.
+pub const AWAIT_CAP_MS: u32 = 10_000;
 
 /// Running digest of the log up to a txid. The digest before txid 1 is all zeros.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -219,6 +221,10 @@ wire_enum! {
         /// Between JournalNodes: my incarnation, and what I know of others. Recorded durably before it is
         /// answered.
         12 => ExchangeCounts { name: String, incarnation: Incarnation, standing: Standing, known: Vec<PeerCount> },
+        /// Committed records behind `after`: at once when there are any, else as soon as there are, and after `wait_ms`
+        /// (at most [`AWAIT_CAP_MS`]) an empty run. Refused with `NotFound` by a node that lacks them and will not get
+        /// them by waiting, or that knows of more than it has: ask another one (protocols.md section 3).
+        13 => AwaitCommitted { after: TxId, wait_ms: u32, max_bytes: u32 },
     }
 }
 
@@ -243,7 +249,7 @@ wire_enum! {
         3 => Prepared { prepared: Prepared },
         /// To GetManifest.
         4 => Manifest { manifest: Manifest },
-        /// To ReadEdits and ReadSegment.
+        /// To ReadEdits, ReadSegment and AwaitCommitted.
         5 => Edits { edits: Edits },
         /// To ExchangeCounts.
         6 => Counts { counts: Counts },

@@ -11,6 +11,7 @@ mod record;
 mod recover;
 mod segments;
 mod standing;
+mod wait;
 mod write;
 
 pub use output::{FetchId, Output, StoreOp, StreamKey, Ticket, WriteId};
@@ -32,6 +33,7 @@ use hadal_types::{Epoch, NamespaceInfo, Principal, Role, Tick, TxId};
 use recover::PendingFetch;
 use segments::{Segment, Segments};
 use standing::Confirmation;
+use wait::Waiter;
 
 /// Settings of an [`Acceptor`].
 #[derive(Clone, Debug)]
@@ -97,6 +99,8 @@ pub struct Acceptor {
     open: Option<TxId>,
     confirmation: Confirmation,
     fetch: Option<PendingFetch>,
+    /// Calls that wait until more is committed.
+    waiters: Vec<Waiter>,
     next_ticket: u64,
     next_fetch: u64,
     /// Writes handed out, and how many of them are durable.
@@ -138,6 +142,7 @@ impl Acceptor {
             segments,
             open,
             fetch: None,
+            waiters: Vec::new(),
             next_ticket: 0,
             next_fetch: 0,
             issued: 0,
@@ -230,7 +235,13 @@ impl Acceptor {
                 standing: _,
                 known,
             } => self.exchange_counts(ticket, &name, incarnation, &known),
+            Call::AwaitCommitted {
+                after,
+                wait_ms,
+                max_bytes,
+            } => self.await_committed(now, ticket, after, wait_ms, max_bytes),
         }
+        self.serve_waiters(now);
         ticket
     }
 
@@ -269,6 +280,7 @@ impl Acceptor {
             }
         }
         self.retry_confirming(now);
+        self.serve_waiters(now);
     }
 
     /// When [`Acceptor::handle_timeout`] must be called.
@@ -280,6 +292,7 @@ impl Acceptor {
         self.raise_at
             .into_iter()
             .chain(self.confirmation.retry_at)
+            .chain(self.next_waiter())
             .min()
     }
 

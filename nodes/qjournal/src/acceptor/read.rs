@@ -52,7 +52,6 @@ impl Acceptor {
             .segments
             .newest()
             .is_some_and(|s| s.state.first == first);
-        let committed = self.segments.committed();
         // "No new edits" is said only by a node that has everything it knows to be committed (Q21).
         let behind = self.record.mark.txid >= from;
         if (from > state.last.next() && !durable) || !newest || behind {
@@ -60,15 +59,19 @@ impl Acceptor {
             self.reply(ticket, Err(fault));
             return;
         }
-        let edits = Edits {
+        let edits = self.no_edits(from);
+        self.reply(ticket, Ok(Response::Edits { edits }));
+    }
+
+    pub(super) fn no_edits(&self, from: TxId) -> Edits {
+        Edits {
             first: from,
             count: 0,
             records: Bytes::new(),
             digest_before: LogDigest::default(),
             digest_end: LogDigest::default(),
-            committed,
-        };
-        self.reply(ticket, Ok(Response::Edits { edits }));
+            committed: self.segments.committed(),
+        }
     }
 
     pub(super) fn read_segment(&mut self, ticket: Ticket, first: TxId, from: TxId, max_bytes: u32) {
@@ -91,7 +94,14 @@ impl Acceptor {
         }
     }
 
-    fn read(&mut self, ticket: Ticket, segment: TxId, from: TxId, upto: TxId, max_bytes: u32) {
+    pub(super) fn read(
+        &mut self,
+        ticket: Ticket,
+        segment: TxId,
+        from: TxId,
+        upto: TxId,
+        max_bytes: u32,
+    ) {
         let output = Output::Read {
             ticket,
             segment,
@@ -103,8 +113,8 @@ impl Acceptor {
         self.park(Parked::Output(output));
     }
 
-    /// Names what is missing and what there is (Q19).
-    fn not_here(&self, from: TxId) -> Fault {
+    /// Names what is missing and what there is (Q19); the value is the oldest txid here.
+    pub(super) fn not_here(&self, from: TxId) -> Fault {
         let oldest = self.segments.iter().next().map(|s| s.state.first);
         let message = match oldest {
             None => format!(
@@ -118,6 +128,6 @@ impl Acceptor {
                 self.segments.committed().txid
             ),
         };
-        Fault::new(FaultClass::NotFound, message)
+        Fault::new(FaultClass::NotFound, message).with_value(oldest.unwrap_or_default().0)
     }
 }

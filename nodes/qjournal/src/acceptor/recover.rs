@@ -136,7 +136,7 @@ impl Acceptor {
 
     /// A copy asked for by [`Output::Fetch`] is complete, verified and durable under a temporary name, or could not
     /// be had.
-    pub fn handle_fetched(&mut self, _now: Tick, fetch: FetchId, outcome: Result<(), Fault>) {
+    pub fn handle_fetched(&mut self, now: Tick, fetch: FetchId, outcome: Result<(), Fault>) {
         if self.stopped
             || self
                 .fetch
@@ -167,6 +167,7 @@ impl Acceptor {
                 self.reply_of_epoch(ticket, epoch, Ok(Response::Done));
             }
         }
+        self.serve_waiters(now);
     }
 }
 

@@ -183,6 +183,7 @@ impl Acceptor {
                 self.park(Parked::Output(Output::Ack { stream, ack }));
             }
         }
+        self.serve_waiters(now);
     }
 
     /// The txid to acknowledge, `None` for a mere mark.

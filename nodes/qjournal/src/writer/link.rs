@@ -108,6 +108,8 @@ impl Link {
     pub(super) fn close_stream(&mut self) -> Option<StreamId> {
         self.in_flight.clear();
         self.sent = self.acked;
+        // A mark on it may not have arrived, and a node that restarted has not verified it against its log.
+        self.marked = TxId(0);
         self.stream.take()
     }
 

@@ -384,6 +384,16 @@ impl Writer {
         });
     }
 
+    /// A JournalNode came back, or a stream ended: it may lack the mark.
+    pub(super) fn mark_again(&mut self, now: Tick) {
+        if let Phase::Writing(log) = &mut self.phase
+            && log.committed.txid > TxId(0)
+        {
+            let at = now.after_ms(self.config.mark_idle_ms);
+            log.mark_at = Some(log.mark_at.map_or(at, |earlier| earlier.min(at)));
+        }
+    }
+
     /// Tells JournalNodes what is committed when no batch did.
     pub(super) fn send_marks(&mut self, now: Tick) {
         let Phase::Writing(log) = &mut self.phase else {
@@ -395,20 +405,27 @@ impl Writer {
         log.mark_at = None;
         let committed = log.committed;
         for jn in 0..self.links.len() {
-            let Phase::Writing(log) = &self.phase else {
+            let Phase::Writing(log) = &mut self.phase else {
                 return;
             };
             let link = &self.links[jn];
-            let (Some(stream), Some(segment)) = (link.stream, log.segment(link.segment)) else {
+            let Some(segment) = log.segment(link.segment).copied() else {
                 continue;
             };
-            if link.marked >= committed.txid || link.stage != Stage::Open {
+            let takes = link.connected && link.trouble.is_none() && !link.out_of_sync;
+            if !takes || link.marked >= committed.txid || link.stage != Stage::Open {
                 continue;
             }
+            if link.retry_at.is_some() {
+                log.mark_at = Some(now.after_ms(self.config.mark_idle_ms));
+                continue;
+            }
+            let first = link.sent.max(segment.before.txid).next();
+            let stream = self.stream_of(jn);
             let head = BatchHead {
                 epoch: self.epoch,
                 segment: segment.first(),
-                first: link.sent.max(segment.before.txid).next(),
+                first,
                 count: 0,
                 committed,
                 digest_end: committed.digest,

@@ -201,6 +201,7 @@ impl Writer {
         link.connected = true;
         link.trouble = None;
         link.out_of_sync |= late;
+        self.mark_again(now);
         self.drive(now);
     }
 
@@ -254,6 +255,7 @@ impl Writer {
                 self.outputs.push_back(Output::CloseStream { jn, stream });
             }
             self.stream_refused(now, jn, fault);
+            self.mark_again(now);
         }
         self.drive(now);
     }
@@ -266,6 +268,7 @@ impl Writer {
         self.links[jn].close_stream();
         self.links[jn].retry_at = Some(now.after_ms(RETRY_MS));
         self.missed_something(jn);
+        self.mark_again(now);
         self.drive(now);
     }
 

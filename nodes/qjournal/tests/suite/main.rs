@@ -9,4 +9,5 @@ mod faults;
 mod journal;
 mod model;
 mod quorum;
+mod tail;
 mod world;

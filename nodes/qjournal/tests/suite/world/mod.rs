@@ -3,6 +3,7 @@
 
 pub mod disk;
 pub mod framing;
+pub mod standby;
 mod writers;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use hadal_proto::qjournal::{BatchHead, Call, Edits, LogDigest, Request, Response
 use hadal_proto::{Fault, FaultClass};
 use hadal_qjournal::Planted;
 use hadal_qjournal::acceptor::{self, Acceptor, AcceptorConfig, StreamKey, Ticket};
+use hadal_qjournal::tail::TailCallId;
 use hadal_qjournal::writer::{Event, RequestId, StreamId, Writer};
 use hadal_types::{
     BlockPoolId, CURRENT_LAYOUT, ClusterId, Epoch, NamespaceInfo, Principal, Role, Tick, TxId,
@@ -99,6 +101,7 @@ pub enum Cut {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Caller {
     Writer(usize, RequestId),
+    Tail(TailCallId),
     Direct,
 }
 
@@ -136,6 +139,8 @@ pub struct World {
     pub decided: Vec<Bytes>,
     pub sent: Vec<BTreeMap<TxId, Bytes>>,
     pub log: Vec<String>,
+    /// A standby that follows the log.
+    pub standby: Option<standby::Standby>,
     with_peers: bool,
     seed: u64,
 }
@@ -180,6 +185,7 @@ impl World {
             decided: Vec::new(),
             sent: Vec::new(),
             log: Vec::new(),
+            standby: None,
             with_peers,
             seed: 1,
         };
@@ -438,6 +444,11 @@ impl World {
                 jn,
                 wire: Wire::Reply(id, outcome),
             }),
+            Some(Caller::Tail(id)) => {
+                if let Some(standby) = &mut self.standby {
+                    standby.replies.push_back((id, outcome));
+                }
+            }
             Some(Caller::Direct) => self.nodes[jn].direct = Some((ticket, outcome)),
             None => {}
         }
@@ -583,6 +594,7 @@ impl World {
     pub fn run(&mut self, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         let end = self.now.after_ms(60_000);
         for _ in 0..200_000 {
+            self.pump_standby();
             if done(self) {
                 return true;
             }
@@ -601,13 +613,17 @@ impl World {
                 .nodes
                 .iter()
                 .filter_map(|n| n.acceptor.as_ref()?.poll_timeout());
-            let Some(next) = writers.chain(nodes).min() else {
+            let tail = self.standby.iter().filter_map(|s| s.tail.poll_timeout());
+            let Some(next) = writers.chain(nodes).chain(tail).min() else {
                 return false;
             };
             if next > end {
                 return false;
             }
             self.now = self.now.max(next);
+            if let Some(standby) = &mut self.standby {
+                standby.tail.handle_timeout(self.now);
+            }
             for w in 0..self.writers.len() {
                 self.writers[w].handle_timeout(self.now);
                 self.drain_writer(w);
