@@ -3,8 +3,11 @@
 
 use crate::pending_reports::PendingReports;
 use crate::schedule::ReportSchedule;
+use crate::notices::Notices;
 use alloc::collections::BTreeSet;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use hadal_proto::client::BadReplica;
 use hadal_proto::datanode::ReplicaChange;
 use hadal_proto::{Fault, FaultClass};
 use hadal_types::{StorageUuid, Tick};
@@ -73,9 +76,21 @@ pub enum ActorOutput {
         /// Incremental reports up to this one are part of it.
         includes: u64,
     },
+    /// Report these corrupt replicas.
+    SendBadBlocks {
+        /// Which.
+        blocks: Vec<BadReplica>,
+    },
+    /// Tell an operator's matter.
+    SendErrorReport {
+        /// HDFS's number: 1 a volume failed, 3 too many did.
+        code: u16,
+        /// For people.
+        message: String,
+    },
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Phase {
     /// Wants version and identity.
     Handshake { at: Tick, in_flight: bool },
@@ -83,6 +98,17 @@ enum Phase {
     Register { at: Tick, in_flight: bool },
     /// Registered.
     Serving,
+    /// This NameNode refuses this DataNode, and no further try changes that.
+    Ended { reason: String },
+}
+
+/// Why a call has no good answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Failure<'a> {
+    /// The NameNode answered with a fault.
+    Fault(&'a Fault),
+    /// The connection went before the answer came.
+    Lost,
 }
 
 /// State of the conversation.
@@ -92,6 +118,7 @@ pub struct Actor {
     phase: Phase,
     schedule: ReportSchedule,
     pending: PendingReports,
+    notices: Notices,
     storages: Vec<StorageUuid>,
     owed_reports: BTreeSet<StorageUuid>,
     granted: Option<StorageUuid>,
@@ -99,6 +126,8 @@ pub struct Actor {
     report_id: u64,
     heartbeat_in_flight: bool,
     pause_until: Tick,
+    /// Notices that failed wait until then.
+    notice_after: Tick,
     deletes_due: Tick,
     random: u64,
 }
@@ -115,6 +144,7 @@ impl Actor {
             },
             schedule,
             pending: PendingReports::new(config.pending_max),
+            notices: Notices::default(),
             config,
             storages,
             owed_reports: BTreeSet::new(),
@@ -123,21 +153,46 @@ impl Actor {
             report_id: 0,
             heartbeat_in_flight: false,
             pause_until: Tick(0),
+            notice_after: Tick(0),
             deletes_due: Tick::NEVER,
             random: seed | 1,
         }
     }
 
-    /// The storages are known (the volumes were opened after the first handshake); `seed` randomises report times.
-    pub fn set_storages(&mut self, storages: Vec<StorageUuid>, seed: u64) {
+    /// The storages are known (the volumes were opened after the first handshake), or some of them failed: no report
+    /// of one that is not listed is owed any more.
+    pub fn set_storages(&mut self, storages: Vec<StorageUuid>) {
         self.storages = storages;
-        self.random = seed | 1;
+        let storages = &self.storages;
+        self.owed_reports
+            .retain(|storage| storages.contains(storage));
+        self.granted = self.granted.filter(|storage| storages.contains(storage));
     }
 
     /// Registered with its NameNode.
     #[must_use]
     pub fn is_registered(&self) -> bool {
         self.phase == Phase::Serving
+    }
+
+    /// Why the conversation is over for good, once it is.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&str> {
+        match &self.phase {
+            Phase::Ended { reason } => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// This NameNode and this DataNode do not belong together: another cluster, namespace or block pool, a version
+    /// that does not fit, a certificate that may not. Ends this actor only.
+    pub fn handle_refused(&mut self, reason: impl Into<String>) {
+        self.phase = Phase::Ended {
+            reason: reason.into(),
+        };
+        self.heartbeat_in_flight = false;
+        self.report_in_flight = false;
+        self.granted = None;
     }
 
     /// Changes this NameNode has not acknowledged.
@@ -167,9 +222,8 @@ impl Actor {
         }
         self.heartbeat_in_flight = false;
         self.pending.handle_failed();
-        if self.report_in_flight {
-            self.report_in_flight = false;
-        }
+        self.notices.handle_disconnected();
+        self.report_in_flight = false;
         self.granted = None;
     }
 
@@ -267,9 +321,9 @@ impl Actor {
         self.pending.handle_failed();
         match fault.class {
             FaultClass::UnregisteredNode => self.handle_register_command(now),
-            FaultClass::IdentityMismatch | FaultClass::IncorrectVersion => {
-                self.handle_version_failed(now)
-            }
+            FaultClass::IdentityMismatch
+            | FaultClass::IncorrectVersion
+            | FaultClass::Forbidden => self.handle_refused(fault.to_string()),
             FaultClass::Busy => self.pause_until = now.after_ms(fault.value.clamp(1, 10_000)),
             _ => self.pause_until = now.after_ms(self.config.heartbeat_interval_ms.min(1_000)),
         }
@@ -283,6 +337,49 @@ impl Actor {
         }
         let due = now.after_ms(self.config.delete_report_interval_ms);
         self.deletes_due = self.deletes_due.min(due);
+    }
+
+    /// A replica was found corrupt; goes out once registered.
+    pub fn push_bad(&mut self, bad: BadReplica) {
+        self.notices.push_bad(bad);
+    }
+
+    /// Something an operator should see.
+    pub fn push_error(&mut self, code: u16, message: String) {
+        self.notices.push_error(code, message);
+    }
+
+    /// A report of corrupt replicas was answered (`None`: well) or its answer was lost.
+    pub fn handle_bad_blocks(&mut self, now: Tick, failure: Option<&Failure<'_>>) {
+        self.notices.handle_bad_blocks(failure);
+        self.note_failure(now, failure);
+    }
+
+    /// An error report was answered (`None`: well) or its answer was lost.
+    pub fn handle_error_report(&mut self, now: Tick, failure: Option<&Failure<'_>>) {
+        self.notices.handle_error_report(failure);
+        self.note_failure(now, failure);
+    }
+
+    fn note_failure(&mut self, now: Tick, failure: Option<&Failure<'_>>) {
+        if let Some(Failure::Fault(fault)) = failure
+            && fault.class == FaultClass::UnregisteredNode
+        {
+            self.handle_register_command(now);
+        }
+        if failure.is_some() {
+            self.notice_after = now.after_ms(self.config.heartbeat_interval_ms.min(1_000));
+        }
+    }
+
+    /// Whether error reports or a heartbeat that is due have not been answered: what a DataNode that is about to stop
+    /// still wants to tell.
+    #[must_use]
+    pub fn has_last_words(&self, now: Tick) -> bool {
+        self.is_registered()
+            && (self.notices.has_errors()
+                || self.heartbeat_in_flight
+                || self.schedule.heartbeat_due(now))
     }
 
     /// A full report of every storage as soon as the NameNode lets us.
@@ -314,6 +411,11 @@ impl Actor {
         }
         if now < self.pause_until {
             return None;
+        }
+        if now >= self.notice_after
+            && let Some(output) = self.notices.poll_output()
+        {
+            return Some(output);
         }
         if !self.pending.is_in_flight()
             && (self.pending.is_urgent() || (self.pending.has_unsent() && now >= self.deletes_due))
@@ -358,8 +460,12 @@ impl Actor {
             Phase::Handshake { at, in_flight } | Phase::Register { at, in_flight } => {
                 (!in_flight).then_some(at)
             }
+            Phase::Ended { .. } => None,
             Phase::Serving => {
                 let mut due = Tick::NEVER;
+                if self.notices.has_unsent() {
+                    due = due.min(self.notice_after);
+                }
                 if !self.heartbeat_in_flight {
                     due = due.min(self.schedule.next_heartbeat());
                 }

@@ -6,12 +6,13 @@ extern crate alloc;
 
 pub mod ack_book;
 pub mod actor;
+mod notices;
 pub mod offer_service;
 pub mod pending_reports;
 pub mod schedule;
 
 pub use ack_book::AckBook;
-pub use actor::{Actor, ActorConfig, ActorOutput};
+pub use actor::{Actor, ActorConfig, ActorOutput, Failure};
 pub use offer_service::{Admission, ClaimOutcome, IdentityError, OfferService};
 pub use pending_reports::PendingReports;
 pub use schedule::ReportSchedule;

@@ -197,6 +197,8 @@ pub struct Datanode {
     pub delete_report_interval: Duration,
     /// Between two tries of the handshake.
     pub handshake_retry: Duration,
+    /// Volumes that may fail before the DataNode stops.
+    pub failed_volumes_tolerated: u32,
     /// A block stream without progress for this long has failed.
     pub stream_timeout: Duration,
     /// Open block streams at once.
@@ -220,6 +222,7 @@ impl Default for Datanode {
             report_initial_delay: Duration(0),
             delete_report_interval: Duration(300_000),
             handshake_retry: Duration(5_000),
+            failed_volumes_tolerated: 0,
             stream_timeout: Duration(60_000),
             streams_max: 4096,
             reserved: Size(0),

@@ -1,11 +1,11 @@
 //! One task per NameNode: connects, and does what the actor's mind asks for.
 
 use crate::commands;
-use crate::node::Node;
+use crate::error::RunError;
+use crate::node::{ActorSlot, Node};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt, select_biased};
-use hadal_blockpool::ActorOutput;
-use hadal_blockpool::ClaimOutcome;
+use hadal_blockpool::{ActorOutput, ClaimOutcome, Failure};
 use hadal_env::{Env, Expect, Net};
 use hadal_proto::Fault;
 use hadal_proto::FaultClass;
@@ -16,6 +16,7 @@ use hadal_proto::datanode::{
 use hadal_quic::{CallClient, CallError};
 use hadal_types::{CURRENT_LAYOUT, ReplicaState, Role, StorageUuid, Tick};
 use std::rc::Rc;
+use store_replica::StoreError;
 
 /// Between two tries to reach a NameNode.
 const REDIAL_MS: u64 = 500;
@@ -27,15 +28,16 @@ enum Outcome {
     Heartbeat(Result<Response, CallError>),
     Incremental(Result<Response, CallError>),
     Report(StorageUuid, Result<(), CallError>),
-    BadBlocks(usize, Result<Response, CallError>),
+    BadBlocks(Result<Response, CallError>),
+    ErrorReport(Result<Response, CallError>),
 }
 
-/// Talks to NameNode `index` for ever.
-pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, index: usize) {
-    let peer = node.config.namenodes[index].clone();
+/// Talks to a NameNode until it refuses this DataNode for good or is taken off the list.
+pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, slot: Rc<ActorSlot>) {
+    let peer = slot.peer.clone();
     let expect = Expect::node(Role::Namenode, peer.name.clone());
     let mut quiet = false;
-    loop {
+    while !is_over(&slot) {
         let dialled = node.env.net().connect(peer.address, &expect).await;
         let opened = match dialled {
             Ok(conn) => CallClient::<DatanodeProtocol>::open(&conn)
@@ -46,7 +48,9 @@ pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, index: usize) {
         match opened {
             Ok((conn, (client, driver))) => {
                 quiet = false;
-                serve(&node, index, client, driver).await;
+                *slot.client.borrow_mut() = Some(client.clone());
+                serve(&node, &slot, client, driver).await;
+                *slot.client.borrow_mut() = None;
                 drop(conn);
             }
             Err(error) => {
@@ -60,46 +64,45 @@ pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, index: usize) {
                 }
             }
         }
-        node.actors[index]
-            .core
-            .borrow_mut()
-            .handle_disconnected(node.env.now());
+        slot.core.borrow_mut().handle_disconnected(node.env.now());
+        node.answered.notify();
+        if is_over(&slot) {
+            break;
+        }
         let jitter = node.env.random_u64() % REDIAL_MS;
         node.env
             .sleep_until(node.env.now().after_ms(REDIAL_MS / 2 + jitter))
             .await;
     }
+    if let Some(reason) = slot.core.borrow().refusal() {
+        tracing::error!("NameNode {} is not served any more: {reason}", peer.name);
+    }
+    node.handle_actor_gone(&slot);
+}
+
+fn is_over(slot: &ActorSlot) -> bool {
+    slot.removed.get() || slot.core.borrow().refusal().is_some()
 }
 
 async fn serve<E: Env>(
     node: &Rc<Node<E>>,
-    index: usize,
+    slot: &Rc<ActorSlot>,
     client: CallClient<DatanodeProtocol>,
     driver: impl Future<Output = hadal_env::NetError>,
 ) {
-    let slot = &node.actors[index];
     let driver = driver.fuse();
     let mut driver = std::pin::pin!(driver);
     let mut calls = FuturesUnordered::new();
     loop {
+        if is_over(slot) {
+            return;
+        }
         let now = node.env.now();
         let mark = slot.wake.mark();
         loop {
             let output = slot.core.borrow_mut().poll_output(now);
             let Some(output) = output else { break };
             calls.push(perform(Rc::clone(node), client.clone(), output).boxed_local());
-        }
-        if slot.core.borrow().is_registered() && !slot.bad.borrow().is_empty() {
-            let blocks = std::mem::take(&mut *slot.bad.borrow_mut());
-            let client = client.clone();
-            let report = async move {
-                let count = blocks.len();
-                Outcome::BadBlocks(
-                    count,
-                    client.call(&Request::ReportBadBlocks { blocks }).await,
-                )
-            };
-            calls.push(report.boxed_local());
         }
         let due = slot.core.borrow().poll_timeout().unwrap_or(Tick::NEVER);
         let deadline = due.min(now.after_ms(60_000));
@@ -108,13 +111,20 @@ async fn serve<E: Env>(
         let (mut sleep, mut woken) = (std::pin::pin!(sleep), std::pin::pin!(woken));
         select_biased! {
             error = driver => {
-                tracing::warn!("lost NameNode {}: {error}", node.config.namenodes[index].name);
-                return;
+                tracing::warn!("lost NameNode {}: {error}", slot.peer.name);
+                break;
             }
-            outcome = calls.select_next_some() => handle(node, index, outcome).await,
+            outcome = calls.select_next_some() => {
+                handle(node, slot, outcome).await;
+                node.answered.notify();
+            }
             () = woken => {}
             () = sleep => {}
         }
+    }
+    // Why the stream ended may stand in the answers: a refusal must not be taken for a lost connection.
+    while let Some(outcome) = calls.next().await {
+        handle(node, slot, outcome).await;
     }
 }
 
@@ -150,6 +160,12 @@ async fn perform<E: Env>(
         } => {
             let sent = full_report(&node, &client, storage, report_id, includes).await;
             Outcome::Report(storage, sent)
+        }
+        ActorOutput::SendBadBlocks { blocks } => {
+            Outcome::BadBlocks(client.call(&Request::ReportBadBlocks { blocks }).await)
+        }
+        ActorOutput::SendErrorReport { code, message } => {
+            Outcome::ErrorReport(client.call(&Request::ErrorReport { code, message }).await)
         }
     }
 }
@@ -196,12 +212,12 @@ async fn heartbeat<E: Env>(node: &Node<E>, wants_report: Vec<StorageUuid>) -> He
         store.refresh_space().await;
     }
     let storages = storages(node);
+    let failed_volumes = u32::try_from(node.failed_volumes().len()).unwrap_or(u32::MAX);
     let service = node.service.borrow();
     let acknowledged = service.acknowledged();
     Heartbeat {
         uuid: node.uuid,
-        failed_volumes: u32::try_from(storages.iter().filter(|storage| storage.failed).count())
-            .unwrap_or(u32::MAX),
+        failed_volumes,
         storages,
         transfers: node.copies.get(),
         streams: node.streams.get(),
@@ -262,8 +278,8 @@ async fn full_report<E: Env>(
     Ok(())
 }
 
-async fn handle<E: Env>(node: &Rc<Node<E>>, index: usize, outcome: Outcome) {
-    let slot = &node.actors[index];
+async fn handle<E: Env>(node: &Rc<Node<E>>, slot: &Rc<ActorSlot>, outcome: Outcome) {
+    let index = slot.index;
     let now = node.env.now();
     match outcome {
         Outcome::Version(Ok(Response::Version {
@@ -272,109 +288,138 @@ async fn handle<E: Env>(node: &Rc<Node<E>>, index: usize, outcome: Outcome) {
             software,
         })) => {
             let known = node.service.borrow_mut().handle_info(&info);
-            let outcome = match known {
-                Ok(_) => node
-                    .open_store(&info)
-                    .await
-                    .map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
-            };
+            if let Err(error) = known {
+                // this actor only; another NameNode may be the right one.
+                slot.core.borrow_mut().handle_refused(error.to_string());
+                return;
+            }
+            let outcome = node.open_store(&info).await;
             let now = node.env.now();
             match outcome {
                 Ok(()) if node.store.borrow().is_some() => {
                     slot.core.borrow_mut().handle_version(now);
-                    apply_claim(node, index, &claim).await;
+                    apply_claim(node, slot, &claim).await;
                     tracing::info!(
                         "NameNode {} runs {software}, namespace {}",
-                        node.config.namenodes[index].name,
+                        slot.peer.name,
                         info.namespace_id
                     );
                 }
                 // Another actor is opening the volumes.
                 Ok(()) => slot.core.borrow_mut().handle_version_failed(now),
-                Err(reason) => {
-                    tracing::error!("{reason}");
-                    slot.core.borrow_mut().handle_version_failed(now);
+                Err(error) => {
+                    let code = match &error {
+                        RunError::VolumesFailed { .. } => crate::EXIT_VOLUMES_FAILED,
+                        RunError::Store(StoreError::Disk(_) | StoreError::NoVolume) => {
+                            crate::EXIT_VOLUMES_FAILED
+                        }
+                        _ => crate::EXIT_REFUSED,
+                    };
+                    node.env.stop(code, &error.to_string());
                 }
             }
         }
         Outcome::Registered(Ok(Response::Registered { .. })) => {
             node.service.borrow_mut().handle_registered(index);
             slot.core.borrow_mut().handle_registered(now);
-            tracing::info!(
-                "registered with NameNode {}",
-                node.config.namenodes[index].name
-            );
+            tracing::info!("registered with NameNode {}", slot.peer.name);
         }
         Outcome::Heartbeat(Ok(Response::Heartbeat {
             claim,
             commands,
             report_slot,
         })) => {
-            apply_claim(node, index, &claim).await;
+            apply_claim(node, slot, &claim).await;
             slot.core.borrow_mut().handle_heartbeat(report_slot);
-            commands::run_all(node, index, commands);
+            commands::run_all(node, slot, commands);
         }
         Outcome::Incremental(Ok(Response::Reported {
             sequence,
             claim,
             commands,
         })) => {
-            apply_claim(node, index, &claim).await;
+            apply_claim(node, slot, &claim).await;
             slot.core.borrow_mut().handle_incremental(sequence);
-            commands::run_all(node, index, commands);
+            commands::run_all(node, slot, commands);
         }
         Outcome::Report(storage, Ok(())) => slot.core.borrow_mut().handle_report_done(now, storage),
-        Outcome::BadBlocks(_, Ok(_)) => {}
+        Outcome::BadBlocks(result) => {
+            let error = result.err();
+            if error.is_some() {
+                log_failure(slot, "report of bad blocks", error.as_ref());
+            }
+            let failure = error.as_ref().map(failure_of);
+            slot.core
+                .borrow_mut()
+                .handle_bad_blocks(now, failure.as_ref());
+        }
+        Outcome::ErrorReport(result) => {
+            let error = result.err();
+            if error.is_some() {
+                log_failure(slot, "error report", error.as_ref());
+            }
+            let failure = error.as_ref().map(failure_of);
+            slot.core
+                .borrow_mut()
+                .handle_error_report(now, failure.as_ref());
+        }
         Outcome::Version(result) => {
-            log_failure(node, index, "version request", result.err().as_ref());
-            slot.core.borrow_mut().handle_version_failed(now);
+            let error = result.err();
+            log_failure(slot, "version request", error.as_ref());
+            match error.as_ref().and_then(CallError::fault) {
+                Some(fault) if is_refusal(fault) => {
+                    slot.core.borrow_mut().handle_refused(fault.message.clone());
+                }
+                _ => slot.core.borrow_mut().handle_version_failed(now),
+            }
         }
         Outcome::Registered(result) => {
             let error = result.err();
-            log_failure(node, index, "registration", error.as_ref());
+            log_failure(slot, "registration", error.as_ref());
             match error.as_ref().and_then(CallError::fault) {
                 Some(fault) => slot.core.borrow_mut().handle_fault(now, fault),
                 None => slot.core.borrow_mut().handle_register_failed(now),
             }
         }
         Outcome::Heartbeat(result) | Outcome::Incremental(result) => {
-            failed(node, index, "report", now, result.err());
+            failed(slot, "report", now, result.err());
         }
         Outcome::Report(_, Err(error)) => {
             let fault = error.fault().cloned();
-            log_failure(node, index, "full report", Some(&error));
+            log_failure(slot, "full report", Some(&error));
             slot.core
                 .borrow_mut()
                 .handle_report_failed(now, fault.as_ref());
         }
-        Outcome::BadBlocks(count, Err(error)) => {
-            // only logged; a reader that meets the replica again reports it again.
-            tracing::warn!("{count} bad blocks not reported: {error}");
-        }
     }
 }
 
-fn failed<E: Env>(
-    node: &Rc<Node<E>>,
-    index: usize,
-    what: &str,
-    now: Tick,
-    error: Option<CallError>,
-) {
-    log_failure(node, index, what, error.as_ref());
+/// Whether no further try changes a fault of the handshake.
+fn is_refusal(fault: &Fault) -> bool {
+    matches!(
+        fault.class,
+        FaultClass::IncorrectVersion | FaultClass::IdentityMismatch | FaultClass::Forbidden
+    )
+}
+
+fn failure_of(error: &CallError) -> Failure<'_> {
+    match error {
+        CallError::Fault(fault) => Failure::Fault(fault),
+        CallError::Net(_) | CallError::BadAnswer(_) => Failure::Lost,
+    }
+}
+
+fn failed(slot: &ActorSlot, what: &str, now: Tick, error: Option<CallError>) {
+    log_failure(slot, what, error.as_ref());
     let fault = match error {
         Some(CallError::Fault(fault)) => fault,
         _ => Fault::new(FaultClass::Retry, "the connection was lost"),
     };
-    node.actors[index]
-        .core
-        .borrow_mut()
-        .handle_fault(now, &fault);
+    slot.core.borrow_mut().handle_fault(now, &fault);
 }
 
-fn log_failure<E: Env>(node: &Rc<Node<E>>, index: usize, what: &str, error: Option<&CallError>) {
-    let name = &node.config.namenodes[index].name;
+fn log_failure(slot: &ActorSlot, what: &str, error: Option<&CallError>) {
+    let name = &slot.peer.name;
     match error {
         Some(error) => tracing::warn!("{what} to NameNode {name} failed: {error}"),
         None => tracing::warn!("{what} to NameNode {name} got an answer that does not fit"),
@@ -382,9 +427,9 @@ fn log_failure<E: Env>(node: &Rc<Node<E>>, index: usize, what: &str, error: Opti
 }
 
 /// Applies a claim and makes a newly acknowledged epoch durable before any of its commands runs (M-L7).
-async fn apply_claim<E: Env>(node: &Rc<Node<E>>, index: usize, claim: &Claim) {
-    let outcome = node.service.borrow_mut().handle_claim(index, claim);
-    let name = &node.config.namenodes[index].name;
+async fn apply_claim<E: Env>(node: &Rc<Node<E>>, slot: &ActorSlot, claim: &Claim) {
+    let outcome = node.service.borrow_mut().handle_claim(slot.index, claim);
+    let name = &slot.peer.name;
     match outcome {
         ClaimOutcome::Unchanged => {}
         ClaimOutcome::Acknowledged { taken_over: false } => {
@@ -417,10 +462,15 @@ async fn apply_claim<E: Env>(node: &Rc<Node<E>>, index: usize, claim: &Claim) {
     let Some(mut record) = node.epoch_record.borrow_mut().take() else {
         return;
     };
-    match record.store(&epoch.0.to_le_bytes()).await {
-        Ok(()) => node.service.borrow_mut().handle_persisted(epoch),
+    match record.store(epoch).await {
+        Ok(failed) => {
+            for (dir, reason) in failed {
+                node.fail_volume(&dir, &reason);
+            }
+            node.service.borrow_mut().handle_persisted(epoch);
+        }
         Err(error) => {
-            node.env.stop(crate::EXIT_EPOCH_RECORD, &error.to_string());
+            node.env.stop(crate::EXIT_EPOCH_RECORD, &error);
             return;
         }
     }

@@ -100,6 +100,7 @@ fn admin<E: Env>(node: &Rc<Node<E>>, request: admin::Request) -> Result<admin::R
                     .map(|block| block.id)
                     .chain(open.map(|replica| replica.block.id));
                 for info in ids.filter_map(|id| store.get(id)) {
+                    let (file, file_offset) = store.locate(info.block.id).unwrap_or_default();
                     all.push(ReplicaStatus {
                         block: Block {
                             length: info.visible_length,
@@ -107,8 +108,8 @@ fn admin<E: Env>(node: &Rc<Node<E>>, request: admin::Request) -> Result<admin::R
                         },
                         state: info.state,
                         storage: info.storage,
-                        file: String::new(),
-                        file_offset: 0,
+                        file: file.display().to_string(),
+                        file_offset,
                     });
                 }
             }
@@ -123,14 +124,14 @@ fn admin<E: Env>(node: &Rc<Node<E>>, request: admin::Request) -> Result<admin::R
             })
         }
         admin::Request::TriggerBlockReport => {
-            for slot in &node.actors {
+            for slot in node.slots() {
                 slot.core.borrow_mut().report_now(now);
                 slot.wake.notify();
             }
             Ok(admin::Response::Done)
         }
         admin::Request::TriggerHeartbeat => {
-            for slot in &node.actors {
+            for slot in node.slots() {
                 slot.core.borrow_mut().heartbeat_now(now);
                 slot.wake.notify();
             }

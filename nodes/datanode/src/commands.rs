@@ -1,7 +1,7 @@
 //! Carrying out what the acknowledged active orders.
 
 use crate::copy;
-use crate::node::Node;
+use crate::node::{ActorSlot, Node};
 use hadal_blockpool::Admission;
 use hadal_env::Env;
 use hadal_proto::datanode::{Action, ChangeKind, Command};
@@ -10,14 +10,14 @@ use std::rc::Rc;
 use store_replica::StoreError;
 
 /// Admits the commands in order and starts those that run. A failure of one does not stop the rest.
-pub(crate) fn run_all<E: Env>(node: &Rc<Node<E>>, index: usize, commands: Vec<Command>) {
+pub(crate) fn run_all<E: Env>(node: &Rc<Node<E>>, slot: &ActorSlot, commands: Vec<Command>) {
     for command in commands {
-        let admission = node.service.borrow_mut().admit(index, &command);
+        let admission = node.service.borrow_mut().admit(slot.index, &command);
         match admission {
-            Admission::Run => run(node, index, command.action),
+            Admission::Run => run(node, slot, command.action),
             Admission::Repeated => {}
             Admission::Refuse(reason) => {
-                let name = &node.config.namenodes[index].name;
+                let name = &slot.peer.name;
                 tracing::warn!(
                     "{} from {name} is not obeyed: {reason}",
                     command.action.name()
@@ -27,7 +27,7 @@ pub(crate) fn run_all<E: Env>(node: &Rc<Node<E>>, index: usize, commands: Vec<Co
     }
 }
 
-fn run<E: Env>(node: &Rc<Node<E>>, index: usize, action: Action) {
+fn run<E: Env>(node: &Rc<Node<E>>, slot: &ActorSlot, action: Action) {
     let now = node.env.now();
     match action {
         Action::Invalidate { blocks } => {
@@ -40,12 +40,9 @@ fn run<E: Env>(node: &Rc<Node<E>>, index: usize, action: Action) {
                     .spawn("datanode copy", copy::copy(Rc::clone(node), work));
             }
         }
-        Action::Register => node.actors[index]
-            .core
-            .borrow_mut()
-            .handle_register_command(now),
+        Action::Register => slot.core.borrow_mut().handle_register_command(now),
         Action::ReportNow => {
-            for slot in &node.actors {
+            for slot in node.slots() {
                 slot.core.borrow_mut().report_now(now);
                 slot.wake.notify();
             }
@@ -71,7 +68,10 @@ async fn invalidate<E: Env>(node: Rc<Node<E>>, blocks: Vec<Block>) {
                 }
             }
             Err(StoreError::NotFound { .. }) => {}
-            Err(error) => tracing::warn!("deleting {block}: {error}"),
+            Err(error) => {
+                tracing::warn!("deleting {block}: {error}");
+                node.alarm.notify();
+            }
         }
     }
 }

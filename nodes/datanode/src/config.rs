@@ -33,6 +33,9 @@ pub struct DatanodeConfig {
     pub actor: ActorConfig,
     /// The replica store.
     pub store: StoreOptions,
+    /// Volumes that may fail before the process ends (HDFS `dfs.datanode.failed.volumes.tolerated`, default 0). The
+    /// last one never may.
+    pub failed_volumes_tolerated: u32,
     /// A block stream without a frame, or a next node without an acknowledgement, for this long has failed.
     pub stream_timeout_ms: u64,
     /// Open block streams (writes, reads, copies) at once; more are refused (HDFS

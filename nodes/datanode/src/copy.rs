@@ -1,22 +1,44 @@
-//! Copying a replica to other DataNodes on the NameNode's order (re-replication).
+//! Copying a replica to other DataNodes: on the NameNode's order (re-replication), or a client's (a node that joins a
+//! running pipeline).
 
+use crate::error::fault_of;
 use crate::node::Node;
 use bytes::Bytes;
-use hadal_env::{Env, Expect};
-use hadal_proto::Protocol;
+use futures_util::future::{Either, select};
+use hadal_env::{Conn, Env, Expect};
+use hadal_proto::client::ReplicaTarget;
 use hadal_proto::datanode::TransferWork;
-use hadal_proto::frame::FrameKind;
+use hadal_proto::frame::{Ack, FrameKind};
 use hadal_proto::transfer::{TransferProtocol, WriteBlock, WriteStage};
-use hadal_quic::open_append;
-use hadal_types::{ClientId, Role};
+use hadal_proto::{Fault, FaultClass, Protocol};
+use hadal_quic::{AckReceiver, AppendSender, open_append};
+use hadal_types::{Block, BlockId, ClientId, GenerationStamp, ReplicaState, Role};
+use std::pin::pin;
 use std::rc::Rc;
-use store_replica::StoreError;
+use store_replica::{ReplicaReader, StoreError};
 
 /// Copies at once (HDFS `dfs.namenode.replication.max-streams-hard-limit`).
 const COPIES_MAX: u32 = 16;
 /// Wait before looking for room again.
 const COPY_WAIT_MS: u64 = 20;
 
+/// Why a copy did not arrive.
+enum Broken {
+    /// Our bytes are bad, or cannot be read.
+    Source(StoreError),
+    /// A target found bytes wrong that were right when they left: ours are looked at again.
+    Refused(Fault),
+    /// Anything else.
+    Other(Fault),
+}
+
+impl Broken {
+    fn lost(reason: impl Into<String>) -> Self {
+        Self::Other(Fault::new(FaultClass::Retry, reason))
+    }
+}
+
+/// Re-replication: copies a FINALIZED replica.
 pub(crate) async fn copy<E: Env>(node: Rc<Node<E>>, work: TransferWork) {
     while node.copies.get() >= COPIES_MAX {
         node.env
@@ -24,101 +46,215 @@ pub(crate) async fn copy<E: Env>(node: Rc<Node<E>>, work: TransferWork) {
             .await;
     }
     node.copies.set(node.copies.get() + 1);
-    if let Err(reason) = send(&node, &work).await {
-        tracing::warn!("copying {}: {reason}", work.block);
+    let Block {
+        id,
+        generation_stamp: stamp,
+        ..
+    } = work.block;
+    if let Err(fault) = copy_block(&node, id, stamp, WriteStage::Copy, &work.targets).await {
+        tracing::warn!("copying {}: {fault}", work.block);
     }
     node.copies.set(node.copies.get() - 1);
 }
 
-async fn send<E: Env>(node: &Rc<Node<E>>, work: &TransferWork) -> Result<(), String> {
-    let store = node.store().map_err(|fault| fault.message)?;
-    let id = work.block.id;
-    let info = store.get(id).ok_or("no such replica here")?;
-    let block = info.block;
-    if block.generation_stamp != work.block.generation_stamp {
-        return Err(format!("the replica here is {block}"));
+/// Brings the readable bytes of a replica of exactly this stamp to the targets: as a TEMPORARY copy of a FINALIZED
+/// one (`Copy`), or to a node that joins the pipeline of an open one (`TransferRbw`, E-21).
+///
+/// A replica whose bytes do not match their checksums is reported to the NameNodes, so that another becomes the source
+///
+pub(crate) async fn copy_block<E: Env>(
+    node: &Rc<Node<E>>,
+    id: BlockId,
+    stamp: GenerationStamp,
+    stage: WriteStage,
+    targets: &[ReplicaTarget],
+) -> Result<(), Fault> {
+    let store = node.store()?;
+    let info = store
+        .get(id)
+        .ok_or_else(|| fault_of(&StoreError::NotFound { id }))?;
+    if info.block.generation_stamp != stamp {
+        let message = format!(
+            "the replica here is {}, stamp {stamp} was asked for",
+            info.block
+        );
+        return Err(Fault::new(FaultClass::StaleReplica, message));
     }
-    let (first, rest) = work.targets.split_first().ok_or("no target")?;
-    let address = first
-        .address_for(id)
-        .ok_or_else(|| format!("malformed address {}", first.address))?;
+    let fits = match stage {
+        WriteStage::Copy => info.state == ReplicaState::Finalized,
+        _ => matches!(info.state, ReplicaState::Finalized | ReplicaState::Rbw),
+    };
+    if !fits {
+        let error = StoreError::NotReadable {
+            id,
+            state: info.state,
+        };
+        return Err(fault_of(&error));
+    }
+    let block = Block {
+        length: info.visible_length,
+        ..info.block
+    };
+    match send(node, block, info.bytes_per_checksum, stage, targets).await {
+        Ok(()) => Ok(()),
+        Err(Broken::Source(error)) => {
+            if matches!(error, StoreError::Corrupt { .. }) {
+                node.report_bad(info.block, info.storage);
+            } else {
+                node.check_replica(id).await;
+            }
+            Err(fault_of(&error))
+        }
+        Err(Broken::Refused(fault)) => {
+            node.check_replica(id).await;
+            Err(fault)
+        }
+        Err(Broken::Other(fault)) => Err(fault),
+    }
+}
+
+async fn send<E: Env>(
+    node: &Rc<Node<E>>,
+    block: Block,
+    bytes_per_checksum: u32,
+    stage: WriteStage,
+    targets: &[ReplicaTarget],
+) -> Result<(), Broken> {
+    let lost = |error: hadal_env::NetError| Broken::lost(error.to_string());
+    let (first, rest) = targets.split_first().ok_or_else(|| {
+        Broken::Other(Fault::new(FaultClass::BadRequest, "a copy needs a target"))
+    })?;
+    let address = first.address_for(block.id).ok_or_else(|| {
+        let message = format!("{} has the malformed address {}", first.name, first.address);
+        Broken::Other(Fault::new(FaultClass::BadRequest, message))
+    })?;
+    let pool = node
+        .service
+        .borrow()
+        .info()
+        .map(|info| info.block_pool_id.clone());
     let header = WriteBlock {
-        pool: node
-            .service
-            .borrow()
-            .info()
-            .map(|info| info.block_pool_id.clone())
-            .unwrap_or_default(),
-        block: hadal_types::Block { length: 0, ..block },
-        stage: WriteStage::Copy,
+        pool: pool.unwrap_or_default(),
+        block: Block { length: 0, ..block },
+        stage,
         storage: first.storage,
         targets: rest.to_vec(),
-        bytes_per_checksum: info.bytes_per_checksum,
+        bytes_per_checksum,
         client: ClientId(0),
         sync_on_close: true,
         expected_length: block.length,
         token: Default::default(),
     };
     let expect = Expect::node(Role::Datanode, first.name.clone());
-    let conn = node
-        .peer(address, &expect)
+    let dial = async {
+        let conn = node.peer(address, &expect).await?;
+        open_append(
+            &conn,
+            TransferProtocol::ID,
+            TransferProtocol::VERSION,
+            &header,
+        )
         .await
-        .map_err(|error| error.to_string())?;
-    let (mut sender, mut acks) = open_append(
-        &conn,
-        TransferProtocol::ID,
-        TransferProtocol::VERSION,
-        &header,
-    )
-    .await
-    .map_err(|error| error.to_string())?;
-    let mut reader = store
-        .open_reader(id, block.generation_stamp, 0, block.length)
-        .await
-        .map_err(|error| error.to_string())?;
-    loop {
-        match reader.next().await {
-            Ok(Some(part)) => {
-                sender
-                    .send(
-                        FrameKind::Data,
-                        0,
-                        part.offset,
-                        part.checksums,
-                        &mut [part.data],
-                    )
-                    .await
-                    .map_err(|error| error.to_string())?;
+    };
+    let timeout_ms = node.config.stream_timeout_ms;
+    let deadline = node.env.now().after_ms(timeout_ms);
+    let (mut sender, mut acks) =
+        match select(pin!(dial), pin!(node.env.sleep_until(deadline))).await {
+            Either::Left((opened, _)) => opened.map_err(lost)?,
+            Either::Right(_) => {
+                return Err(Broken::lost(format!("{} does not answer", first.name)));
             }
-            Ok(None) => break,
-            Err(error) => {
-                sender.reset(0);
-                if matches!(error, StoreError::Corrupt { .. }) {
-                    node.report_bad(block, info.storage);
+        };
+    let mut reader = node
+        .store()
+        .map_err(Broken::Other)?
+        .open_reader(block.id, block.generation_stamp, 0, block.length)
+        .await
+        .map_err(Broken::Source)?;
+    let last = match stream(&mut sender, &mut reader, block.length).await {
+        Ok(last) => last,
+        Err(Broken::Source(error)) => {
+            sender.reset(0);
+            return Err(Broken::Source(error));
+        }
+        // The target may have said why before it closed.
+        Err(broken) => return Err(last_word(node, &mut acks).await.unwrap_or(broken)),
+    };
+    loop {
+        let deadline = node.env.now().after_ms(timeout_ms);
+        let ack = match select(pin!(acks.next()), pin!(node.env.sleep_until(deadline))).await {
+            Either::Left((ack, _)) => ack.map_err(lost)?,
+            Either::Right(_) => {
+                return Err(Broken::lost(format!("{} does not acknowledge", first.name)));
+            }
+        };
+        match ack {
+            None => return Err(Broken::lost("the target ended the stream")),
+            Some(ack) => {
+                if let Some(broken) = refusal(&ack) {
+                    return Err(broken);
                 }
-                return Err(error.to_string());
+                if ack.sequence != u64::MAX && ack.sequence >= last {
+                    return Ok(());
+                }
             }
         }
     }
+}
+
+/// Sends all bytes; the sequence of the last frame.
+async fn stream<C: Conn, D: hadal_env::Disk>(
+    sender: &mut AppendSender<C>,
+    reader: &mut ReplicaReader<D>,
+    length: u64,
+) -> Result<u64, Broken> {
+    let lost = |error: hadal_env::NetError| Broken::lost(error.to_string());
+    while let Some(part) = reader.next_verified().await.map_err(Broken::Source)? {
+        sender
+            .send(
+                FrameKind::Data,
+                0,
+                part.offset,
+                part.checksums,
+                &mut [part.data],
+            )
+            .await
+            .map_err(lost)?;
+    }
     let last = sender
-        .send(FrameKind::Finish, 0, block.length, Bytes::new(), &mut [])
+        .send(FrameKind::Finish, 0, length, Bytes::new(), &mut [])
         .await
-        .map_err(|error| error.to_string())?;
+        .map_err(lost)?;
     sender.finish();
-    loop {
-        match acks.next().await.map_err(|error| error.to_string())? {
-            None => return Err("the target ended the stream".into()),
-            Some(ack) => match ack.fault {
-                Some(fault) => {
-                    // The target found the bytes wrong: ours are.
-                    if fault.class == hadal_proto::FaultClass::Corrupt {
-                        node.report_bad(block, info.storage);
-                    }
-                    return Err(fault.message);
-                }
-                None if ack.sequence != u64::MAX && ack.sequence >= last => return Ok(()),
-                None => {}
-            },
+    Ok(last)
+}
+
+/// What an acknowledgement says against the copy. The first node's verdict on the bytes is about ours; what nodes
+/// behind it say is about theirs.
+fn refusal(ack: &Ack) -> Option<Broken> {
+    let fault = ack.fault.clone()?;
+    if fault.class == FaultClass::Corrupt && ack.bad_node == 0 {
+        return Some(Broken::Refused(fault));
+    }
+    Some(Broken::Other(fault))
+}
+
+/// The fault the target sent before the stream broke, if it did.
+async fn last_word<E: Env, C: Conn>(
+    node: &Rc<Node<E>>,
+    acks: &mut AckReceiver<C>,
+) -> Option<Broken> {
+    let deadline = node.env.now().after_ms(node.config.stream_timeout_ms);
+    let read = async {
+        while let Ok(Some(ack)) = acks.next().await {
+            if let Some(broken) = refusal(&ack) {
+                return Some(broken);
+            }
         }
+        None
+    };
+    match select(pin!(read), pin!(node.env.sleep_until(deadline))).await {
+        Either::Left((word, _)) => word,
+        Either::Right(_) => None,
     }
 }

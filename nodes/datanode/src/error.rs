@@ -32,6 +32,20 @@ pub enum RunError {
         /// Which file.
         path: String,
     },
+    /// More data directories cannot be used than are tolerated.
+    #[error(
+        "{failed} of {volumes} volumes failed, datanode.failed_volumes_tolerated is {tolerated}: {why}"
+    )]
+    VolumesFailed {
+        /// How many failed.
+        failed: usize,
+        /// How many there are.
+        volumes: usize,
+        /// How many may fail.
+        tolerated: usize,
+        /// Each with its reason.
+        why: String,
+    },
     /// The configuration does not fit.
     #[error("{0}")]
     Config(String),

@@ -14,6 +14,7 @@ mod node;
 mod read;
 mod receive;
 mod serve;
+mod volumes;
 
 pub use config::{DatanodeConfig, NamenodePeer};
 pub use error::RunError;
@@ -21,3 +22,8 @@ pub use node::run;
 
 /// Exit code when the record of the acknowledged epoch cannot be made durable.
 pub const EXIT_EPOCH_RECORD: i32 = 74;
+/// Exit code when more volumes failed than `datanode.failed_volumes_tolerated` allows.
+pub const EXIT_VOLUMES_FAILED: i32 = 75;
+/// Exit code when every NameNode refuses this DataNode for good: another cluster, another version, a certificate that
+/// may not.
+pub const EXIT_REFUSED: i32 = 76;

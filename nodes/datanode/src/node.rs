@@ -1,31 +1,40 @@
 //! The state all tasks of a DataNode share, and its start.
 
 use crate::actors;
-use crate::config::DatanodeConfig;
+use crate::config::{DatanodeConfig, NamenodePeer};
 use crate::error::RunError;
 use crate::serve;
+use crate::volumes::{self, EpochRecord};
 use hadal_blockpool::{Actor, OfferService};
 use hadal_daemon::Notify;
-use hadal_env::{Conn, Disk, Env, Net, Seam};
+use hadal_env::{Conn, Env, Net, Seam};
 use hadal_proto::client::BadReplica;
-use hadal_proto::datanode::{ChangeKind, ReplicaChange};
+use hadal_proto::datanode::{ChangeKind, DatanodeProtocol, ReplicaChange};
 use hadal_proto::{Fault, FaultClass};
-use hadal_types::{Block, DatanodeUuid, Epoch, NamespaceInfo, StorageUuid};
+use hadal_quic::CallClient;
+use hadal_types::{Block, BlockId, DatanodeUuid, NamespaceInfo, StorageUuid};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use store_record::{Contents, Record};
-use store_replica::{ReplicaStore, StoreIdentity, StoreOptions, VolumeSpec, read_identity};
+use store_replica::{
+    ReplicaStore, StoreError, StoreIdentity, StoreOptions, VerifyOutcome, VolumeSpec,
+};
 
 pub(crate) type NetConn<E> = <<E as Seam>::Net as Net>::Conn;
 
 /// One actor and what it waits for.
 pub(crate) struct ActorSlot {
+    /// Its number in the offer service; never used again.
+    pub(crate) index: usize,
+    pub(crate) peer: NamenodePeer,
     pub(crate) core: RefCell<Actor>,
     pub(crate) wake: Notify,
-    /// Corrupt replicas not reported to this NameNode yet.
-    pub(crate) bad: RefCell<Vec<BadReplica>>,
+    /// The call stream while there is one.
+    pub(crate) client: RefCell<Option<CallClient<DatanodeProtocol>>>,
+    /// This NameNode is served no more.
+    pub(crate) removed: Cell<bool>,
 }
 
 /// Everything the tasks of one DataNode share. One shard: no locks.
@@ -35,16 +44,23 @@ pub(crate) struct Node<E: Env> {
     pub(crate) uuid: DatanodeUuid,
     pub(crate) store: RefCell<Option<ReplicaStore<E::Disk>>>,
     pub(crate) service: RefCell<OfferService>,
-    pub(crate) actors: Vec<ActorSlot>,
+    actors: RefCell<BTreeMap<usize, Rc<ActorSlot>>>,
+    next_actor: Cell<usize>,
     pub(crate) streams: Cell<u32>,
     pub(crate) copies: Cell<u32>,
-    pub(crate) epoch_record: RefCell<Option<Record<E::Disk>>>,
-    pub(crate) opening: Cell<bool>,
+    pub(crate) epoch_record: RefCell<Option<EpochRecord<E::Disk>>>,
+    /// Something may be wrong with a volume.
+    pub(crate) alarm: Notify,
+    /// A NameNode answered, or is gone.
+    pub(crate) answered: Notify,
+    /// Usable data directories.
+    dirs: Vec<PathBuf>,
+    /// Data directories that could not be used when the process started, and those found broken since.
+    failed_dirs: RefCell<Vec<(PathBuf, String)>>,
+    opening: Cell<bool>,
     peers: RefCell<BTreeMap<SocketAddr, NetConn<E>>>,
 }
 
-/// Bad replicas remembered for one NameNode; more are found again by the next reader.
-const BAD_MAX: usize = 1000;
 /// Connections to other DataNodes kept.
 const PEERS_MAX: usize = 1024;
 
@@ -62,78 +78,50 @@ pub async fn run<E: Env>(env: E, config: DatanodeConfig) -> Result<(), RunError>
         //
         return Err(RunError::Config("must pass at least one NameNode".into()));
     }
-    let disk = env.disk().clone();
-    let mut locks = Vec::new();
-    let mut uuid = None;
-    for dir in &config.dirs {
-        disk.create_dir_all(dir).await?;
-        match disk.lock(&dir.join("node.lock")).await {
-            Ok(lock) => locks.push(lock),
-            Err(error) if error.is_locked() => {
-                return Err(RunError::Locked {
-                    dir: dir.display().to_string(),
-                });
-            }
-            Err(error) => return Err(error.into()),
-        }
-        let found = read_identity(&disk, &volume_dir(dir)).await?;
-        uuid = uuid.or(found.map(|identity| identity.datanode));
-    }
-    let path = config.dirs[0].join("acknowledged_epoch");
-    let (record, contents) = Record::open(&disk, &path).await?;
-    let epoch = match contents {
-        Contents::Empty => Epoch(0),
-        Contents::Present { payload, .. } => match <[u8; 8]>::try_from(payload.as_ref()) {
-            Ok(bytes) => Epoch(u64::from_le_bytes(bytes)),
-            Err(_) => {
-                return Err(RunError::Damaged {
-                    path: path.display().to_string(),
-                });
-            }
-        },
-        Contents::Unreadable => {
-            return Err(RunError::Damaged {
-                path: path.display().to_string(),
-            });
-        }
-    };
+    let found = volumes::find(env.disk(), &config).await?;
     let fresh = (u128::from(env.random_u64()) << 64) | u128::from(env.random_u64());
-    let actors = config
-        .namenodes
-        .iter()
-        .map(|_| ActorSlot {
-            core: RefCell::new(Actor::new(
-                config.actor.clone(),
-                Vec::new(),
-                env.random_u64(),
-            )),
-            wake: Notify::new(),
-            bad: RefCell::new(Vec::new()),
-        })
-        .collect();
     let node = Rc::new(Node {
-        uuid: uuid.unwrap_or(DatanodeUuid(fresh)),
+        uuid: found.datanode.unwrap_or(DatanodeUuid(fresh)),
         store: RefCell::new(None),
-        service: RefCell::new(OfferService::new(None, epoch)),
-        actors,
+        service: RefCell::new(OfferService::new(found.namespace, found.epoch)),
+        actors: RefCell::new(BTreeMap::new()),
+        next_actor: Cell::new(0),
         streams: Cell::new(0),
         copies: Cell::new(0),
-        epoch_record: RefCell::new(Some(record)),
+        epoch_record: RefCell::new(Some(found.record)),
+        alarm: Notify::new(),
+        answered: Notify::new(),
+        dirs: found.dirs,
+        failed_dirs: RefCell::new(found.failed),
         opening: Cell::new(false),
         peers: RefCell::new(BTreeMap::new()),
         env: env.clone(),
         config,
     });
-    for index in 0..node.actors.len() {
-        env.spawn("datanode actor", actors::run(Rc::clone(&node), index));
+    for peer in node.config.namenodes.clone() {
+        node.add_actor(peer);
     }
+    env.spawn("datanode volumes", volumes::watch(Rc::clone(&node)));
     serve::accept_connections(Rc::clone(&node)).await;
-    drop(locks);
+    drop(found.locks);
     Ok(())
 }
 
-fn volume_dir(dir: &std::path::Path) -> std::path::PathBuf {
-    dir.join("current")
+/// Whether a volume could not be used because it is not ours.
+fn is_foreign(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::WrongIdentity { .. } | StoreError::BadIdentity { .. }
+    )
+}
+
+fn alive_storages<D: hadal_env::Disk>(store: &ReplicaStore<D>) -> Vec<StorageUuid> {
+    store
+        .volumes()
+        .iter()
+        .filter(|volume| volume.failed.is_none())
+        .map(|volume| volume.storage)
+        .collect()
 }
 
 impl<E: Env> Node<E> {
@@ -147,6 +135,79 @@ impl<E: Env> Node<E> {
         })
     }
 
+    /// The actors, in the order in which their NameNodes became known.
+    pub(crate) fn slots(&self) -> Vec<Rc<ActorSlot>> {
+        self.actors.borrow().values().cloned().collect()
+    }
+
+    /// Starts an actor for a NameNode.
+    pub(crate) fn add_actor(self: &Rc<Self>, peer: NamenodePeer) {
+        let index = self.next_actor.get();
+        self.next_actor.set(index + 1);
+        let mut core = Actor::new(
+            self.config.actor.clone(),
+            Vec::new(),
+            self.env.random_u64(),
+        );
+        if let Ok(store) = self.store() {
+            core.set_storages(alive_storages(&store));
+        }
+        let slot = Rc::new(ActorSlot {
+            index,
+            peer,
+            core: RefCell::new(core),
+            wake: Notify::new(),
+            client: RefCell::new(None),
+            removed: Cell::new(false),
+        });
+        self.actors.borrow_mut().insert(index, Rc::clone(&slot));
+        self.env
+            .spawn("datanode actor", actors::run(Rc::clone(self), slot));
+    }
+
+    /// An actor ended; with the last one the DataNode does.
+    pub(crate) fn handle_actor_gone(&self, slot: &ActorSlot) {
+        self.service.borrow_mut().handle_actor_gone(slot.index);
+        self.actors.borrow_mut().remove(&slot.index);
+        self.answered.notify();
+        if self.actors.borrow().is_empty() {
+            let core = slot.core.borrow();
+            let reason = core.refusal().unwrap_or("no NameNode is left");
+            self.env.stop(
+                crate::EXIT_REFUSED,
+                &format!(
+                    "every NameNode refuses {} for good, the last one was {}: {reason}",
+                    self.config.name, slot.peer.name
+                ),
+            );
+        }
+    }
+
+    /// The data directories that failed, those of the start first.
+    pub(crate) fn failed_volumes(&self) -> Vec<(PathBuf, String)> {
+        let mut failed = self.failed_dirs.borrow().clone();
+        if let Ok(store) = self.store() {
+            for volume in store.volumes() {
+                if let Some(reason) = volume.failed {
+                    failed.push((volume.dir, reason));
+                }
+            }
+        }
+        failed
+    }
+
+    /// A data directory is out of use.
+    pub(crate) fn fail_volume(&self, dir: &Path, reason: &str) {
+        match self.store() {
+            Ok(store) => store.fail_volume(&volumes::volume_dir(dir), reason),
+            Err(_) => self
+                .failed_dirs
+                .borrow_mut()
+                .push((dir.to_owned(), reason.to_owned())),
+        }
+        self.alarm.notify();
+    }
+
     /// Opens the volumes for this namespace; only the first caller does it.
     pub(crate) async fn open_store(&self, info: &NamespaceInfo) -> Result<(), RunError> {
         if self.store.borrow().is_some() || self.opening.replace(true) {
@@ -157,12 +218,11 @@ impl<E: Env> Node<E> {
                 (u128::from(self.env.random_u64()) << 64) | u128::from(self.env.random_u64()),
             )
         };
-        let volumes: Vec<VolumeSpec> = self
-            .config
+        let specs: Vec<VolumeSpec> = self
             .dirs
             .iter()
             .map(|dir| VolumeSpec {
-                dir: volume_dir(dir),
+                dir: volumes::volume_dir(dir),
                 storage_if_new: fresh(),
             })
             .collect();
@@ -171,11 +231,22 @@ impl<E: Env> Node<E> {
             namespace: info.clone(),
         };
         let options: StoreOptions = self.config.store;
-        let opened = ReplicaStore::open(self.env.disk().clone(), volumes, identity, options).await;
+        let opened = ReplicaStore::open(self.env.disk().clone(), specs, identity, options).await;
         self.opening.set(false);
         let (store, report) = opened?;
-        for (dir, error) in &report.failed {
-            tracing::error!("volume {} cannot be used: {error}", dir.display());
+        // A directory of another DataNode or cluster is the operator's mistake, not a failed disk.
+        let failed = report.failed.into_iter();
+        let (broken, foreign): (Vec<_>, Vec<_>) =
+            failed.partition(|(_, error)| !is_foreign(error));
+        if let Some((_, error)) = foreign.into_iter().next() {
+            return Err(error.into());
+        }
+        let known = store.volumes();
+        for (dir, error) in broken {
+            // Those the store lists as failed speak for themselves.
+            if !known.iter().any(|volume| volume.dir == dir) {
+                self.failed_dirs.borrow_mut().push((dir, error.to_string()));
+            }
         }
         for corrupt in &report.corrupt {
             tracing::warn!("{} is damaged: {}", corrupt.id, corrupt.what);
@@ -186,23 +257,17 @@ impl<E: Env> Node<E> {
             report.waiting,
             report.removed
         );
-        let storages: Vec<StorageUuid> = store
-            .volumes()
-            .iter()
-            .map(|volume| volume.storage)
-            .collect();
-        for slot in &self.actors {
-            let seed = self.env.random_u64();
-            slot.core.borrow_mut().set_storages(storages.clone(), seed);
+        for slot in self.slots() {
+            slot.core.borrow_mut().set_storages(alive_storages(&store));
         }
         *self.store.borrow_mut() = Some(store);
-        Ok(())
+        volumes::check_tolerated(&self.config, &self.failed_volumes())
     }
 
     /// Tells every NameNode that a replica changed.
     pub(crate) fn report_change(&self, storage: StorageUuid, block: Block, kind: ChangeKind) {
         let now = self.env.now();
-        for slot in &self.actors {
+        for slot in self.slots() {
             let change = ReplicaChange {
                 storage,
                 block,
@@ -214,19 +279,36 @@ impl<E: Env> Node<E> {
         }
     }
 
-    /// Tells every NameNode that a replica is corrupt, here or elsewhere.
+    /// Tells every NameNode that a replica of ours is corrupt.
     pub(crate) fn report_bad(&self, block: Block, storage: StorageUuid) {
-        for slot in &self.actors {
-            let mut bad = slot.bad.borrow_mut();
-            if bad.len() < BAD_MAX && !bad.iter().any(|known| known.block.id == block.id) {
-                bad.push(BadReplica {
-                    block,
-                    datanode: self.uuid,
-                    storage,
-                });
-            }
+        tracing::warn!("the replica of {block} in {storage} is corrupt");
+        for slot in self.slots() {
+            slot.core.borrow_mut().push_bad(BadReplica {
+                block,
+                datanode: self.uuid,
+                storage,
+            });
             slot.wake.notify();
         }
+    }
+
+    /// Something was wrong with a replica of ours: it is read again as a whole, and reported if it is bad twice over
+    /// a read that fails once says little of the bytes.
+    pub(crate) async fn check_replica(&self, id: BlockId) {
+        self.alarm.notify();
+        let Ok(store) = self.store() else { return };
+        let Some(info) = store.get(id) else { return };
+        for _ in 0..2 {
+            match store.verify(id).await {
+                Ok(VerifyOutcome::Corrupt { .. }) => {}
+                Ok(VerifyOutcome::Ok { .. } | VerifyOutcome::Gone) => return,
+                Err(error) => {
+                    tracing::warn!("reading {} again: {error}", info.block);
+                    return;
+                }
+            }
+        }
+        self.report_bad(info.block, info.storage);
     }
 
     /// A connection to another DataNode, kept for the next stream.

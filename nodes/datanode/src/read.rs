@@ -65,19 +65,14 @@ pub(crate) async fn serve_read<E: Env, C: Conn>(node: Rc<Node<E>>, stream: ReadR
             Err(error) => {
                 tracing::warn!("reading {}: {error}", header.block);
                 let fault = fault_of(&error);
-                if matches!(error, StoreError::Corrupt { .. })
-                    && let Some(info) = node
-                        .store()
-                        .ok()
-                        .and_then(|store| store.get(header.block.id))
-                {
-                    node.report_bad(info.block, info.storage);
-                }
                 let sent = sender
                     .send(FrameKind::Abort, 0, 0, encode(&fault), &mut [])
                     .await;
                 sender.finish();
                 drop(sent);
+                if matches!(error, StoreError::Corrupt { .. } | StoreError::Disk(_)) {
+                    node.check_replica(header.block.id).await;
+                }
                 return;
             }
         };

@@ -71,6 +71,9 @@ pub(crate) async fn receive<E: Env, C: Conn>(node: Rc<Node<E>>, stream: AppendRe
         ))),
     };
     if let Err(Broken { bad_node, fault }) = outcome {
+        if fault.class == FaultClass::DiskFailed {
+            node.alarm.notify();
+        }
         let ack = Ack {
             sequence: u64::MAX,
             offset: 0,

@@ -342,6 +342,7 @@ pub(crate) fn datanode(args: &DaemonArgs) -> Result<i32> {
             small_bytes: u32::try_from(section.small_replica.0).unwrap_or(u32::MAX),
             ..StoreOptions::default()
         },
+        failed_volumes_tolerated: section.failed_volumes_tolerated,
         stream_timeout_ms: section.stream_timeout.0.max(1),
         streams_max: section.streams_max,
         software: env!("CARGO_PKG_VERSION").into(),

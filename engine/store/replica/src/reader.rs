@@ -1,7 +1,7 @@
 //! Reading a replica in parts, one part ahead.
 
 use crate::extent::SlotLease;
-use crate::format::{Found, SlotHeader};
+use crate::format::{Found, SlotHeader, verified};
 use crate::geometry::{PAGE, round_up};
 use crate::load::read_tail;
 use crate::map::{Location, Replica};
@@ -139,6 +139,27 @@ impl<D: Disk> ReplicaReader<D> {
             .volume
             .counters
             .update(|c| c.bytes_read += part.data.len() as u64);
+        Ok(Some(part))
+    }
+
+    /// As [`ReplicaReader::next`], with every chunk checked: [`StoreError::Corrupt`] instead of bytes that do not match.
+    /// For copies to other DataNodes, whose source must know which of the two is bad.
+    pub async fn next_verified(&mut self) -> Result<Option<ReadPart>, StoreError> {
+        let Some(part) = self.next().await? else {
+            return Ok(None);
+        };
+        let checksums: Vec<u32> = part
+            .checksums
+            .chunks_exact(4)
+            .map(|crc| u32::from_le_bytes(crc.try_into().expect("four bytes")))
+            .collect();
+        let chunk = self.replica.geometry.bytes_per_checksum;
+        if verified(chunk, &part.data, &checksums) < part.data.len() {
+            return Err(StoreError::Corrupt {
+                id: self.replica.id,
+                what: "data does not match its checksums",
+            });
+        }
         Ok(Some(part))
     }
 

@@ -1,6 +1,5 @@
 //! The block scanner's hook: a whole replica against its checksums.
 
-use crate::format::verified;
 use crate::{ReplicaStore, StoreError, VerifyOutcome};
 use hadal_env::{Disk, DiskOp};
 use hadal_types::{BlockId, ReplicaState};
@@ -25,20 +24,8 @@ impl<D: Disk> ReplicaStore<D> {
         let mut bytes = 0;
         let mut bad = None;
         loop {
-            match reader.next().await {
-                Ok(Some(part)) => {
-                    let checksums: Vec<u32> = part
-                        .checksums
-                        .chunks_exact(4)
-                        .map(|crc| u32::from_le_bytes(crc.try_into().expect("four bytes")))
-                        .collect();
-                    let good = verified(chunk, &part.data, &checksums);
-                    bytes += good as u64;
-                    if good < part.data.len() {
-                        bad = Some(bytes / chunk as u64);
-                        break;
-                    }
-                }
+            match reader.next_verified().await {
+                Ok(Some(part)) => bytes += part.data.len() as u64,
                 Ok(None) => break,
                 Err(StoreError::Corrupt { .. }) => {
                     bad = Some(bytes / chunk as u64);

@@ -2,7 +2,8 @@
 
 use crate::body::Body;
 use crate::counters::Counters;
-use crate::geometry::Geometry;
+use crate::extent::extent_path;
+use crate::geometry::{Geometry, PAGE};
 use crate::map::{Location, Meta, Replica, ReplicaMap};
 use crate::volume::Volume;
 use crate::{
@@ -13,6 +14,7 @@ use futures_util::lock::Mutex;
 use hadal_env::Disk;
 use hadal_types::{Block, BlockId, GenerationStamp, ReplicaState, StorageUuid};
 use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// The replicas of one shard of a DataNode, on one or several volumes. Clones share it; it is not `Send`.
@@ -122,6 +124,42 @@ impl<D: Disk> ReplicaStore<D> {
                 )
             })
             .collect()
+    }
+
+    /// Takes a volume out of use, finally, because something else on its disk failed.
+    pub fn fail_volume(&self, dir: &Path, reason: &str) {
+        for volume in &self.inner.volumes {
+            if volume.dir == dir {
+                volume.fail_because(reason);
+            }
+        }
+        self.forget_failed();
+    }
+
+    /// The file that holds a replica's first byte and the byte's offset in it; `None` while it is only in memory or
+    /// not here. For people, and for tests that break things.
+    #[must_use]
+    pub fn locate(&self, id: BlockId) -> Option<(PathBuf, u64)> {
+        let replica = self.find(id).ok()?;
+        let location = replica.meta.borrow().location.clone();
+        match location {
+            Location::Memory => None,
+            Location::Slot(lease) => {
+                let extent = &lease.extent;
+                let path = extent_path(&replica.volume, extent.class, extent.number);
+                Some((path, lease.offset() + extent.class.header() as u64))
+            }
+            Location::File(file) => {
+                let offset = match file.tail.get() {
+                    // Nothing in place: all of it is in the tail record.
+                    Some(tail) if file.in_place.get() == 0 => {
+                        file.geometry.tail_offset(tail.slot) + PAGE as u64
+                    }
+                    _ => file.geometry.data_offset(0),
+                };
+                Some((file.path.clone(), offset))
+            }
+        }
     }
 
     /// Asks every file system for its free room; call before each heartbeat. A volume that cannot answer has failed.

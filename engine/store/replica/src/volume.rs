@@ -143,9 +143,13 @@ impl<D: Disk> Volume<D> {
 
     /// The volume cannot be used, for this reason.
     pub(crate) fn fail(&self, error: &StoreError) {
+        self.fail_because(&error.to_string());
+    }
+
+    pub(crate) fn fail_because(&self, reason: &str) {
         self.failed
             .borrow_mut()
-            .get_or_insert_with(|| error.to_string());
+            .get_or_insert_with(|| reason.to_owned());
     }
 
     /// The next sequence number of this volume.

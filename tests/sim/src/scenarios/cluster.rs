@@ -38,8 +38,8 @@ const PLANTED: [&str; 6] = [
     "trust-marks",
 ];
 
-/// Faults under which every promise is owed. Failing disks are left out: a DataNode goes on without its only volume, where the cluster needs it to stop.
-const FAULTS: [Fault; 15] = [
+/// Faults under which every promise is owed.
+const FAULTS: [Fault; 16] = [
     Fault::Kill,
     Fault::PowerFailure,
     Fault::Pause,
@@ -55,6 +55,7 @@ const FAULTS: [Fault; 15] = [
     Fault::ClockRate,
     Fault::WallJump,
     Fault::DiskFull,
+    Fault::DiskErrors,
 ];
 
 /// From nothing to the first directory.

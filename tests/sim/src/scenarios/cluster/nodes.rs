@@ -137,6 +137,7 @@ fn datanode_config(index: usize) -> DatanodeConfig {
             block_bytes_max: 1 << 20,
             ..StoreOptions::default()
         },
+        failed_volumes_tolerated: 0,
         stream_timeout_ms: 10_000,
         streams_max: 256,
         software: "simulated".into(),
