@@ -1,9 +1,9 @@
 //! The conversation of a DataNode with one NameNode: handshake, heartbeats, reports (seed A). One actor never
 //! waits for another.
 
+use crate::notices::Notices;
 use crate::pending_reports::PendingReports;
 use crate::schedule::ReportSchedule;
-use crate::notices::Notices;
 use alloc::collections::BTreeSet;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -321,9 +321,9 @@ impl Actor {
         self.pending.handle_failed();
         match fault.class {
             FaultClass::UnregisteredNode => self.handle_register_command(now),
-            FaultClass::IdentityMismatch
-            | FaultClass::IncorrectVersion
-            | FaultClass::Forbidden => self.handle_refused(fault.to_string()),
+            FaultClass::IdentityMismatch | FaultClass::IncorrectVersion | FaultClass::Forbidden => {
+                self.handle_refused(fault.to_string())
+            }
             FaultClass::Busy => self.pause_until = now.after_ms(fault.value.clamp(1, 10_000)),
             _ => self.pause_until = now.after_ms(self.config.heartbeat_interval_ms.min(1_000)),
         }

@@ -9,6 +9,7 @@ pub mod actor;
 mod notices;
 pub mod offer_service;
 pub mod pending_reports;
+pub mod recovery;
 pub mod schedule;
 
 pub use ack_book::AckBook;

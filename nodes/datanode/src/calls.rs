@@ -1,14 +1,16 @@
 //! Small calls: lengths and checksums for readers, and what operators ask.
 
+use crate::copy;
 use crate::error::fault_of;
 use crate::node::Node;
 use crate::read::check_pool;
+use crate::recovery;
 use hadal_env::{Conn, Env};
 use hadal_proto::admin::{self, AdminProtocol, NodeStatus, ReplicaStatus};
-use hadal_proto::transfer::{Request, Response, TransferProtocol};
+use hadal_proto::transfer::{Request, Response, TransferProtocol, WriteStage};
 use hadal_proto::{Fault, FaultClass};
 use hadal_quic::CallRequests;
-use hadal_types::{Block, HaState, mix};
+use hadal_types::{Block, HaState, Role, mix};
 use std::rc::Rc;
 use store_record::checksum::crc32c_append;
 
@@ -17,18 +19,34 @@ const REPLICAS_PAGE: usize = 10_000;
 
 pub(crate) async fn serve_transfer<E: Env, C: Conn>(
     node: Rc<Node<E>>,
+    caller: Role,
     mut requests: CallRequests<TransferProtocol, C>,
 ) {
     while let Some((request, responder)) = requests.next().await {
         let node = Rc::clone(&node);
         let env = node.env.clone();
         env.spawn("datanode call", async move {
-            responder.answer(transfer(&node, request).await)
+            responder.answer(transfer(&node, caller, request).await)
         });
     }
 }
 
-async fn transfer<E: Env>(node: &Rc<Node<E>>, request: Request) -> Result<Response, Fault> {
+/// Block recovery is between DataNodes: nobody else may stop a writer.
+fn only_datanodes(caller: Role, what: &str) -> Result<(), Fault> {
+    if caller == Role::Datanode {
+        return Ok(());
+    }
+    Err(Fault::new(
+        FaultClass::Forbidden,
+        format!("{what} is for DataNodes; the caller's certificate says {caller}"),
+    ))
+}
+
+async fn transfer<E: Env>(
+    node: &Rc<Node<E>>,
+    caller: Role,
+    request: Request,
+) -> Result<Response, Fault> {
     let store = node.store()?;
     match request {
         Request::GetVisibleLength { pool, block, .. } => {
@@ -61,10 +79,47 @@ async fn transfer<E: Env>(node: &Rc<Node<E>>, request: Request) -> Result<Respon
                 length,
             })
         }
-        other => Err(Fault::new(
-            FaultClass::Unsupported,
-            format!("{} is not supported in this version", other.name()),
-        )),
+        Request::InitReplicaRecovery {
+            pool,
+            block,
+            recovery_id,
+        } => {
+            only_datanodes(caller, "InitReplicaRecovery")?;
+            check_pool(node, &pool)?;
+            let info = recovery::init(node, block, recovery_id).await?;
+            Ok(Response::ReplicaInfo { info })
+        }
+        Request::UpdateReplica {
+            pool,
+            block,
+            recovery_id,
+            new_id,
+            new_length,
+        } => {
+            only_datanodes(caller, "UpdateReplica")?;
+            check_pool(node, &pool)?;
+            if new_id != block.id {
+                let message = format!(
+                    "copy-on-truncate of {} to {new_id} is not supported in this version",
+                    block.id
+                );
+                return Err(Fault::new(FaultClass::Unsupported, message));
+            }
+            let storage = recovery::finish(node, block, recovery_id, new_length).await?;
+            Ok(Response::Updated { storage })
+        }
+        Request::TransferReplica {
+            pool,
+            block,
+            targets,
+            ..
+        } => {
+            check_pool(node, &pool)?;
+            let _count = node.count_stream()?;
+            let stamp = block.generation_stamp;
+            copy::copy_block(node, block.id, stamp, WriteStage::TransferRbw, &targets).await?;
+            Ok(Response::Done)
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::copy;
 use crate::node::{ActorSlot, Node};
+use crate::recovery;
 use hadal_blockpool::Admission;
 use hadal_env::Env;
 use hadal_proto::datanode::{Action, ChangeKind, Command};
@@ -47,8 +48,8 @@ fn run<E: Env>(node: &Rc<Node<E>>, slot: &ActorSlot, action: Action) {
                 slot.wake.notify();
             }
         }
-        other @ (Action::RecoverBlock { .. }
-        | Action::AccessKeyUpdate { .. }
+        Action::RecoverBlock { work } => recovery::recover_all(node, work),
+        other @ (Action::AccessKeyUpdate { .. }
         | Action::BalancerBandwidth { .. }
         | Action::Shutdown) => {
             tracing::warn!("{} is not supported in this version", other.name());

@@ -13,6 +13,7 @@ mod error;
 mod node;
 mod read;
 mod receive;
+mod recovery;
 mod serve;
 mod volumes;
 

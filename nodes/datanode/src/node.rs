@@ -48,6 +48,8 @@ pub(crate) struct Node<E: Env> {
     next_actor: Cell<usize>,
     pub(crate) streams: Cell<u32>,
     pub(crate) copies: Cell<u32>,
+    /// Block recoveries this node leads.
+    pub(crate) recoveries: Cell<u32>,
     pub(crate) epoch_record: RefCell<Option<EpochRecord<E::Disk>>>,
     /// Something may be wrong with a volume.
     pub(crate) alarm: Notify,
@@ -88,6 +90,7 @@ pub async fn run<E: Env>(env: E, config: DatanodeConfig) -> Result<(), RunError>
         next_actor: Cell::new(0),
         streams: Cell::new(0),
         copies: Cell::new(0),
+        recoveries: Cell::new(0),
         epoch_record: RefCell::new(Some(found.record)),
         alarm: Notify::new(),
         answered: Notify::new(),
@@ -144,11 +147,7 @@ impl<E: Env> Node<E> {
     pub(crate) fn add_actor(self: &Rc<Self>, peer: NamenodePeer) {
         let index = self.next_actor.get();
         self.next_actor.set(index + 1);
-        let mut core = Actor::new(
-            self.config.actor.clone(),
-            Vec::new(),
-            self.env.random_u64(),
-        );
+        let mut core = Actor::new(self.config.actor.clone(), Vec::new(), self.env.random_u64());
         if let Ok(store) = self.store() {
             core.set_storages(alive_storages(&store));
         }
@@ -236,8 +235,7 @@ impl<E: Env> Node<E> {
         let (store, report) = opened?;
         // A directory of another DataNode or cluster is the operator's mistake, not a failed disk.
         let failed = report.failed.into_iter();
-        let (broken, foreign): (Vec<_>, Vec<_>) =
-            failed.partition(|(_, error)| !is_foreign(error));
+        let (broken, foreign): (Vec<_>, Vec<_>) = failed.partition(|(_, error)| !is_foreign(error));
         if let Some((_, error)) = foreign.into_iter().next() {
             return Err(error.into());
         }

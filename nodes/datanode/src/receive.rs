@@ -16,7 +16,7 @@ use hadal_proto::{Fault, FaultClass, decode};
 use hadal_quic::{
     AckReceiver, AckSender, AppendReceiver, AppendSender, FrameReceiver, open_append,
 };
-use hadal_types::{Block, ReplicaState, Role};
+use hadal_types::{Block, GenerationStamp, ReplicaState, Role};
 use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
@@ -97,6 +97,9 @@ async fn receive_block<E: Env, C: Conn>(
 ) -> Result<(), Broken> {
     let _count = node.count_stream().map_err(Broken::here)?;
     check_pool(node, &header.pool).map_err(Broken::here)?;
+    if let WriteStage::CloseRecovery { old, length } = header.stage {
+        return close_recovery(node, header, old, length, acks).await;
+    }
     let (writer, downstream) = {
         // Both at once: the disk of this node and the way to the next.
         let open = pin!(open_writer(node, header));
@@ -113,7 +116,7 @@ async fn receive_block<E: Env, C: Conn>(
             return Err(broken);
         }
     };
-    if header.stage != WriteStage::Copy {
+    if !is_copy(header) {
         let info = writer.info();
         node.report_change(info.storage, info.block, ChangeKind::Receiving);
     }
@@ -155,17 +158,26 @@ async fn receive_block<E: Env, C: Conn>(
     // Every node behind has the bytes: finalising here and there goes on side by side.
     let writer = writer.expect("the frame loop leaves the writer");
     let storage = writer.info().storage;
-    let block = match writer.finish(header.sync_on_close).await {
+    let (finished, kind) = if header.stage == WriteStage::TransferRbw {
+        (
+            join_pipeline(node, header, writer).await,
+            ChangeKind::Receiving,
+        )
+    } else {
+        let finished = writer.finish(header.sync_on_close).await;
+        (finished, ChangeKind::Received)
+    };
+    let block = match finished {
         Ok(block) => block,
         Err(error) => {
             tracing::warn!("finalising {}: {error}", header.block);
-            if header.stage == WriteStage::Copy {
+            if is_copy(header) {
                 discard_copy(node, header).await;
             }
             return Err(Broken::here(fault_of(&error)));
         }
     };
-    node.report_change(storage, block, ChangeKind::Received);
+    node.report_change(storage, block, kind);
     progress.book.borrow_mut().handle_local(finish);
     loop {
         let mark = progress.changed.mark();
@@ -178,6 +190,94 @@ async fn receive_block<E: Env, C: Conn>(
             Either::Left(_) => {}
             Either::Right((broken, _)) => return Err(broken),
         }
+    }
+}
+
+/// Whether the stream brings a copy, TEMPORARY until its end.
+fn is_copy(header: &WriteBlock) -> bool {
+    matches!(header.stage, WriteStage::Copy | WriteStage::TransferRbw)
+}
+
+/// The bytes of an open replica are all here: RBW, waiting for the pipeline that this node joins (E-21).
+async fn join_pipeline<E: Env>(
+    node: &Rc<Node<E>>,
+    header: &WriteBlock,
+    writer: ReplicaWriter<E::Disk>,
+) -> Result<Block, StoreError> {
+    let Block {
+        id,
+        generation_stamp: stamp,
+        ..
+    } = header.block;
+    let length = writer.info().block.length;
+    let store = node.store().map_err(|_| StoreError::NotFound { id })?;
+    let writer = store.convert_temporary(id, stamp, length).await?;
+    let block = writer.info().block;
+    writer.park().await?;
+    Ok(block)
+}
+
+/// A close that failed at some node is done again at all (E-21): FINALIZED under the new stamp.
+async fn close_recovery<E: Env, C: Conn>(
+    node: &Rc<Node<E>>,
+    header: &WriteBlock,
+    old: GenerationStamp,
+    length: u64,
+    acks: &mut AckSender<C>,
+) -> Result<(), Broken> {
+    let store = node.store().map_err(Broken::here)?;
+    let Block {
+        id,
+        generation_stamp: stamp,
+        ..
+    } = header.block;
+    let known = Block {
+        id,
+        generation_stamp: old,
+        length,
+    };
+    let finish = async {
+        let block = store
+            .recover_close(known, stamp)
+            .await
+            .map_err(|error| Broken::here(fault_of(&error)))?;
+        let storage = store.get(id).map(|info| info.storage).unwrap_or_default();
+        node.report_change(storage, block, ChangeKind::Received);
+        Ok::<_, Broken>(())
+    };
+    let behind = async {
+        let Some((_sender, mut next)) = open_downstream(node, header).await? else {
+            return Ok(());
+        };
+        let deadline = node.env.now().after_ms(node.config.stream_timeout_ms);
+        match select(pin!(next.next()), pin!(node.env.sleep_until(deadline))).await {
+            Either::Left((Ok(Some(ack)), _)) => match ack.fault {
+                None => Ok(()),
+                Some(fault) => Err(Broken {
+                    bad_node: ack.bad_node.saturating_add(1),
+                    fault,
+                }),
+            },
+            Either::Left((Ok(None), _)) => Err(Broken::next("the next node ended the stream")),
+            Either::Left((Err(error), _)) => Err(Broken::next(error.to_string())),
+            Either::Right(_) => Err(Broken::next("the next node does not acknowledge")),
+        }
+    };
+    let (here, behind) = futures_util::future::join(finish, behind).await;
+    here.and(behind)?;
+    acks.send(&established())
+        .await
+        .map_err(|error| Broken::upstream(error.to_string()))
+}
+
+/// The acknowledgement that says that the pipeline from here on is set up.
+fn established() -> Ack {
+    Ack {
+        sequence: u64::MAX,
+        offset: 0,
+        fault: None,
+        bad_node: u8::MAX,
+        slow_nodes: 0,
     }
 }
 
@@ -220,11 +320,39 @@ async fn open_writer<E: Env>(
     let Block {
         id,
         generation_stamp: stamp,
-        ..
+        length,
     } = header.block;
+    if let Some(info) = store.get(id)
+        && !is_copy(header)
+        && info.bytes_per_checksum != header.bytes_per_checksum
+    {
+        let message = format!(
+            "{id} has {} bytes per checksum, the writer has {}",
+            info.bytes_per_checksum, header.bytes_per_checksum
+        );
+        return Err(Broken::here(Fault::new(
+            FaultClass::InvalidArgument,
+            message,
+        )));
+    }
+    let on_disk = |generation_stamp: GenerationStamp| Block {
+        id,
+        generation_stamp,
+        length,
+    };
     let opened = match &header.stage {
         WriteStage::Create => store.create_rbw(id, stamp, spec).await,
-        WriteStage::Copy => store.create_temporary(id, stamp, spec).await,
+        WriteStage::Copy | WriteStage::TransferRbw => store.create_temporary(id, stamp, spec).await,
+        WriteStage::Append { old } => {
+            store
+                .append(on_disk(*old), stamp, header.expected_length)
+                .await
+        }
+        WriteStage::AppendRecovery { old } => {
+            store
+                .recover_append(on_disk(*old), stamp, header.expected_length)
+                .await
+        }
         WriteStage::StreamingRecovery { old, acked } => {
             // A recovery that failed half way may have raised the stamp here already: anything between the settled
             // stamp and the new one is this writer's.
@@ -251,13 +379,7 @@ async fn open_writer<E: Env>(
                 other => other,
             }
         }
-        other => {
-            let message = format!(
-                "pipeline stage {} is not supported in this version",
-                other.name()
-            );
-            return Err(Broken::here(Fault::new(FaultClass::Unsupported, message)));
-        }
+        WriteStage::CloseRecovery { .. } => unreachable!("a close recovery has no writer"),
     };
     opened.map_err(|error| Broken::here(fault_of(&error)))
 }
@@ -319,14 +441,7 @@ async fn frame_loop<E: Env, C: Conn>(
         let mark = progress.changed.mark();
         if !told_established && *progress.established.borrow() {
             told_established = true;
-            let ack = Ack {
-                sequence: u64::MAX,
-                offset: 0,
-                fault: None,
-                bad_node: u8::MAX,
-                slow_nodes: 0,
-            };
-            acks.send(&ack)
+            acks.send(&established())
                 .await
                 .map_err(|error| Broken::upstream(error.to_string()))?;
         }

@@ -39,7 +39,11 @@ async fn serve_connection<E: Env>(node: Rc<Node<E>>, conn: NetConn<E>) {
             Incoming::Call(ProtocolId::Transfer, stream) => {
                 let (requests, writer) = stream.split();
                 env.spawn("datanode answers", writer);
-                env.spawn("datanode calls", calls::serve_transfer(node, requests));
+                let caller = conn.peer().role;
+                env.spawn(
+                    "datanode calls",
+                    calls::serve_transfer(node, caller, requests),
+                );
             }
             Incoming::Call(ProtocolId::Admin, stream) => {
                 let (requests, writer) = stream.split();

@@ -103,10 +103,7 @@ fn is_disk_failure(error: &RunError) -> bool {
 }
 
 /// Looks at every data directory. One that cannot be used counts as a failed volume.
-pub(crate) async fn find<D: Disk>(
-    disk: &D,
-    config: &DatanodeConfig,
-) -> Result<Found<D>, RunError> {
+pub(crate) async fn find<D: Disk>(disk: &D, config: &DatanodeConfig) -> Result<Found<D>, RunError> {
     let mut found = Found {
         locks: Vec::new(),
         dirs: Vec::new(),

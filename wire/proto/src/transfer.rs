@@ -53,17 +53,22 @@ wire_enum! {
     pub enum WriteStage {
         /// A new block.
         0 => Create,
-        /// A finalised block reopened; the stamp is the new one, `old` the one on disk.
+        /// A finalised block reopened (append); the stamp is the new one, `old` the one on disk, `block.length` the
+        /// length on disk. Frames go on from there; the first may repeat bytes from a chunk's start.
         1 => Append { old: GenerationStamp },
         /// A pipeline that failed while streaming goes on: replicas are RBW under `old`, all hold at least
         /// `acked` bytes and are cut back to it.
         2 => StreamingRecovery { old: GenerationStamp, acked: u64 },
-        /// A pipeline that failed while closing: finalise under the new stamp at this length.
+        /// A pipeline that failed while closing: finalise under the new stamp at this length. No frame follows; the
+        /// first acknowledgement says that every node has done it.
         3 => CloseRecovery { old: GenerationStamp, length: u64 },
         /// A copy between DataNodes: the replica is TEMPORARY until finished.
         4 => Copy,
         /// Bytes for a node that joins a running pipeline: the replica becomes RBW when finished.
         5 => TransferRbw,
+        /// An append whose set-up failed is set up again with a newer stamp: replicas are FINALIZED under `old`, or
+        /// RBW under a stamp since then, all of `block.length` bytes.
+        6 => AppendRecovery { old: GenerationStamp },
     }
 }
 
