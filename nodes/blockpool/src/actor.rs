@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use hadal_proto::client::BadReplica;
 use hadal_proto::datanode::ReplicaChange;
 use hadal_proto::{Fault, FaultClass};
-use hadal_types::{StorageUuid, Tick};
+use hadal_types::{Block, DatanodeUuid, StorageUuid, Tick};
 
 /// Periods and bounds of an actor; HDFS's defaults.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -87,6 +87,13 @@ pub enum ActorOutput {
         code: u16,
         /// For people.
         message: String,
+    },
+    /// Tell that a copy ordered by this NameNode failed.
+    SendTransferFailed {
+        /// Which replica.
+        block: Block,
+        /// Who is to blame; zero for ourselves.
+        target: DatanodeUuid,
     },
 }
 
@@ -349,6 +356,17 @@ impl Actor {
         self.notices.push_error(code, message);
     }
 
+    /// A copy this NameNode ordered failed; told after the corrupt replicas.
+    pub fn push_failed_copy(&mut self, block: Block, target: DatanodeUuid) {
+        self.notices.push_failed_copy(block, target);
+    }
+
+    /// The word of a failed copy was answered (`None`: well) or its answer was lost.
+    pub fn handle_transfer_failed(&mut self, now: Tick, failure: Option<&Failure<'_>>) {
+        self.notices.handle_transfer_failed(failure);
+        self.note_failure(now, failure);
+    }
+
     /// A report of corrupt replicas was answered (`None`: well) or its answer was lost.
     pub fn handle_bad_blocks(&mut self, now: Tick, failure: Option<&Failure<'_>>) {
         self.notices.handle_bad_blocks(failure);
@@ -489,7 +507,7 @@ impl Actor {
 mod tests {
     use super::*;
     use hadal_proto::datanode::ChangeKind;
-    use hadal_types::{Block, BlockId, DatanodeUuid, GenerationStamp};
+    use hadal_types::{BlockId, GenerationStamp};
 
     fn actor() -> Actor {
         Actor::new(

@@ -6,9 +6,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use hadal_proto::FaultClass;
 use hadal_proto::client::BadReplica;
+use hadal_types::{Block, DatanodeUuid};
 
 /// Corrupt replicas remembered for one NameNode; more are found again by the next reader.
 const BAD_MAX: usize = 1_000;
+/// Failed copies remembered; the NameNode finds out about others by its time-out.
+const COPIES_MAX: usize = 1_000;
 /// Error reports remembered; further ones are dropped (best effort, A-41).
 const ERRORS_MAX: usize = 100;
 
@@ -20,6 +23,8 @@ pub(crate) struct Notices {
     bad_in_flight: Vec<BadReplica>,
     errors: VecDeque<(u16, String)>,
     error_in_flight: Option<(u16, String)>,
+    copies: VecDeque<(Block, DatanodeUuid)>,
+    copy_in_flight: Option<(Block, DatanodeUuid)>,
 }
 
 fn again(failure: &Failure<'_>) -> bool {
@@ -50,6 +55,20 @@ impl Notices {
         }
     }
 
+    pub(crate) fn push_failed_copy(&mut self, block: Block, target: DatanodeUuid) {
+        if self.copies.len() < COPIES_MAX {
+            self.copies.push_back((block, target));
+        }
+    }
+
+    /// A failed copy that can be told now: bad blocks go first, or the same source would be chosen again.
+    fn wants_copy(&self) -> bool {
+        !self.copies.is_empty()
+            && self.copy_in_flight.is_none()
+            && self.bad.is_empty()
+            && self.bad_in_flight.is_empty()
+    }
+
     pub(crate) fn has_errors(&self) -> bool {
         !self.errors.is_empty() || self.error_in_flight.is_some()
     }
@@ -57,6 +76,7 @@ impl Notices {
     pub(crate) fn has_unsent(&self) -> bool {
         (!self.bad.is_empty() && self.bad_in_flight.is_empty())
             || (!self.errors.is_empty() && self.error_in_flight.is_none())
+            || self.wants_copy()
     }
 
     pub(crate) fn poll_output(&mut self) -> Option<ActorOutput> {
@@ -71,6 +91,12 @@ impl Notices {
             let (code, message) = error.clone();
             self.error_in_flight = Some(error);
             return Some(ActorOutput::SendErrorReport { code, message });
+        }
+        if self.wants_copy()
+            && let Some((block, target)) = self.copies.pop_front()
+        {
+            self.copy_in_flight = Some((block, target));
+            return Some(ActorOutput::SendTransferFailed { block, target });
         }
         None
     }
@@ -90,7 +116,16 @@ impl Notices {
         }
     }
 
+    pub(crate) fn handle_transfer_failed(&mut self, failure: Option<&Failure<'_>>) {
+        if let Some(copy) = self.copy_in_flight.take()
+            && failure.is_some_and(again)
+        {
+            self.copies.push_front(copy);
+        }
+    }
+
     pub(crate) fn handle_disconnected(&mut self) {
+        self.handle_transfer_failed(Some(&Failure::Lost));
         self.handle_bad_blocks(Some(&Failure::Lost));
         self.handle_error_report(Some(&Failure::Lost));
     }

@@ -30,6 +30,7 @@ enum Outcome {
     Report(StorageUuid, Result<(), CallError>),
     BadBlocks(Result<Response, CallError>),
     ErrorReport(Result<Response, CallError>),
+    TransferFailed(Result<Response, CallError>),
 }
 
 /// Talks to a NameNode until it refuses this DataNode for good or is taken off the list.
@@ -163,6 +164,14 @@ async fn perform<E: Env>(
         }
         ActorOutput::SendBadBlocks { blocks } => {
             Outcome::BadBlocks(client.call(&Request::ReportBadBlocks { blocks }).await)
+        }
+        ActorOutput::SendTransferFailed { block, target } => {
+            let request = Request::TransferFailed {
+                uuid: node.uuid,
+                block,
+                target,
+            };
+            Outcome::TransferFailed(client.call(&request).await)
         }
         ActorOutput::SendErrorReport { code, message } => {
             Outcome::ErrorReport(client.call(&Request::ErrorReport { code, message }).await)
@@ -344,24 +353,25 @@ async fn handle<E: Env>(node: &Rc<Node<E>>, slot: &Rc<ActorSlot>, outcome: Outco
         }
         Outcome::Report(storage, Ok(())) => slot.core.borrow_mut().handle_report_done(now, storage),
         Outcome::BadBlocks(result) => {
-            let error = result.err();
-            if error.is_some() {
-                log_failure(slot, "report of bad blocks", error.as_ref());
-            }
+            let error = notice_error(slot, "report of bad blocks", result);
             let failure = error.as_ref().map(failure_of);
             slot.core
                 .borrow_mut()
                 .handle_bad_blocks(now, failure.as_ref());
         }
         Outcome::ErrorReport(result) => {
-            let error = result.err();
-            if error.is_some() {
-                log_failure(slot, "error report", error.as_ref());
-            }
+            let error = notice_error(slot, "error report", result);
             let failure = error.as_ref().map(failure_of);
             slot.core
                 .borrow_mut()
                 .handle_error_report(now, failure.as_ref());
+        }
+        Outcome::TransferFailed(result) => {
+            let error = notice_error(slot, "word of a failed copy", result);
+            let failure = error.as_ref().map(failure_of);
+            slot.core
+                .borrow_mut()
+                .handle_transfer_failed(now, failure.as_ref());
         }
         Outcome::Version(result) => {
             let error = result.err();
@@ -400,6 +410,16 @@ fn is_refusal(fault: &Fault) -> bool {
         fault.class,
         FaultClass::IncorrectVersion | FaultClass::IdentityMismatch | FaultClass::Forbidden
     )
+}
+
+fn notice_error(
+    slot: &ActorSlot,
+    what: &str,
+    result: Result<Response, CallError>,
+) -> Option<CallError> {
+    let error = result.err()?;
+    log_failure(slot, what, Some(&error));
+    Some(error)
 }
 
 fn failure_of(error: &CallError) -> Failure<'_> {

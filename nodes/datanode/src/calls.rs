@@ -117,7 +117,9 @@ async fn transfer<E: Env>(
             check_pool(node, &pool)?;
             let _count = node.count_stream()?;
             let stamp = block.generation_stamp;
-            copy::copy_block(node, block.id, stamp, WriteStage::TransferRbw, &targets).await?;
+            copy::copy_block(node, block.id, stamp, WriteStage::TransferRbw, &targets)
+                .await
+                .map_err(|error| error.fault)?;
             Ok(Response::Done)
         }
     }

@@ -12,7 +12,7 @@ use hadal_proto::frame::{Ack, FrameKind};
 use hadal_proto::transfer::{TransferProtocol, WriteBlock, WriteStage};
 use hadal_proto::{Fault, FaultClass, Protocol};
 use hadal_quic::{AckReceiver, AppendSender, open_append};
-use hadal_types::{Block, BlockId, ClientId, GenerationStamp, ReplicaState, Role};
+use hadal_types::{Block, BlockId, ClientId, DatanodeUuid, GenerationStamp, ReplicaState, Role};
 use std::pin::pin;
 use std::rc::Rc;
 use store_replica::{ReplicaReader, StoreError};
@@ -28,13 +28,31 @@ enum Broken {
     Source(StoreError),
     /// A target found bytes wrong that were right when they left: ours are looked at again.
     Refused(Fault),
-    /// Anything else.
-    Other(Fault),
+    /// The target of this index failed or cannot be reached.
+    Target(usize, Fault),
+    /// Nobody else is to blame.
+    Here(Fault),
 }
 
 impl Broken {
+    /// The first target was lost.
     fn lost(reason: impl Into<String>) -> Self {
-        Self::Other(Fault::new(FaultClass::Retry, reason))
+        Self::Target(0, Fault::new(FaultClass::Retry, reason))
+    }
+}
+
+/// A copy that failed: why, and the target to blame, if it is one.
+pub(crate) struct CopyError {
+    pub(crate) fault: Fault,
+    pub(crate) target: Option<usize>,
+}
+
+impl From<Fault> for CopyError {
+    fn from(fault: Fault) -> Self {
+        Self {
+            fault,
+            target: None,
+        }
     }
 }
 
@@ -51,8 +69,11 @@ pub(crate) async fn copy<E: Env>(node: Rc<Node<E>>, work: TransferWork) {
         generation_stamp: stamp,
         ..
     } = work.block;
-    if let Err(fault) = copy_block(&node, id, stamp, WriteStage::Copy, &work.targets).await {
-        tracing::warn!("copying {}: {fault}", work.block);
+    if let Err(error) = copy_block(&node, id, stamp, WriteStage::Copy, &work.targets).await {
+        tracing::warn!("copying {}: {}", work.block, error.fault);
+        let target = error.target.and_then(|index| work.targets.get(index));
+        let target = target.map_or(DatanodeUuid(0), |target| target.datanode);
+        node.report_failed_copy(work.block, target);
     }
     node.copies.set(node.copies.get() - 1);
 }
@@ -68,7 +89,7 @@ pub(crate) async fn copy_block<E: Env>(
     stamp: GenerationStamp,
     stage: WriteStage,
     targets: &[ReplicaTarget],
-) -> Result<(), Fault> {
+) -> Result<(), CopyError> {
     let store = node.store()?;
     let info = store
         .get(id)
@@ -78,7 +99,7 @@ pub(crate) async fn copy_block<E: Env>(
             "the replica here is {}, stamp {stamp} was asked for",
             info.block
         );
-        return Err(Fault::new(FaultClass::StaleReplica, message));
+        return Err(Fault::new(FaultClass::StaleReplica, message).into());
     }
     let fits = match stage {
         WriteStage::Copy => info.state == ReplicaState::Finalized,
@@ -89,7 +110,7 @@ pub(crate) async fn copy_block<E: Env>(
             id,
             state: info.state,
         };
-        return Err(fault_of(&error));
+        return Err(fault_of(&error).into());
     }
     let block = Block {
         length: info.visible_length,
@@ -103,13 +124,18 @@ pub(crate) async fn copy_block<E: Env>(
             } else {
                 node.check_replica(id).await;
             }
-            Err(fault_of(&error))
+            Err(fault_of(&error).into())
         }
         Err(Broken::Refused(fault)) => {
             node.check_replica(id).await;
-            Err(fault)
+            let target = Some(0);
+            Err(CopyError { fault, target })
         }
-        Err(Broken::Other(fault)) => Err(fault),
+        Err(Broken::Target(index, fault)) => Err(CopyError {
+            fault,
+            target: Some(index),
+        }),
+        Err(Broken::Here(fault)) => Err(fault.into()),
     }
 }
 
@@ -121,12 +147,12 @@ async fn send<E: Env>(
     targets: &[ReplicaTarget],
 ) -> Result<(), Broken> {
     let lost = |error: hadal_env::NetError| Broken::lost(error.to_string());
-    let (first, rest) = targets.split_first().ok_or_else(|| {
-        Broken::Other(Fault::new(FaultClass::BadRequest, "a copy needs a target"))
-    })?;
+    let (first, rest) = targets
+        .split_first()
+        .ok_or_else(|| Broken::Here(Fault::new(FaultClass::BadRequest, "a copy needs a target")))?;
     let address = first.address_for(block.id).ok_or_else(|| {
         let message = format!("{} has the malformed address {}", first.name, first.address);
-        Broken::Other(Fault::new(FaultClass::BadRequest, message))
+        Broken::Target(0, Fault::new(FaultClass::BadRequest, message))
     })?;
     let pool = node
         .service
@@ -167,7 +193,7 @@ async fn send<E: Env>(
         };
     let mut reader = node
         .store()
-        .map_err(Broken::Other)?
+        .map_err(Broken::Here)?
         .open_reader(block.id, block.generation_stamp, 0, block.length)
         .await
         .map_err(Broken::Source)?;
@@ -236,7 +262,8 @@ fn refusal(ack: &Ack) -> Option<Broken> {
     if fault.class == FaultClass::Corrupt && ack.bad_node == 0 {
         return Some(Broken::Refused(fault));
     }
-    Some(Broken::Other(fault))
+    let index = usize::from(ack.bad_node);
+    Some(Broken::Target(index, fault))
 }
 
 /// The fault the target sent before the stream broke, if it did.

@@ -290,6 +290,17 @@ impl<E: Env> Node<E> {
         }
     }
 
+    /// Tells the NameNode that orders copies that one failed, so that it chooses anew at once.
+    pub(crate) fn report_failed_copy(&self, block: Block, target: DatanodeUuid) {
+        let active = self.service.borrow().active();
+        for slot in self.slots() {
+            if Some(slot.index) == active {
+                slot.core.borrow_mut().push_failed_copy(block, target);
+                slot.wake.notify();
+            }
+        }
+    }
+
     /// Something was wrong with a replica of ours: it is read again as a whole, and reported if it is bad twice over
     /// a read that fails once says little of the bytes.
     pub(crate) async fn check_replica(&self, id: BlockId) {
