@@ -141,7 +141,10 @@ async fn serve_until_lost<E: Env>(node: &Rc<Node<E>>) {
                 tracing::info!("journal segment {first} started");
                 None
             }
-            Event::Recovered { .. } | Event::ClaimFailed { .. } | Event::Committed { .. } => None,
+            Event::Recovered { .. }
+            | Event::ClaimFailed { .. }
+            | Event::Committed { .. }
+            | Event::Finished { .. } => None,
         }),
     )
     .await;

@@ -43,6 +43,8 @@ pub(super) struct Log {
     slow_reported: bool,
     /// When an idle writer sends its commit mark.
     mark_at: Option<Tick>,
+    /// No more edits are taken; the last segment is being finalised.
+    pub(super) finishing: bool,
 }
 
 impl Log {
@@ -61,6 +63,7 @@ impl Log {
             progress_at: now,
             slow_reported: false,
             mark_at: None,
+            finishing: false,
         }
     }
 
@@ -75,7 +78,30 @@ impl Log {
 
     /// Something waits for a majority.
     fn is_waiting(&self) -> bool {
-        self.appended.txid > self.committed.txid || self.reported <= self.newest()
+        self.appended.txid > self.committed.txid || self.reported <= self.newest() || self.finishing
+    }
+
+    /// Number of the first segment that is not to be finalised yet.
+    fn to_finalize(&self) -> u64 {
+        let rolled = self.segments.iter().filter(|s| s.end.is_some()).count();
+        self.oldest + rolled as u64
+    }
+
+    /// Takes no more edits, and ends the present segment unless it is empty.
+    pub(super) fn finish(&mut self, now: Tick) {
+        if !self.is_waiting() {
+            self.progress_at = now;
+        }
+        self.finishing = true;
+        let current = self.segments.back_mut().expect("never empty");
+        if self.appended.txid >= current.first() && current.end.is_none() {
+            current.end = Some(self.appended);
+        }
+    }
+
+    /// Every edit handed in is in a segment that is finalised at a majority.
+    fn is_finished(&self) -> bool {
+        self.finishing && self.finalized >= self.to_finalize()
     }
 
     /// The present segment has started at a majority.
@@ -161,7 +187,7 @@ impl Writer {
 
     pub(super) fn drive_log(&mut self, now: Tick) {
         self.advance_log(now);
-        if self.check_hopeless() {
+        if !matches!(self.phase, Phase::Writing(_)) || self.check_hopeless() {
             return;
         }
         for jn in 0..self.links.len() {
@@ -216,7 +242,7 @@ impl Writer {
         loop {
             let number = log.finalized;
             let holders = self.links.iter().filter(|link| link.finalized > number);
-            if number >= log.newest() || holders.count() < enough {
+            if number >= log.to_finalize() || holders.count() < enough {
                 break;
             }
             log.finalized += 1;
@@ -233,6 +259,13 @@ impl Writer {
                     link.stage = Stage::Unstarted;
                 }
             }
+        }
+        if log.is_finished() {
+            let end = log.appended;
+            self.leave(Phase::Idle);
+            self.outputs
+                .push_back(Output::Event(Event::Finished { end }));
+            return;
         }
         let number = log.reported;
         let started = self.links.iter().filter(|link| {
@@ -280,6 +313,9 @@ impl Writer {
                 return;
             };
             let link = &self.links[jn];
+            if log.finishing && link.segment > log.newest() {
+                return;
+            }
             let Some(segment) = log.segment(link.segment).copied() else {
                 self.skip_to_newest(jn);
                 continue;

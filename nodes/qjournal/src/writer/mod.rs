@@ -2,7 +2,7 @@
 //!
 //! Life of a writer: [`Writer::start_claim`] -> [`Event::Recovered`] -> the NameNode reads and applies what it
 //! lacks -> [`Writer::begin`] -> [`Writer::append`] ... [`Event::Committed`] ... [`Writer::roll`] ...
-//! until [`Event::Fenced`], [`Event::QuorumFailed`] or [`Writer::resign`].
+//! until [`Event::Fenced`], [`Event::QuorumFailed`], [`Writer::resign`], or [`Writer::finish`] -> [`Event::Finished`].
 
 mod claim;
 mod config;
@@ -146,7 +146,7 @@ impl Writer {
             batch.records.len()
         );
         let cap = self.config.waiting_bytes();
-        let Phase::Writing(log) = &mut self.phase else {
+        let Some(log) = self.open_log() else {
             return Err(AppendError::NotWriting);
         };
         log.append(now, batch, cap)?;
@@ -161,7 +161,7 @@ impl Writer {
     /// # Errors
     /// [`AppendError::NotWriting`].
     pub fn roll(&mut self, now: Tick) -> Result<(), AppendError> {
-        let Phase::Writing(log) = &mut self.phase else {
+        let Some(log) = self.open_log() else {
             return Err(AppendError::NotWriting);
         };
         if let Some(event) = log.roll(now) {
@@ -169,6 +169,29 @@ impl Writer {
         }
         self.drive(now);
         Ok(())
+    }
+
+    /// Hands the role over in order: takes no more edits, waits until those handed in are committed, and finalises their
+    /// segment at a majority, so that the next writer has nothing to recover. [`Event::Finished`] tells when that is
+    /// done; nothing is sent after it. How long that may take is the caller's to say: [`Writer::resign`] gives up.
+    ///
+    /// # Errors
+    /// [`AppendError::NotWriting`].
+    pub fn finish(&mut self, now: Tick) -> Result<(), AppendError> {
+        let Phase::Writing(log) = &mut self.phase else {
+            return Err(AppendError::NotWriting);
+        };
+        log.finish(now);
+        self.drive(now);
+        Ok(())
+    }
+
+    /// The log, while it takes edits.
+    fn open_log(&mut self) -> Option<&mut Log> {
+        match &mut self.phase {
+            Phase::Writing(log) if !log.finishing => Some(log),
+            _ => None,
+        }
     }
 
     /// Tells every connected JournalNode that segments wholly below `below` are not needed any more (an image at or
@@ -339,7 +362,9 @@ impl Writer {
     #[must_use]
     pub fn can_append(&self) -> bool {
         match &self.phase {
-            Phase::Writing(log) => log.waiting_bytes() < self.config.waiting_bytes(),
+            Phase::Writing(log) => {
+                !log.finishing && log.waiting_bytes() < self.config.waiting_bytes()
+            }
             _ => false,
         }
     }

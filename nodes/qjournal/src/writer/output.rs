@@ -91,7 +91,13 @@ pub enum Event {
         /// The mark.
         mark: CommitMark,
     },
-    /// A newer writer exists. This one is finished: nothing it has not seen committed may be answered (section 0).
+    /// [`super::Writer::finish`] is through: the log ends here, finalised at a majority (an empty segment may stand
+    /// behind it). The writer is idle.
+    Finished {
+        /// Last edit, with the running digest there.
+        end: CommitMark,
+    },
+    /// A newer writer exists. This one is over: nothing it has not seen committed may be answered (section 0).
     Fenced {
         /// The newer epoch.
         by: Epoch,

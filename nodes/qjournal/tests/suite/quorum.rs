@@ -596,3 +596,81 @@ fn claims_fail_by_name() {
     assert!(matches!(error, ClaimError::TimedOut { .. }));
     assert!(error.to_string().contains("jn1: not connected"), "{error}");
 }
+
+/// Hand-over (T-A6): what was handed in is committed and finalised at a majority before the writer says that it is done,
+/// nothing is sent after that, and the next writer has nothing to recover.
+#[test]
+fn a_writer_that_finishes_leaves_nothing_to_recover() {
+    for (down, rolled) in [
+        (None, false),
+        (Some(2), false),
+        (None, true),
+        (Some(0), true),
+    ] {
+        let mut world = World::new(3);
+        let w = world.active();
+        assert!(world.write(w, 3));
+        if rolled {
+            assert!(world.roll(w));
+        }
+        if let Some(jn) = down {
+            world.set_up(jn, false);
+        }
+        // Still on their way when it begins to finish.
+        assert!(world.append(w, 2));
+        world.events[w].clear();
+        world.writers[w].finish(world.now).expect("writes");
+        world.drain_writer(w);
+        assert!(!world.append(w, 1) && world.writers[w].roll(world.now).is_err());
+        assert!(!world.writers[w].can_append());
+        assert!(world.wait(
+            w,
+            |event| matches!(event, Event::Finished { end } if end.txid == TxId(5))
+        ));
+        let last = if rolled { (4, 5) } else { (1, 5) };
+        let holders = (0..3).filter(|jn| finalized(&world, *jn).last() == Some(&last));
+        assert!(holders.count() >= 2);
+        assert!(!world.writers[w].is_writing());
+        // What is on its way still arrives; the writer itself starts nothing.
+        world.quiesce();
+        assert_eq!(world.writers[w].poll_timeout(), None);
+        let next = world.writer();
+        assert_eq!(world.recover(next).unwrap().txid, TxId(5));
+        assert!(world.begin(next) && world.write(next, 1));
+    }
+}
+
+/// With nothing written, or nothing since the roll, there is nothing to wait for; without a majority it is not done.
+#[test]
+fn finishing_without_edits_and_without_a_majority() {
+    let mut world = World::new(3);
+    let w = world.active();
+    world.writers[w].finish(world.now).expect("writes");
+    world.drain_writer(w);
+    assert!(world.wait(
+        w,
+        |event| matches!(event, Event::Finished { end } if end.txid == TxId(0))
+    ));
+    let w = world.active();
+    assert!(world.write(w, 1) && world.roll(w));
+    world.writers[w].finish(world.now).expect("writes");
+    world.drain_writer(w);
+    assert!(world.wait(
+        w,
+        |event| matches!(event, Event::Finished { end } if end.txid == TxId(1))
+    ));
+    let w = world.active();
+    world.only(&[1]);
+    world.append(w, 1);
+    world.writers[w].finish(world.now).expect("writes");
+    world.drain_writer(w);
+    assert!(
+        !world.wait(w, |event| matches!(event, Event::Finished { .. })),
+        "slow is said instead"
+    );
+    world.only(&[0, 1, 2]);
+    assert!(world.wait(
+        w,
+        |event| matches!(event, Event::Finished { end } if end.txid == TxId(2))
+    ));
+}
