@@ -9,7 +9,7 @@ use hadal_proto::datanode::{
     Action, Command, Heartbeat, Registration, Request, Response, StorageReport,
 };
 use hadal_proto::{Fault, FaultClass};
-use hadal_types::{DatanodeUuid, Tick, TxId};
+use hadal_types::{DatanodeUuid, Tick, TxId, mix};
 
 /// Storages one DataNode may have.
 const STORAGES_MAX: usize = 1_024;
@@ -55,7 +55,21 @@ impl BlockManager {
                 self.report_bad_blocks(now, &blocks);
                 Ok(Response::Done)
             }
-            Request::ErrorReport { .. } | Request::TransferFailed { .. } => Ok(Response::Done),
+            Request::ErrorReport { .. } => Ok(Response::Done),
+            Request::TransferFailed {
+                uuid,
+                block,
+                target,
+            } => {
+                let source = self.caller(from, uuid)?;
+                // A target that is not known any more will not be chosen anyway; the source never is.
+                let blamed = self.nodes.find(target).unwrap_or(source);
+                let target = (target != DatanodeUuid::default()).then_some(blamed);
+                self.with(block.id, |partition, view, out| {
+                    partition.copy_failed(mix(block.id), source, target, view, out);
+                });
+                Ok(Response::Done)
+            }
             Request::CommitBlockSynchronization { block, .. } => Err(Fault::new(
                 FaultClass::Unsupported,
                 format!("{block}: block recoveries are concluded by the namesystem"),

@@ -22,6 +22,7 @@ mod commands;
 mod config;
 mod datanodes;
 mod entry;
+mod failed_copies;
 mod manager;
 mod merge;
 mod partition;

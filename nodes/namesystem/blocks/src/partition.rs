@@ -5,6 +5,7 @@
 //! a shard of its own (architecture.md, decision 6).
 
 use crate::entry::Entry;
+use crate::failed_copies::FailedCopies;
 use crate::redundancy::{Levels, Pending};
 use crate::registry::id_of;
 use crate::table::BlockTable;
@@ -158,6 +159,8 @@ pub(crate) struct Partition {
     pub(crate) postponed: BTreeSet<u64>,
     pub(crate) levels: Levels,
     pub(crate) pending: BTreeMap<u64, Pending>,
+    /// Of blocks that still need copies.
+    pub(crate) failed: BTreeMap<u64, FailedCopies>,
     /// DataNode whose replica goes first while the report at hand is handled.
     pub(crate) hint: Option<u32>,
     /// Txid of the last command.
@@ -177,6 +180,7 @@ impl Partition {
             postponed: BTreeSet::new(),
             levels: Levels::default(),
             pending: BTreeMap::new(),
+            failed: BTreeMap::new(),
             hint: None,
             watermark: TxId(0),
         }
@@ -376,6 +380,7 @@ impl Partition {
         let before = self.weigh(key, view);
         self.leave_level(key);
         self.postponed.remove(&key);
+        self.failed.remove(&key);
         if let Some(pending) = self.pending.remove(&key) {
             out.extend(
                 pending

@@ -69,6 +69,9 @@ impl Partition {
         } else {
             None
         };
+        if level.is_none() && pending == 0 && !self.failed.is_empty() {
+            self.failed.remove(&key);
+        }
         if level != old {
             self.leave_level(key);
             if let Some(level) = level {
@@ -201,6 +204,11 @@ impl Partition {
             .map(|(key, _)| *key)
             .collect();
         for key in expired {
+            if dead.is_none()
+                && let Some(source) = self.pending.get(&key).and_then(|pending| pending.source)
+            {
+                self.failed.entry(key).or_default().note_source(source);
+            }
             self.drop_pending(key, out);
             if view.populated {
                 self.evaluate(key, view, out);
@@ -230,6 +238,7 @@ impl Partition {
             }
         }
         self.postponed.clear();
+        self.failed.clear();
         for replica in self.corrupt.values_mut().flatten() {
             replica.deleting = false;
         }

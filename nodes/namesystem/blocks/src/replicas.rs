@@ -136,6 +136,11 @@ impl Partition {
         if let Some(open) = self.open.get_mut(&key) {
             open.reported.retain(|replica| replica.storage != storage);
         }
+        // Copies it was to make come to nothing.
+        let source = self.pending.get(&key).and_then(|pending| pending.source);
+        if source == Some(view.nodes.node_of(storage)) {
+            self.drop_pending(key, out);
+        }
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
@@ -176,8 +181,10 @@ impl Partition {
         }
     }
 
-    /// Deletes corrupt replicas once the good ones reach the factor, or (for stale ones, of which a newer version
-    /// exists) minimal replication; never while a storage may have accepted deletions of another active (F-02).
+    /// Deletes corrupt replicas once the good ones reach the factor; with minimal replication already stale ones (of
+    /// which a newer version exists), and as many as are in the way of the factor: a DataNode that has a corrupt
+    /// replica takes no good one (HDFS's `hasMoreCorruptReplicas`, which deletes all at once). Never while a storage may have accepted
+    /// deletions of another active (F-02).
     pub(crate) fn delete_corrupt(&mut self, key: u64, view: &View<'_>, out: &mut Vec<Effect>) {
         let Some(entry) = self.table.get(key) else {
             return;
@@ -203,9 +210,15 @@ impl Partition {
         let Some(corrupt) = self.corrupt.get_mut(&key) else {
             return;
         };
+        let older = |replica: &CorruptReplica| replica.block.generation_stamp.0 < stamp;
+        let mut kept = corrupt
+            .iter()
+            .filter(|replica| !replica.deleting && !older(replica))
+            .count();
         for replica in corrupt.iter_mut().filter(|replica| !replica.deleting) {
-            let older = replica.block.generation_stamp.0 < stamp;
-            if live >= wanted || older {
+            let in_the_way = enough_for_stale && live + kept > wanted;
+            if live >= wanted || older(replica) || in_the_way {
+                kept -= usize::from(!older(replica));
                 replica.deleting = true;
                 out.push(Effect::Delete {
                     storage: replica.storage,

@@ -210,6 +210,8 @@ impl BlockManager {
         if sources.is_empty() {
             return false;
         }
+        let failed = partition.failed.get(&key);
+        let sources = failed.map_or(sources.clone(), |failed| failed.best(&sources));
         let source = sources[self.random.borrow_mut().below(sources.len())];
         let nodes_of = |storages: &[u32]| -> Vec<u32> {
             storages
@@ -231,7 +233,12 @@ impl BlockManager {
             deletions.len() > 0 && deletions.get(key).is_some()
         });
         excluded.extend(deleting);
-        let targets = self.place(missing, block.length, &[], &existing, &excluded);
+        let unwanted = failed.map_or_else(Vec::new, |failed| failed.targets().to_vec());
+        let avoiding = [&excluded[..], &unwanted].concat();
+        let mut targets = self.place(missing, block.length, &[], &existing, &avoiding);
+        if targets.is_empty() && !unwanted.is_empty() {
+            targets = self.place(missing, block.length, &[], &existing, &excluded);
+        }
         let rack = |node: u32| self.nodes.node(node).rack;
         if targets.is_empty()
             || (badly_distributed

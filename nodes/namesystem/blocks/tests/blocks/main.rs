@@ -2,6 +2,7 @@
 
 mod barrier;
 mod datanodes;
+mod failed_copies;
 mod placement;
 mod recovery;
 mod redundancy;
