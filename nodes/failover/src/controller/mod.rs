@@ -75,6 +75,8 @@ pub struct Controller {
     backoff_until: Tick,
     ask_at: Tick,
     renew_at: Tick,
+    /// When a follower that wants the role may ask for it, as far as known.
+    ready_at: Tick,
     /// Since when a majority answers without a break.
     reachable_since: Option<Tick>,
     /// Since when a majority says that nobody holds the lease.
@@ -114,6 +116,7 @@ impl Controller {
             backoff_until: now,
             ask_at: now,
             renew_at: Tick::NEVER,
+            ready_at: Tick::NEVER,
             reachable_since: None,
             vacant_since: None,
             pending: None,
@@ -235,12 +238,16 @@ impl Controller {
     pub fn handle_claim_failed(&mut self, now: Tick, reason: &str) {
         self.note_lapse(now);
         if let Phase::Claiming { .. } = self.phase {
-            self.release(now, None);
-            self.phase = Phase::Follower;
-            self.back_off(now);
-            self.activation_failed(reason);
+            self.give_claim_up(now, reason);
         }
         self.advance(now);
+    }
+
+    fn give_claim_up(&mut self, now: Tick, reason: &str) {
+        self.release(now, None);
+        self.phase = Phase::Follower;
+        self.back_off(now);
+        self.activation_failed(reason);
     }
 
     /// Everything is applied: calls may be answered in `epoch` from now on, if [`Controller::may_serve`] says so.
@@ -256,6 +263,9 @@ impl Controller {
             self.phase = Phase::Serving { epoch, since: now };
             self.renew_at = now;
             self.activated();
+        } else if let Phase::Claiming { .. } = self.phase {
+            // Not the claim that was told of: nothing of it may serve.
+            self.give_claim_up(now, "another epoch than the claimed one was to serve");
         }
         self.advance(now);
         serves
@@ -281,23 +291,25 @@ impl Controller {
     #[must_use]
     pub fn poll_timeout(&self) -> Tick {
         let phase = match self.phase {
-            Phase::Follower => self.ask_at.min(self.ready_at_hint()),
-            Phase::Asking { until } => until,
-            Phase::Claiming { .. } | Phase::Serving { .. } if self.config.alone => Tick::NEVER,
+            _ if self.config.alone => match self.phase {
+                Phase::Follower => self.ready_at,
+                _ => Tick::NEVER,
+            },
+            Phase::Follower => self.ask_at.min(self.ready_at),
+            Phase::Asking { until } => self.ask_at.min(until).min(self.renew_at),
             Phase::Claiming { .. } | Phase::Serving { .. } => {
                 let end = self.book.end().unwrap_or(Tick(0));
-                if self.config.planted.resume_after_lapse {
-                    self.renew_at
-                } else {
-                    self.renew_at.min(end)
+                match self.config.planted.resume_after_lapse {
+                    true => self.renew_at,
+                    false => self.renew_at.min(end),
                 }
             }
             Phase::Resigning {
-                hand_over, until, ..
-            } => match hand_over {
-                Some(_) => self.renew_at.min(until),
-                None => Tick::NEVER,
-            },
+                hand_over: Some(_),
+                until,
+                ..
+            } if self.renew_at < until => self.ask_at.min(self.renew_at),
+            Phase::Resigning { .. } => self.ask_at,
         };
         phase.min(self.health_timeout()).min(self.command_timeout())
     }

@@ -48,14 +48,15 @@ impl Controller {
         self.note_reachable(now);
         self.advance_command(now);
         match self.phase {
-            Phase::Follower if self.config.alone => {
-                if self.wants_role(now) && self.backoff_until <= now {
-                    self.hold();
-                }
-            }
             Phase::Follower => {
-                if self.wants_role(now) && self.ready_at(now) <= now {
-                    self.start_round(now);
+                self.ready_at = if self.wants_role(now) {
+                    self.free_at(now)
+                } else {
+                    Tick::NEVER
+                };
+                if self.ready_at <= now {
+                    self.ready_at = Tick::NEVER;
+                    self.stand(now);
                 }
             }
             Phase::Asking { until } => self.count_grants(now, until),
@@ -122,7 +123,10 @@ impl Controller {
     }
 
     /// When a majority may grant the lease, as far as known; [`Tick::NEVER`] while no majority answers.
-    fn ready_at(&self, now: Tick) -> Tick {
+    fn free_at(&self, now: Tick) -> Tick {
+        if self.config.alone {
+            return self.backoff_until;
+        }
         let Some(since) = self.reachable_since else {
             return Tick::NEVER;
         };
@@ -152,32 +156,11 @@ impl Controller {
         (*free).max(turn).max(self.backoff_until)
     }
 
-    /// [`Controller::ready_at`] for the timer: what depends on the present time is found at the next question.
-    pub(super) fn ready_at_hint(&self) -> Tick {
-        let last_heard = self
-            .book
-            .links
-            .iter()
-            .filter_map(|link| link.heard.as_ref());
-        let Some(now) = last_heard.map(|(at, _)| *at).max() else {
-            return if self.config.alone {
-                self.backoff_until
-            } else {
-                Tick::NEVER
-            };
-        };
+    fn stand(&mut self, now: Tick) {
         if self.config.alone {
-            return self.backoff_until;
+            self.hold();
+            return;
         }
-        let ready = self.ready_at(now);
-        if ready > now && self.wants_role(now) {
-            ready
-        } else {
-            Tick::NEVER
-        }
-    }
-
-    fn start_round(&mut self, now: Tick) {
         self.next_term_above(self.term);
         self.phase = Phase::Asking {
             until: now.after_ms(self.ttl() / 2),
