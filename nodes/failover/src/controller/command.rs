@@ -380,8 +380,13 @@ impl Controller {
                 if told.is_some() && other.is_some_and(|it| it.serving && it.name == *name) {
                     self.pending = None;
                     self.done(id, Ok(()));
-                } else if until <= now && told.is_some() {
-                    self.hand_over_failed(now, "it did not say that it serves in time");
+                } else if told.is_some() && self.is_vacant(now) {
+                    self.hand_over_failed(
+                        now,
+                        "it did not take the lease that was reserved for it",
+                    );
+                } else if told.is_some() && until <= now {
+                    self.hand_over_failed(now, "it did not say in time that it serves");
                 }
             }
             Some(Pending::Check { id, until, .. }) if until <= now => {

@@ -93,11 +93,18 @@ impl Controller {
             .book
             .fresh(now, self.ttl())
             .filter(|(_, view)| nobody_else(&view.holder) && nobody_else(&view.reserved_for));
-        if vacant.count() >= self.book.majority() {
+        let enough = vacant.count() >= self.book.majority();
+        if enough && matches!(self.phase, Phase::Follower | Phase::Asking { .. }) {
             self.vacant_since.get_or_insert(now);
         } else {
             self.vacant_since = None;
         }
+    }
+
+    /// Whether a majority has said for two ttls that nobody holds the lease.
+    pub(super) fn is_vacant(&self, now: Tick) -> bool {
+        self.vacant_since
+            .is_some_and(|since| since.after_ms(2 * self.ttl()) <= now)
     }
 
     /// Whether it should stand.
@@ -116,10 +123,7 @@ impl Controller {
         if !self.config.automatic {
             return self.ordered;
         }
-        let vacant = self
-            .vacant_since
-            .is_some_and(|since| since.after_ms(2 * self.ttl()) <= now);
-        self.is_healthy() && (self.yielded_until <= now || vacant)
+        self.is_healthy() && (self.yielded_until <= now || self.is_vacant(now))
     }
 
     /// When a majority may grant the lease, as far as known; [`Tick::NEVER`] while no majority answers.

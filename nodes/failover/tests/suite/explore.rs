@@ -92,7 +92,7 @@ fn find(planted: Planted, seeds: u64) -> Option<(u64, String)> {
 #[test]
 fn x4_at_most_one_serves_and_somebody_does() {
     let (mut elections, mut lapses, mut hand_overs) = (0, 0, 0);
-    for seed in 0..1_000 {
+    for seed in 0..600 {
         let mut world = World::new(seed, Planted::default(), true);
         storm(&mut world, 60);
         assert_eq!(world.violation, None, "seed {seed}");
@@ -127,9 +127,9 @@ fn x4_at_most_one_serves_and_somebody_does() {
         assert!(world.now > 30_000 * MS);
     }
     // Not vacuous.
-    assert!(elections > 2_000, "{elections} elections");
-    assert!(lapses > 1_000, "{lapses} lapses");
-    assert!(hand_overs > 100, "{hand_overs} hand-overs");
+    assert!(elections > 4_000, "{elections} elections");
+    assert!(lapses > 2_000, "{lapses} lapses");
+    assert!(hand_overs > 200, "{hand_overs} hand-overs");
 }
 
 macro_rules! found {
@@ -178,15 +178,5 @@ fn x4_resumption_and_old_renewals_mask_each_other() {
         },
     ] {
         assert_eq!(find(planted, 150), None, "{planted:?}");
-    }
-}
-#[test]
-fn dbg() {
-    let mut world = World::new(99, Planted::default(), true);
-    storm(&mut world, 60);
-    heal(&mut world);
-    for _ in 0..60 {
-        println!("{} {} | {}", world.now/MS, world.controller(0).state_line(world.local(0)), world.controller(1).state_line(world.local(1)));
-        world.run_for(200);
     }
 }

@@ -31,15 +31,6 @@ impl Table {
         }
     }
 
-    pub fn planted(planted: Planted) -> Self {
-        Self {
-            grantor: Grantor::new(grantor_config(0, planted), Tick(0)),
-            now: 2 * u64::from(TTL),
-            promised: 0,
-            seq: 0,
-        }
-    }
-
     pub fn say(&mut self, nn: usize, call: Call) -> Response {
         let request = Request {
             namespace_id: 7,

@@ -98,6 +98,7 @@ struct Namenode {
     controller: Option<Controller>,
     driver: Driver,
     life: u64,
+    starts: u64,
     paused_until: u64,
     parked: VecDeque<Event>,
     /// The earliest timer event queued, so that there is one at a time.
@@ -271,6 +272,7 @@ impl World {
                 controller: None,
                 driver: Driver::default(),
                 life: 0,
+                starts: 0,
                 paused_until: 0,
                 parked: VecDeque::new(),
                 timer: u64::MAX,
@@ -352,6 +354,7 @@ impl World {
             return;
         }
         it.life += 1;
+        it.starts += 1;
         it.driver = Driver::default();
         it.timer = u64::MAX;
         let mut config = ControllerConfig::new(
@@ -359,7 +362,7 @@ impl World {
             vec![names()[other].into()],
             (0..3).map(|jn| format!("jn{jn}")).collect(),
         );
-        config.starts = it.life;
+        config.starts = it.starts;
         config.automatic = self.automatic;
         config.planted = self.planted;
         let seed = self.rng.next();
@@ -374,6 +377,11 @@ impl World {
         it.driver = Driver::default();
         it.parked.clear();
         it.paused_until = 0;
+    }
+
+    /// Its disk is made anew: it counts its starts from 1 again.
+    pub fn forget_starts(&mut self, nn: usize) {
+        self.namenodes[nn].starts = 0;
     }
 
     pub fn is_up(&self, nn: usize) -> bool {
