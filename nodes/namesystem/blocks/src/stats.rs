@@ -146,6 +146,12 @@ impl BlockManager {
         }
     }
 
+    /// DataNodes alive.
+    #[must_use]
+    pub fn live_datanodes(&self) -> u64 {
+        self.nodes.alive.len() as u64
+    }
+
     fn dead_nodes(&self) -> Vec<&str> {
         let known = |at: &usize| {
             !self.nodes.nodes[*at].alive && self.nodes.is_known(u32::try_from(*at).unwrap_or(0))

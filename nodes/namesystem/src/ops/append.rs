@@ -76,7 +76,7 @@ impl Namesystem {
     fn check_append_to(&self, path: &str, last: Block) -> Result<(), Fault> {
         let live = self.blocks.stored(last.id).map_or(0, |stored| stored.live);
         let wanted = u64::from(self.config.min_replication)
-            .min(self.blocks.stats().live_datanodes)
+            .min(self.blocks.live_datanodes())
             .max(1);
         if u64::from(live) < wanted {
             return Err(Fault::new(

@@ -249,7 +249,8 @@ impl Namesystem {
         match self.blocks.check_start(now, last.id) {
             Ok(()) => {}
             Err(RecoveryError::Running { .. }) => {
-                self.try_again(now, inode);
+                let attempts = self.recoveries.entry(inode);
+                attempts.or_insert(Attempts::none(now)).next = now.after_ms(RETRY_MS);
                 return Ok(false);
             }
             Err(RecoveryError::NoReplica(_))

@@ -8,6 +8,7 @@ mod files;
 mod leases;
 mod outage;
 mod permissions;
+mod recovery;
 mod replay;
 mod rules;
 mod support;

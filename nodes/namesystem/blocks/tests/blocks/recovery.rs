@@ -101,6 +101,33 @@ fn t_l12_attempts_do_not_pile_up_and_q38_the_next_has_another_primary() {
 }
 
 #[test]
+fn q38_a_primary_that_died_is_not_waited_for() {
+    let patient = hadal_blocks::BlockConfig {
+        recovery_timeout_ms: 10_000_000,
+        ..config()
+    };
+    let mut w = World::active(patient, &[RACK; 3]);
+    let open = open_on(&mut w, &[0, 1]);
+    start(&mut w, open.id).unwrap();
+    let dead = orders(&mut w)[0].0;
+    for _ in 0..100 {
+        w.advance(3_000);
+        (0..3).filter(|dn| *dn != dead).for_each(|dn| {
+            w.heartbeat(dn);
+        });
+        w.settle();
+        assert!(w.m.check_start(w.now, open.id).is_err(), "it may be slow");
+    }
+    w.advance(340_000);
+    w.heartbeat(1 - dead);
+    w.settle();
+    assert_eq!(w.m.check_start(w.now, open.id), Ok(()));
+    start(&mut w, open.id).unwrap();
+    let found = orders(&mut w);
+    assert_eq!((found[0].0, found[0].1.locations.len()), (1 - dead, 1));
+}
+
+#[test]
 fn q38_dead_datanodes_are_not_asked() {
     let mut w = World::active(config(), &[RACK; 3]);
     let open = open_on(&mut w, &[0, 1]);
