@@ -26,6 +26,8 @@ pub struct Config {
     pub tls: Tls,
     /// High availability.
     pub ha: Ha,
+    /// Fencing of a NameNode that may still be active.
+    pub fence: Fence,
 }
 
 /// One NameNode or JournalNode of the cluster.
@@ -294,12 +296,44 @@ impl Default for Tls {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ha {
-    /// Failover without an operator; one NameNode serves alone in this version.
+    /// NameNodes stand for election by themselves; off: only `haadmin` moves the role.
     pub automatic: bool,
+    /// How long a JournalNode grants the active lease for; the same on all hosts.
+    pub lease_ttl: Duration,
+    /// Between two renewals of the lease.
+    pub renew_interval: Duration,
 }
 
 impl Default for Ha {
     fn default() -> Self {
-        Self { automatic: true }
+        Self {
+            automatic: true,
+            lease_ttl: Duration(600),
+            renew_interval: Duration(150),
+        }
+    }
+}
+
+/// Fencing of a NameNode that may still be active, by `haadmin -failover` (behaviour F-13). A quorum journal needs none:
+/// its lease and epochs keep the old one from serving and writing.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fence {
+    /// Without proof that the old active gave up, or a fencing command that succeeded, nobody is promoted.
+    pub required: bool,
+    /// Run by `sh -c` with `HADAL_TARGET_ID`, `HADAL_TARGET_HOST` and `HADAL_TARGET_PORT` in its environment; exit code
+    /// 0 says that the target is fenced. Empty: none.
+    pub command: String,
+    /// A fencing command that runs for longer is killed and has failed.
+    pub timeout: Duration,
+}
+
+impl Default for Fence {
+    fn default() -> Self {
+        Self {
+            required: false,
+            command: String::new(),
+            timeout: Duration(30_000),
+        }
     }
 }

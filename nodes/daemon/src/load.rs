@@ -154,7 +154,16 @@ pub fn load(
             }
         )*};
     }
-    section!(cluster, namenode, journalnode, datanode, client, tls, ha);
+    section!(
+        cluster,
+        namenode,
+        journalnode,
+        datanode,
+        client,
+        tls,
+        ha,
+        fence
+    );
     Ok(Loaded { config, origins })
 }
 

@@ -298,7 +298,11 @@ pub(crate) fn journalnode(args: &DaemonArgs) -> Result<i32> {
         .filter(|peer| peer.id != member.id)
         .map(|peer| (peer.id.clone(), peer.address))
         .collect();
-    let settings = JournalnodeConfig::new(member.id.clone(), config.journalnode.dir.clone(), peers);
+    let mut settings =
+        JournalnodeConfig::new(member.id.clone(), config.journalnode.dir.clone(), peers);
+    let ttl = config.ha.lease_ttl;
+    settings.lease_ttl_ms =
+        u32::try_from(ttl.0).with_context(|| format!("ha.lease_ttl is {ttl}, far too long"))?;
     run_daemon(
         &member.id,
         member.address,

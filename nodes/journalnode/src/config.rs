@@ -18,10 +18,14 @@ pub struct JournalnodeConfig {
     /// The other JournalNodes of the quorum: id and address. All of them: a node votes only once enough of them
     /// confirmed that its disk is no old copy.
     pub peers: Vec<(String, SocketAddr)>,
+    /// How long a lease of the active role lasts, in milliseconds (`ha.lease_ttl`).
+    pub lease_ttl_ms: u32,
     /// Software version shown to operators.
     pub software: String,
     /// Switched-off rules: the simulator's test of tests.
     pub planted: Planted,
+    /// The same of the lease's rules.
+    pub election_planted: hadal_failover::Planted,
 }
 
 impl JournalnodeConfig {
@@ -32,8 +36,10 @@ impl JournalnodeConfig {
             name,
             dir,
             peers,
+            lease_ttl_ms: 600,
             software: env!("CARGO_PKG_VERSION").to_owned(),
             planted: Planted::default(),
+            election_planted: hadal_failover::Planted::default(),
         }
     }
 }

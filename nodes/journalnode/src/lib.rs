@@ -15,6 +15,7 @@
 
 mod admin;
 mod config;
+mod election;
 mod fetch;
 mod load;
 mod node;

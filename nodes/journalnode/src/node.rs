@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use hadal_daemon::Notify;
 use hadal_env::{Env, Net, Seam};
+use hadal_failover::{Grantor, GrantorConfig};
 use hadal_proto::frame::Ack;
 use hadal_proto::qjournal::{LogDigest, QjournalProtocol};
 use hadal_qjournal::acceptor::{
@@ -35,6 +36,8 @@ pub(crate) struct Node<E: Env> {
     pub(crate) env: E,
     pub(crate) config: JournalnodeConfig,
     pub(crate) acceptor: RefCell<Acceptor>,
+    /// Who holds the active lease here.
+    pub(crate) grantor: RefCell<Grantor>,
     /// `None` while unformatted.
     pub(crate) journal: RefCell<Option<Rc<Journal<E::Disk>>>>,
     /// Taken out by the store task.
@@ -66,6 +69,12 @@ impl<E: Env> Node<E> {
         let mut core = AcceptorConfig::new(config.name.clone(), names, digest, seed);
         core.planted = config.planted;
         let acceptor = Acceptor::new(core, opened.loaded, env.now());
+        let lease = GrantorConfig {
+            name: config.name.clone(),
+            ttl_ms: config.lease_ttl_ms,
+            planted: config.election_planted,
+        };
+        let grantor = Grantor::new(lease, env.now());
         let state = acceptor.state();
         tracing::info!(
             "JournalNode {}: {:?}, promised epoch {}, last txid {}",
@@ -83,6 +92,7 @@ impl<E: Env> Node<E> {
             env,
             config,
             acceptor: RefCell::new(acceptor),
+            grantor: RefCell::new(grantor),
             journal: RefCell::new(opened.journal.map(Rc::new)),
             record: RefCell::new(Some(opened.record)),
             writes: RefCell::new(VecDeque::new()),

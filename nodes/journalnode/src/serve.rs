@@ -1,11 +1,12 @@
 //! Connections, calls and append streams.
 
-use crate::admin;
 use crate::node::{AckQueue, NetConn, Node};
+use crate::{admin, election};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{Either, select};
 use hadal_env::{Conn, Env, Net};
 use hadal_proto::admin::AdminProtocol;
+use hadal_proto::election::ElectionProtocol;
 use hadal_proto::frame::{Ack, FrameKind};
 use hadal_proto::qjournal::{BatchHead, JournalStream, QjournalProtocol};
 use hadal_proto::{Fault, FaultClass, ProtocolId, decode};
@@ -56,6 +57,15 @@ async fn serve_connection<E: Env>(node: Rc<Node<E>>, conn: NetConn<E>) {
                 env.spawn("journalnode admin calls", async move {
                     while let Some((request, responder)) = requests.next().await {
                         responder.answer(admin::answer(&node, &request));
+                    }
+                });
+            }
+            Incoming::Call(ProtocolId::Election, stream) => {
+                let (mut requests, writer) = stream.split::<ElectionProtocol>();
+                env.spawn("journalnode answers", writer);
+                env.spawn("journalnode election calls", async move {
+                    while let Some((request, responder)) = requests.next().await {
+                        responder.answer(election::answer(&node, &peer, &request));
                     }
                 });
             }

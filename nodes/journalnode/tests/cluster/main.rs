@@ -1,6 +1,7 @@
 //! Three JournalNodes, the real driver over the real store, in the simulated world.
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 
+mod election;
 mod namenode;
 
 use hadal_env::Env;
