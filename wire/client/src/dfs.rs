@@ -78,6 +78,8 @@ macro_rules! call {
     };
 }
 
+pub(crate) use call;
+
 impl<S: Seam> DistributedFileSystem<S> {
     /// A client on this seam, and the future that must run beside it.
     ///

@@ -12,11 +12,14 @@ use hadal_proto::frame::FrameKind;
 use hadal_proto::transfer::{ReadBlock, ReadReply, TransferProtocol};
 use hadal_proto::{Fault, FaultClass, Protocol, decode, transfer};
 use hadal_quic::{FrameReceiver, open_read};
-use hadal_types::Role;
+use hadal_types::{BlockPoolId, InodeId, Role};
 use std::collections::VecDeque;
 
 /// Bytes of block locations asked for at once.
 const LOCATIONS_SPAN: u64 = 10 << 30;
+
+/// Longest wait for one DataNode to say how far an open block can be read.
+const VISIBLE_LENGTH_MAX_MS: u64 = 3_000;
 
 type NetConn<S> = <<S as Seam>::Net as Net>::Conn;
 
@@ -42,6 +45,8 @@ pub struct DfsInputStream<S: Seam> {
     ready: VecDeque<Bytes>,
     source: Option<Source<NetConn<S>>>,
     choice: ReplicaChoice,
+    /// Data bytes per checksum, as the last replica dialled said.
+    chunk: Option<u32>,
 }
 
 enum ReadFailure {
@@ -66,11 +71,53 @@ impl<S: Seam> DfsInputStream<S> {
             ready: VecDeque::new(),
             source: None,
             choice: ReplicaChoice::default(),
+            chunk: None,
         };
         if stream.located.under_construction {
             stream.see_open_block().await;
         }
         Ok(stream)
+    }
+
+    /// A reader of the bytes up to the end of this block, wherever the file ends.
+    pub(crate) fn of_block(
+        dfs: DistributedFileSystem<S>,
+        path: &str,
+        pool: BlockPoolId,
+        block: LocatedBlock,
+    ) -> Self {
+        let end = block.offset + block.block.length;
+        Self {
+            dfs,
+            path: path.to_owned(),
+            located: LocatedBlocks {
+                pool,
+                inode: InodeId(0),
+                file_length: end,
+                under_construction: true,
+                blocks: vec![block],
+            },
+            length: end,
+            position: end,
+            ready: VecDeque::new(),
+            source: None,
+            choice: ReplicaChoice::default(),
+            chunk: None,
+        }
+    }
+
+    /// The chunk size of the last block, and what stands in it behind its last chunk boundary.
+    pub(crate) async fn last_chunk(&mut self) -> Result<(Option<u32>, Bytes), ClientError> {
+        let (start, end) = match self.located.blocks.last() {
+            Some(last) if last.block.length > 0 => (last.offset, last.offset + last.block.length),
+            _ => return Ok((None, Bytes::new())),
+        };
+        // Whoever serves the last byte says how long its chunks are.
+        self.seek(end - 1);
+        self.read_chunk().await?;
+        let chunk = self.chunk.expect("bytes came from a replica");
+        self.seek(end - (end - start) % u64::from(chunk));
+        Ok((Some(chunk), self.read_to_end().await?.into()))
     }
 
     /// The file's length as known: what was there when it was opened, with the visible bytes of a block that is
@@ -117,10 +164,15 @@ impl<S: Seam> DfsInputStream<S> {
                 block: last.block,
                 token: last.token.clone(),
             };
-            let Ok(client) = self.dfs.shared.peers.transfer(address, &expect).await else {
-                continue;
+            let shared = &self.dfs.shared;
+            let asked = async {
+                let client = shared.peers.transfer(address, &expect).await.ok()?;
+                client.call(&request).await.ok()
             };
-            if let Ok(transfer::Response::VisibleLength { length }) = client.call(&request).await {
+            // One that does not answer holds nobody up: another is asked.
+            let deadline = shared.seam.now().after_ms(VISIBLE_LENGTH_MAX_MS);
+            let answer = until(&shared.seam, deadline, asked).await.flatten();
+            if let Some(transfer::Response::VisibleLength { length }) = answer {
                 let block = self
                     .located
                     .blocks
@@ -289,6 +341,7 @@ impl<S: Seam> DfsInputStream<S> {
                 node.name
             )));
         }
+        self.chunk = Some(reply.bytes_per_checksum);
         self.source = Some(Source {
             frames,
             node,

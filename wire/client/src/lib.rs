@@ -30,19 +30,22 @@ mod options;
 mod output;
 mod peers;
 mod pipeline;
+mod reopen;
+mod replace;
 mod timeout;
 mod tokio_seam;
 
 pub use background::Background;
 pub use dfs::DistributedFileSystem;
 pub use error::ClientError;
+pub use hadal_datastream::{FailoverOptions, ReplaceOptions, ReplacePolicy};
 pub use hadal_proto::client::{
     ContentSummary, FileStatus, FsStats, LocatedBlock, LocatedBlocks, OpenFile, ServerDefaults,
 };
 pub use hadal_proto::{Fault, FaultClass};
 pub use hadal_quic::Identity;
 pub use input::DfsInputStream;
-pub use options::{ClientOptions, CreateOptions, NamenodeAddress};
+pub use options::{AppendOptions, ClientOptions, CreateOptions, NamenodeAddress, SyncOptions};
 pub use output::DfsOutputStream;
 pub use tokio_seam::{TokioSeam, connect, connect_on};
 

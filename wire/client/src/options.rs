@@ -1,6 +1,6 @@
 //! What a client is told beforehand.
 
-use hadal_datastream::FailoverOptions;
+use hadal_datastream::{FailoverOptions, ReplaceOptions};
 use std::net::SocketAddr;
 
 /// One NameNode: its node id (the name in its certificate) and where it listens.
@@ -29,6 +29,8 @@ pub struct ClientOptions {
     pub host: String,
     /// How long `close` asks for the last block's replicas before it gives up.
     pub close_timeout_ms: u64,
+    /// Whether failed nodes of a pipeline are replaced by others.
+    pub replacement: ReplaceOptions,
     /// Finished blocks must be durable on every node before they are acknowledged.
     pub sync_on_close: bool,
     /// A connection on which nothing arrives for this long is lost.
@@ -52,6 +54,7 @@ impl ClientOptions {
             stream_timeout_ms: 30_000,
             host: String::new(),
             close_timeout_ms: 60_000,
+            replacement: ReplaceOptions::default(),
             sync_on_close: true,
             connection_timeout_ms: 10_000,
         }
@@ -83,4 +86,20 @@ impl Default for CreateOptions {
             block_size: None,
         }
     }
+}
+
+/// How a file is opened for append.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AppendOptions {
+    /// Begin a new block even when the last one is not full.
+    pub new_block: bool,
+}
+
+/// What `hsync` does besides making bytes durable (F-08).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SyncOptions {
+    /// The NameNode records the length, so that a status shows it.
+    pub update_length: bool,
+    /// The block ends here; what follows goes into another one.
+    pub end_block: bool,
 }

@@ -2,12 +2,13 @@
 
 use crate::dfs::{DistributedFileSystem, unexpected};
 use crate::error::ClientError;
-use crate::options::CreateOptions;
+use crate::input::DfsInputStream;
+use crate::options::{AppendOptions, CreateOptions, SyncOptions};
 use crate::pipeline::{FileHandle, Goal, Pipeline};
 use bytes::Bytes;
 use hadal_datastream::Packetizer;
 use hadal_env::Seam;
-use hadal_proto::client::{Request, Response};
+use hadal_proto::client::{LocatedBlock, Request, Response};
 use hadal_types::Block;
 
 /// First wait between two tries to close a file (HDFS: 400 ms; here replicas are reported at once).
@@ -58,19 +59,86 @@ impl<S: Seam> DfsOutputStream<S> {
             pool: defaults.pool,
             block_size: status.block_size,
             bytes_per_checksum: defaults.bytes_per_checksum,
+            replication: status.replication,
         };
+        Ok(Self::opened(dfs, file, None, 0))
+    }
+
+    /// The file is open at the NameNode; `finished` bytes of it precede what is written from now on.
+    fn opened(
+        dfs: DistributedFileSystem<S>,
+        file: FileHandle,
+        last: Option<Block>,
+        finished: u64,
+    ) -> Self {
         dfs.shared.file_opened();
         let packet_bytes = dfs.shared.options.packet_bytes;
-        Ok(Self {
+        Self {
             cutter: Packetizer::new(file.bytes_per_checksum, packet_bytes),
             dfs,
             file,
             packet_bytes,
             pipeline: None,
-            last: None,
-            finished: 0,
+            last,
+            finished,
             open: true,
-        })
+        }
+    }
+
+    pub(crate) async fn append(
+        dfs: DistributedFileSystem<S>,
+        path: &str,
+        options: &AppendOptions,
+    ) -> Result<Self, ClientError> {
+        let defaults = dfs.server_defaults().await?;
+        let request = Request::Append {
+            path: path.into(),
+            new_block: options.new_block,
+            writer_host: dfs.shared.options.host.clone(),
+        };
+        let (reopened, last, status) = match dfs.call(request).await? {
+            Response::Appended {
+                reopened,
+                last,
+                status,
+            } => (reopened, last, status),
+            other => return Err(unexpected(&other)),
+        };
+        let file = FileHandle {
+            path: path.to_owned(),
+            inode: status.inode,
+            pool: defaults.pool,
+            block_size: status.block_size,
+            bytes_per_checksum: defaults.bytes_per_checksum,
+            replication: status.replication,
+        };
+        let finished = reopened
+            .as_ref()
+            .map_or(status.length, |block| block.offset);
+        let mut stream = Self::opened(dfs, file, last, finished);
+        if let Some(block) = reopened {
+            let outcome = stream.reopen(block).await;
+            stream.settle(outcome)?;
+        }
+        Ok(stream)
+    }
+
+    /// Goes on in a partial block. Its last chunk is sent again with what follows, as every chunk has one checksum.
+    async fn reopen(&mut self, located: LocatedBlock) -> Result<(), ClientError> {
+        let length = located.block.length;
+        let mut file = self.file.clone();
+        let pool = file.pool.clone();
+        let mut reader =
+            DfsInputStream::of_block(self.dfs.clone(), &file.path, pool, located.clone());
+        let (chunk, tail) = reader.last_chunk().await?;
+        if let Some(chunk) = chunk {
+            // The chunk size it was written with.
+            file.bytes_per_checksum = chunk;
+        }
+        self.cutter = Packetizer::resume(file.bytes_per_checksum, self.packet_bytes, length, tail);
+        let pipeline = Pipeline::reopen(self.dfs.clone(), file, located).await?;
+        self.pipeline = Some(pipeline);
+        Ok(())
     }
 
     /// Bytes written so far.
@@ -115,6 +183,26 @@ impl<S: Seam> DfsOutputStream<S> {
     pub async fn hsync(&mut self) -> Result<(), ClientError> {
         self.check_open()?;
         let outcome = self.flush_inner(true).await;
+        self.settle(outcome)
+    }
+
+    /// As [`hsync`](Self::hsync), with more (F-08).
+    ///
+    /// # Errors
+    /// As [`DfsOutputStream::write_bytes`].
+    pub async fn hsync_with(&mut self, options: SyncOptions) -> Result<(), ClientError> {
+        self.check_open()?;
+        let outcome = async {
+            self.flush_inner(true).await?;
+            if options.update_length {
+                self.record_length().await?;
+            }
+            if options.end_block {
+                self.end_block().await?;
+            }
+            Ok(())
+        }
+        .await;
         self.settle(outcome)
     }
 
@@ -199,10 +287,28 @@ impl<S: Seam> DfsOutputStream<S> {
         }
     }
 
+    /// Tells the NameNode how long the last block is by now.
+    async fn record_length(&mut self) -> Result<(), ClientError> {
+        let last_block_length = match (&self.pipeline, self.last) {
+            (Some(_), _) => self.cutter.position(),
+            (None, Some(last)) => last.length,
+            (None, None) => return Ok(()),
+        };
+        let request = Request::Fsync {
+            path: self.file.path.clone(),
+            inode: self.file.inode,
+            last_block_length,
+        };
+        match self.dfs.call(request).await? {
+            Response::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Finishes the current block, if there is one.
     async fn end_block(&mut self) -> Result<(), ClientError> {
         let length = self.cutter.position();
-        if length == 0 {
+        if length == 0 && self.pipeline.is_none() {
             return Ok(());
         }
         if let Some(packet) = self.cutter.flush(0) {

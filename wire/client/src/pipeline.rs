@@ -11,7 +11,7 @@ use futures_util::future::{Either, select};
 use hadal_datastream::{BlockStream, Recovery};
 use hadal_env::{Expect, Net, NetError, Seam};
 use hadal_proto::Protocol;
-use hadal_proto::client::{BlockToken, ReplicaTarget, Request, Response};
+use hadal_proto::client::{BlockToken, LocatedBlock, ReplicaTarget, Request, Response};
 use hadal_proto::frame::{Ack, FrameKind};
 use hadal_proto::transfer::{TransferProtocol, WriteBlock, WriteStage};
 use hadal_quic::{AckReceiver, AppendSender, open_append};
@@ -28,6 +28,7 @@ pub(crate) struct FileHandle {
     pub(crate) pool: BlockPoolId,
     pub(crate) block_size: u64,
     pub(crate) bytes_per_checksum: u32,
+    pub(crate) replication: u16,
 }
 
 /// What the caller waits for.
@@ -68,8 +69,8 @@ struct Wire<C: hadal_env::Conn> {
 
 /// One block being written.
 pub(crate) struct Pipeline<S: Seam> {
-    dfs: DistributedFileSystem<S>,
-    file: FileHandle,
+    pub(crate) dfs: DistributedFileSystem<S>,
+    pub(crate) file: FileHandle,
     previous: Option<Block>,
     token: BlockToken,
     pub(crate) state: BlockStream,
@@ -84,7 +85,8 @@ impl<S: Seam> Pipeline<S> {
         previous: Option<Block>,
     ) -> Result<Self, ClientError> {
         let (block, nodes, token) = allocate(&dfs, &file, previous, &[]).await?;
-        let state = BlockStream::new(block, nodes);
+        let options = dfs.shared.options.replacement.clone();
+        let state = BlockStream::new(block, nodes).with_options(options);
         Ok(Self {
             dfs,
             file,
@@ -93,6 +95,28 @@ impl<S: Seam> Pipeline<S> {
             state,
             wire: None,
         })
+    }
+
+    /// Opens the last block of a file again for append (F-10): a new stamp, the nodes set up under it, the NameNode told.
+    pub(crate) async fn reopen(
+        dfs: DistributedFileSystem<S>,
+        file: FileHandle,
+        located: LocatedBlock,
+    ) -> Result<Self, ClientError> {
+        let options = dfs.shared.options.replacement.clone();
+        let state = BlockStream::reopen(located.block, located.locations).with_options(options);
+        let mut pipeline = Self {
+            dfs,
+            file,
+            previous: None,
+            token: located.token,
+            state,
+            wire: None,
+        };
+        if let Some(failure) = pipeline.go_on().await? {
+            pipeline.recover(failure).await?;
+        }
+        Ok(pipeline)
     }
 
     /// Works until the goal is reached, through failures.
@@ -176,6 +200,7 @@ impl<S: Seam> Pipeline<S> {
                 }
                 Some(sequence) if wire.acked_sequence.is_some_and(|acked| acked >= sequence) => {
                     wire.flush_sequence = None;
+                    self.state.handle_flushed();
                     true
                 }
                 Some(_) => false,
@@ -306,6 +331,7 @@ impl<S: Seam> Pipeline<S> {
     }
 
     async fn go_on(&mut self) -> Result<Option<Failure>, ClientError> {
+        self.replace_failed().await?;
         let old = self.state.settled_block();
         let (path, inode) = (self.file.path.clone(), self.file.inode);
         let request = Request::UpdateBlockForPipeline {
@@ -409,6 +435,12 @@ fn take_ack(
     if ack.sequence == u64::MAX {
         state.handle_established();
         return Ok(());
+    }
+    if let Some(slow) = state.handle_slow(ack.slow_nodes) {
+        return Err(Failure {
+            bad_node: Some(slow),
+            reason: "the node calls itself slow".into(),
+        });
     }
     *acked_sequence = Some(ack.sequence);
     state.handle_ack(

@@ -2,7 +2,9 @@
 //! node fails (E-21).
 
 use crate::packet::Packet;
+use crate::replacement::{ReplaceOptions, SlowNodes};
 use alloc::collections::VecDeque;
+use alloc::string::String;
 use alloc::vec::Vec;
 use hadal_proto::client::ReplicaTarget;
 use hadal_proto::transfer::WriteStage;
@@ -31,6 +33,20 @@ pub enum PipelineError {
         block: Block,
         /// First byte not acknowledged.
         offset: u64,
+    },
+    /// A failed node could not be replaced, and the policy demands it.
+    #[error(
+        "failed to replace a bad datanode of {block}: {reason}; {left} of {replication} are left. Add DataNodes, or set client.replace_datanode_policy or client.replace_datanode_best_effort"
+    )]
+    NoReplacement {
+        /// Which block.
+        block: Block,
+        /// Nodes left.
+        left: usize,
+        /// Copies wanted.
+        replication: u16,
+        /// Why there is no other.
+        reason: String,
     },
 }
 
@@ -63,6 +79,12 @@ pub struct BlockStream {
     recoveries: u32,
     recoveries_at: u64,
     bad: Vec<DatanodeUuid>,
+    /// Reopened for append and never set up since: its replicas are FINALIZED.
+    reopening: bool,
+    /// Somebody may rely on its bytes: it was reopened, or flushed.
+    relied_on: bool,
+    slow: SlowNodes,
+    options: ReplaceOptions,
 }
 
 impl BlockStream {
@@ -84,7 +106,62 @@ impl BlockStream {
             recoveries: 0,
             recoveries_at: 0,
             bad: Vec::new(),
+            reopening: false,
+            relied_on: false,
+            slow: SlowNodes::default(),
+            options: ReplaceOptions::default(),
         }
+    }
+
+    /// How its failed nodes are replaced.
+    #[must_use]
+    pub fn with_options(self, options: ReplaceOptions) -> Self {
+        Self { options, ..self }
+    }
+
+    /// A finalised block with the nodes that have it, opened again for append (F-10): the first thing to do with it is
+    /// [`Recovery::Continue`].
+    #[must_use]
+    pub fn reopen(block: Block, nodes: Vec<ReplicaTarget>) -> Self {
+        Self {
+            acked: block.length,
+            recoveries_at: block.length,
+            reopening: true,
+            relied_on: true,
+            ..Self::new(block, nodes)
+        }
+    }
+
+    /// The bytes acknowledged so far were flushed for readers.
+    pub fn handle_flushed(&mut self) {
+        self.relied_on |= self.acked > 0;
+    }
+
+    /// Whether another node should join before the stream goes on after a failure (E-21: not while closing, as the
+    /// NameNode copies finished blocks by itself; T-P13).
+    #[must_use]
+    pub fn wants_replacement(&self, replication: u16) -> bool {
+        let closing = self.finishing.is_some_and(|length| self.acked == length);
+        let begun = self.acked > 0 || !self.bad.is_empty();
+        begun
+            && !closing
+            && self
+                .options
+                .policy
+                .wants(replication, self.nodes.len(), self.relied_on)
+    }
+
+    /// A node that holds the acknowledged bytes by now joins the end of the pipeline.
+    pub fn handle_replacement(&mut self, node: ReplicaTarget) {
+        self.nodes.push(node);
+    }
+
+    /// An acknowledgement in which these nodes (a bit each) called themselves slow. The index of one that has done so
+    /// too often: the caller treats it as failed (T-P12).
+    pub fn handle_slow(&mut self, slow_nodes: u64) -> Option<usize> {
+        let pipeline = self.nodes.iter().map(|node| node.datanode);
+        self.slow
+            .handle_ack(pipeline, slow_nodes, self.options.slow_acks_max)
     }
 
     /// Id and present stamp; the length is what is acknowledged.
@@ -214,7 +291,7 @@ impl BlockStream {
             self.queued.push_front(packet);
         }
         self.finish_sent = false;
-        if !self.established && self.acked == 0 {
+        if !self.established && self.acked == 0 && !self.reopening {
             return Ok(Recovery::Abandon);
         }
         self.established = false;
@@ -251,6 +328,10 @@ impl BlockStream {
     /// replicas already: they are between the settled stamp and the new one.
     #[must_use]
     pub fn recovery_stage(&self) -> WriteStage {
+        // Once a set-up for append was tried some replicas may be open already; recovery takes either.
+        if self.reopening && self.recoveries == 0 {
+            return WriteStage::Append { old: self.settled };
+        }
         WriteStage::StreamingRecovery {
             old: self.settled,
             acked: self.acked,
@@ -260,6 +341,7 @@ impl BlockStream {
     /// The recovered pipeline is established and the NameNode knows it.
     pub fn handle_recovered(&mut self) {
         self.settled = self.block.generation_stamp;
+        self.reopening = false;
     }
 
     /// The block goes on under a new stamp.
@@ -285,7 +367,7 @@ impl BlockStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::string::String;
+    use crate::replacement::ReplacePolicy;
     use alloc::vec;
     use bytes::Bytes;
     use hadal_types::{BlockId, StorageUuid};
@@ -422,6 +504,77 @@ mod tests {
             stream.handle_ack(round * 4 + 4, false);
             assert_eq!(stream.handle_failure(None), Ok(Recovery::Continue));
         }
+    }
+
+    #[test]
+    fn an_appended_block_goes_on_from_its_length_f10() {
+        let block = Block {
+            id: BlockId(7),
+            generation_stamp: GenerationStamp(1000),
+            length: 6,
+        };
+        let mut stream = BlockStream::reopen(block, vec![node(1), node(2), node(3)]);
+        let old = GenerationStamp(1000);
+        stream.handle_new_stamp(GenerationStamp(1001));
+        assert_eq!(stream.recovery_stage(), WriteStage::Append { old });
+        assert_eq!(stream.settled_block(), block);
+        // The set-up fails: never abandoned, as the block holds bytes of the file.
+        assert_eq!(
+            stream.handle_recovery_failure(Some(1)),
+            Ok(Recovery::Continue)
+        );
+        stream.handle_new_stamp(GenerationStamp(1002));
+        assert_eq!(
+            stream.recovery_stage(),
+            WriteStage::StreamingRecovery { old, acked: 6 }
+        );
+        stream.handle_recovered();
+        stream.handle_established();
+        // The bytes of the chunk it ended in go first, with what follows them.
+        stream.push(packet(4));
+        assert_eq!(drain(&mut stream), [4]);
+        stream.handle_ack(8, false);
+        assert_eq!((stream.acked(), stream.in_flight()), (8, 0));
+    }
+
+    #[test]
+    fn an_empty_appended_block_is_not_abandoned() {
+        let mut stream = BlockStream::reopen(Block::default(), vec![node(1), node(2)]);
+        assert_eq!(stream.handle_failure(None), Ok(Recovery::Continue));
+    }
+
+    #[test]
+    fn replacements_are_wanted_by_policy_but_not_while_closing_t_p13() {
+        let mut stream = stream();
+        assert!(!stream.wants_replacement(3), "nothing failed");
+        stream.push(packet(0));
+        drain(&mut stream);
+        stream.handle_ack(4, false);
+        assert_eq!(stream.handle_failure(Some(2)), Ok(Recovery::Continue));
+        assert!(!stream.wants_replacement(3), "two of three go on");
+        stream.handle_flushed();
+        assert!(stream.wants_replacement(3), "flushed bytes");
+        stream.handle_replacement(node(4));
+        assert!(!stream.wants_replacement(3));
+        assert_eq!(stream.handle_failure(Some(0)), Ok(Recovery::Continue));
+        stream.finish(4);
+        assert!(!stream.wants_replacement(3), "closing");
+    }
+
+    #[test]
+    fn t_p8_a_node_is_replaced_before_a_byte_was_acknowledged() {
+        let options = ReplaceOptions {
+            policy: ReplacePolicy::Always,
+            ..ReplaceOptions::default()
+        };
+        let mut stream = stream().with_options(options);
+        stream.handle_established();
+        stream.push(packet(0));
+        drain(&mut stream);
+        assert_eq!(stream.handle_failure(Some(1)), Ok(Recovery::Continue));
+        assert!(stream.wants_replacement(3));
+        stream.handle_replacement(node(9));
+        assert_eq!(drain(&mut stream), [0]);
     }
 
     #[test]

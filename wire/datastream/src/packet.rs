@@ -56,6 +56,28 @@ impl Packetizer {
         }
     }
 
+    /// Goes on in a block of `length` bytes, of which `tail` are those behind the last chunk boundary: they are sent
+    /// again with what follows.
+    ///
+    /// # Panics
+    /// When `tail` is not what stands behind the last chunk boundary.
+    #[must_use]
+    pub fn resume(chunk_bytes: u32, packet_bytes: u32, length: u64, tail: Bytes) -> Self {
+        let mut cutter = Self::new(chunk_bytes, packet_bytes);
+        assert_eq!(
+            tail.len() as u64,
+            length % u64::from(chunk_bytes),
+            "a chunk that goes on is known from its start"
+        );
+        cutter.offset = length - tail.len() as u64;
+        cutter.length = tail.len();
+        cutter.resent = tail.len();
+        if !tail.is_empty() {
+            cutter.pieces.push(tail);
+        }
+        cutter
+    }
+
     /// Bytes of the block handed in so far.
     #[must_use]
     pub fn position(&self) -> u64 {
@@ -160,6 +182,22 @@ mod tests {
             }
             assert_eq!(all, data);
         }
+    }
+
+    #[test]
+    fn an_append_goes_on_inside_the_last_chunk_f10() {
+        let mut cutter = Packetizer::resume(4, 8, 6, Bytes::from_static(b"ef"));
+        assert_eq!((cutter.position(), cutter.unsent()), (6, 0));
+        assert!(cutter.flush(0).is_none(), "nothing new");
+        cutter.fill(&mut Bytes::from_static(b"ghijkl"));
+        let packet = cutter.take_full().unwrap();
+        assert_eq!(
+            (packet.offset, joined(&packet).as_slice()),
+            (4, b"efghijkl".as_slice())
+        );
+        let mut aligned = Packetizer::resume(4, 8, 8, Bytes::new());
+        aligned.fill(&mut Bytes::from_static(b"x"));
+        assert_eq!(aligned.flush(0).unwrap().offset, 8);
     }
 
     #[test]

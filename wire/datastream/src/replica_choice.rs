@@ -72,4 +72,18 @@ mod tests {
         }
         assert_eq!(tried, [0, 1, 0, 1, 0, 1, 0, 1]);
     }
+
+    #[test]
+    fn waits_between_rounds_grow_and_are_jittered() {
+        let mut choice = ReplicaChoice::default();
+        let mut before = 0;
+        for _ in 0..3 {
+            choice.next_round();
+            let (least, most) = (choice.wait_ms(0), choice.wait_ms(u64::MAX));
+            assert!(least > before && most > least && most < 2 * least);
+            before = least;
+        }
+        choice.handle_progress();
+        assert!(choice.wait_ms(0) < before, "progress starts anew");
+    }
 }
