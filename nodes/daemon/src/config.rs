@@ -249,6 +249,12 @@ pub struct Client {
     pub close_timeout: Duration,
     /// Finished blocks are durable before they are acknowledged (Hadal: on; HDFS: off).
     pub sync_on_close: bool,
+    /// When a failed node of a pipeline is replaced by another: `never`, `default` (with three copies or more, when half
+    /// of them are left or bytes are relied on already) or `always` (HDFS
+    /// `dfs.client.block.write.replace-datanode-on-failure.policy`).
+    pub replace_datanode_policy: String,
+    /// Go on with the nodes that are left when no replacement can be had, instead of failing the write.
+    pub replace_datanode_best_effort: bool,
     /// Copies of new files; 0: the cluster's default.
     pub replication: u16,
     /// Bytes per block of new files; 0: the cluster's default.
@@ -266,6 +272,8 @@ impl Default for Client {
             stream_timeout: Duration(60_000),
             close_timeout: Duration(60_000),
             sync_on_close: true,
+            replace_datanode_policy: "default".into(),
+            replace_datanode_best_effort: false,
             replication: 0,
             block_size: Size(0),
             umask: "022".into(),

@@ -1,7 +1,7 @@
 //! A client's side of every command: configuration, certificate, connection.
 
 use anyhow::{Context, Result, bail};
-use hadal_client::{ClientOptions, CreateOptions, Dfs, Identity};
+use hadal_client::{ClientOptions, CreateOptions, Dfs, Identity, ReplacePolicy};
 use hadal_daemon::{Config, Loaded};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -135,6 +135,15 @@ fn options(config: &Config) -> Result<ClientOptions> {
     options.stream_timeout_ms = client.stream_timeout.0;
     options.close_timeout_ms = client.close_timeout.0;
     options.sync_on_close = client.sync_on_close;
+    options.replacement.policy = match &*client.replace_datanode_policy {
+        "never" => ReplacePolicy::Never,
+        "default" => ReplacePolicy::Default,
+        "always" => ReplacePolicy::Always,
+        other => {
+            bail!("client.replace_datanode_policy = `{other}' is none of never, default, always")
+        }
+    };
+    options.replacement.best_effort = client.replace_datanode_best_effort;
     options.connection_timeout_ms = u32::try_from(config.cluster.connection_timeout.0)
         .unwrap_or(u32::MAX)
         .max(300);

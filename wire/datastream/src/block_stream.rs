@@ -81,6 +81,8 @@ pub struct BlockStream {
     bad: Vec<DatanodeUuid>,
     /// Reopened for append and never set up since: its replicas are FINALIZED.
     reopening: bool,
+    /// A node joined that was not there in the beginning.
+    joined: bool,
     /// Somebody may rely on its bytes: it was reopened, or flushed.
     relied_on: bool,
     slow: SlowNodes,
@@ -107,6 +109,7 @@ impl BlockStream {
             recoveries_at: 0,
             bad: Vec::new(),
             reopening: false,
+            joined: false,
             relied_on: false,
             slow: SlowNodes::default(),
             options: ReplaceOptions::default(),
@@ -154,6 +157,7 @@ impl BlockStream {
     /// A node that holds the acknowledged bytes by now joins the end of the pipeline.
     pub fn handle_replacement(&mut self, node: ReplicaTarget) {
         self.nodes.push(node);
+        self.joined = true;
     }
 
     /// An acknowledgement in which these nodes (a bit each) called themselves slow. The index of one that has done so
@@ -328,9 +332,13 @@ impl BlockStream {
     /// replicas already: they are between the settled stamp and the new one.
     #[must_use]
     pub fn recovery_stage(&self) -> WriteStage {
-        // Once a set-up for append was tried some replicas may be open already; recovery takes either.
-        if self.reopening && self.recoveries == 0 {
-            return WriteStage::Append { old: self.settled };
+        // A node that joined has an open replica, and so may others have once a set-up for append was tried.
+        if self.reopening {
+            let old = self.settled;
+            return match self.recoveries == 0 && !self.joined {
+                true => WriteStage::Append { old },
+                false => WriteStage::AppendRecovery { old },
+            };
         }
         WriteStage::StreamingRecovery {
             old: self.settled,
@@ -524,17 +532,27 @@ mod tests {
             Ok(Recovery::Continue)
         );
         stream.handle_new_stamp(GenerationStamp(1002));
-        assert_eq!(
-            stream.recovery_stage(),
-            WriteStage::StreamingRecovery { old, acked: 6 }
-        );
+        assert_eq!(stream.recovery_stage(), WriteStage::AppendRecovery { old });
         stream.handle_recovered();
         stream.handle_established();
+        let stage = WriteStage::StreamingRecovery {
+            old: GenerationStamp(1002),
+            acked: 6,
+        };
+        assert_eq!(stream.recovery_stage(), stage);
         // The bytes of the chunk it ended in go first, with what follows them.
         stream.push(packet(4));
         assert_eq!(drain(&mut stream), [4]);
         stream.handle_ack(8, false);
         assert_eq!((stream.acked(), stream.in_flight()), (8, 0));
+    }
+
+    #[test]
+    fn a_node_that_joins_an_append_has_an_open_replica_already() {
+        let mut stream = BlockStream::reopen(Block::default(), vec![node(1)]);
+        stream.handle_replacement(node(2));
+        let old = GenerationStamp(0);
+        assert_eq!(stream.recovery_stage(), WriteStage::AppendRecovery { old });
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! `hadal haadmin`.
+//! `hadal haadmin`: who is active, and moving the role, in the words of Hadoop's HAAdmin.
 
-use super::{missing, unexpected};
-use crate::cli::Global;
+use super::{Operator, missing, unexpected};
+use crate::cli::{Global, USAGE};
 use crate::console::Console;
 use anyhow::Result;
 use clap::Subcommand;
-use hadal_client::FaultClass;
-use hadal_proto::admin::{Request, Response};
+use hadal_client::{ClientError, FaultClass};
+use hadal_daemon::config::Member;
+use hadal_proto::admin::{NodeStatus, Request, Response};
+use hadal_types::HaState;
 use serde_json::json;
 use std::sync::Arc;
 
@@ -28,6 +30,46 @@ pub(crate) enum Haadmin {
         /// Node id of the NameNode
         id: String,
     },
+    /// Make a NameNode active
+    #[command(alias = "transitionToActive")]
+    TransitionToActive {
+        /// Although another is active, or failover is automatic
+        #[arg(long, alias = "forcemanual")]
+        forceactive: bool,
+        /// Node id of the NameNode
+        id: String,
+    },
+    /// Make a NameNode standby
+    #[command(alias = "transitionToStandby")]
+    TransitionToStandby {
+        /// Although failover is automatic
+        #[arg(long)]
+        forcemanual: bool,
+        /// Node id of the NameNode
+        id: String,
+    },
+    /// Make a standby NameNode observer
+    #[command(alias = "transitionToObserver")]
+    TransitionToObserver {
+        /// Although failover is automatic
+        #[arg(long)]
+        forcemanual: bool,
+        /// Node id of the NameNode
+        id: String,
+    },
+    /// Hand the active role from one NameNode to another
+    Failover {
+        /// Fence the old one even when it hands over by itself
+        #[arg(long)]
+        forcefence: bool,
+        /// Although the new one is not ready
+        #[arg(long)]
+        forceactive: bool,
+        /// Node id of the NameNode that is active
+        from: String,
+        /// Node id of the NameNode that is to be
+        to: String,
+    },
     /// Verbs known by name only
     #[command(external_subcommand)]
     Other(Vec<String>),
@@ -39,75 +81,194 @@ pub(crate) fn run(global: &Global, console: Arc<Console>, verb: Haadmin) -> Resu
         return Ok(missing(&console, &format!("haadmin -{}", words[0])));
     }
     super::run(global, console, async |operator| {
-        let console = &operator.console;
+        let operator = &*operator;
         match verb {
-            Haadmin::GetServiceState { id } => {
-                let member = operator.namenode(&id)?;
-                let status = match operator.ask_namenode(member, &Request::GetStatus).await? {
-                    Response::Status { status } => status,
-                    other => return Err(unexpected(&other)),
-                };
-                match console.json {
-                    true => console.json(&json!({ "id": id, "state": status.state.to_string() })),
-                    false => console.line(status.state.to_string()),
-                }
-                Ok(0)
+            Haadmin::GetServiceState { id } => service_state(operator, &id).await,
+            Haadmin::GetAllServiceState => all_states(operator).await,
+            Haadmin::CheckHealth { id } => check_health(operator, &id).await,
+            Haadmin::TransitionToActive { forceactive, id } => {
+                to_active(operator, &id, forceactive).await
             }
-            Haadmin::GetAllServiceState => {
-                let statuses = operator.statuses().await;
-                let state = |status: &Result<_, String>| match status {
-                    Ok(hadal_proto::admin::NodeStatus { state, .. }) => state.to_string(),
-                    Err(error) => format!("Failed to connect: {error}"),
-                };
-                if console.json {
-                    let rows: Vec<_> = statuses
-                        .iter()
-                        .map(|(member, status)| {
-                            json!({
-                                "id": member.id,
-                                "address": member.address.to_string(),
-                                "state": status.as_ref().map(|s| s.state.to_string()).ok(),
-                                "error": status.as_ref().err(),
-                            })
-                        })
-                        .collect();
-                    console.json(&json!(rows));
-                } else {
-                    for (member, status) in &statuses {
-                        console.line(format!(
-                            "{:<50} {:<10}",
-                            member.address.to_string(),
-                            state(status)
-                        ));
-                    }
-                }
-                Ok(i32::from(
-                    statuses.iter().any(|(_, status)| status.is_err()),
-                ))
+            Haadmin::TransitionToStandby { forcemanual, id } => {
+                transition(operator, &id, HaState::Standby, forcemanual).await
             }
-            Haadmin::CheckHealth { id } => {
-                let member = operator.namenode(&id)?;
-                let answer = operator.ask_namenode(member, &Request::CheckHealth).await;
-                let (healthy, reason) = match answer {
-                    Ok(Response::Health { healthy, reason }) => (healthy, reason),
-                    Ok(other) => return Err(unexpected(&other)),
-                    // A NameNode that answers at all, but knows no more, is asked whether it is up.
-                    Err(error) if error.class() == Some(FaultClass::Unsupported) => {
-                        match operator.ask_namenode(member, &Request::GetStatus).await? {
-                            Response::Status { .. } => (true, String::new()),
-                            other => return Err(unexpected(&other)),
-                        }
-                    }
-                    Err(error) => return Err(error.into()),
-                };
-                if console.json {
-                    console.json(&json!({ "id": id, "healthy": healthy, "reason": reason }));
-                } else if !healthy {
-                    console.error(format!("Operation failed: {reason}"));
-                }
-                Ok(i32::from(!healthy))
+            Haadmin::TransitionToObserver { forcemanual, id } => {
+                transition(operator, &id, HaState::Observer, forcemanual).await
             }
+            Haadmin::Failover {
+                forcefence,
+                forceactive,
+                from,
+                to,
+            } => match failover(operator, &from, &to, forcefence, forceactive).await? {
+                Ok(()) => {
+                    let words = format!("Failover from {from} to {to} successful");
+                    operator.console.line(words);
+                    Ok(0)
+                }
+                Err(reason) => {
+                    operator.console.error(format!("Failover failed: {reason}"));
+                    Ok(1)
+                }
+            },
             Haadmin::Other(_) => unreachable!("answered above"),
         }
     })
+}
+
+async fn service_state(operator: &Operator, id: &str) -> Result<i32> {
+    let member = operator.namenode(id)?;
+    let state = match operator.ask_namenode(member, &Request::GetStatus).await? {
+        Response::Status { status } => status.state.to_string(),
+        other => return Err(unexpected(&other)),
+    };
+    match operator.console.json {
+        true => operator.console.json(&json!({ "id": id, "state": state })),
+        false => operator.console.line(state),
+    }
+    Ok(0)
+}
+
+async fn all_states(operator: &Operator) -> Result<i32> {
+    let console = &operator.console;
+    let statuses = operator.statuses().await;
+    if console.json {
+        let row = |(member, status): &(&Member, Result<NodeStatus, String>)| {
+            json!({
+                "id": member.id,
+                "address": member.address.to_string(),
+                "state": status.as_ref().map(|s| s.state.to_string()).ok(),
+                "error": status.as_ref().err(),
+            })
+        };
+        console.json(&json!(statuses.iter().map(row).collect::<Vec<_>>()));
+    } else {
+        for (member, status) in &statuses {
+            let state = match status {
+                Ok(status) => status.state.to_string(),
+                Err(error) => format!("Failed to connect: {error}"),
+            };
+            let address = member.address.to_string();
+            console.line(format!("{address:<50} {state:<10}"));
+        }
+    }
+    Ok(i32::from(
+        statuses.iter().any(|(_, status)| status.is_err()),
+    ))
+}
+
+/// Whether it is well, and if not why.
+async fn health(operator: &Operator, member: &Member) -> Result<Result<(), String>, ClientError> {
+    match operator.ask_namenode(member, &Request::CheckHealth).await {
+        Ok(Response::Health { healthy: true, .. }) => Ok(Ok(())),
+        Ok(Response::Health { reason, .. }) => Ok(Err(reason)),
+        Ok(other) => Ok(Err(unexpected(&other).to_string())),
+        // A NameNode that answers at all, but knows no more, is up.
+        Err(error) if error.class() == Some(FaultClass::Unsupported) => Ok(Ok(())),
+        Err(error) => Err(error),
+    }
+}
+
+async fn check_health(operator: &Operator, id: &str) -> Result<i32> {
+    let member = operator.namenode(id)?;
+    let console = &operator.console;
+    let health = health(operator, member).await?;
+    let reason = health.as_ref().err().map_or("", String::as_str);
+    if console.json {
+        console.json(&json!({ "id": id, "healthy": health.is_ok(), "reason": reason }));
+    } else if health.is_err() {
+        console.error(format!("Health check failed: {reason}"));
+    }
+    Ok(i32::from(health.is_err()))
+}
+
+async fn to_active(operator: &Operator, id: &str, force: bool) -> Result<i32> {
+    operator.namenode(id)?;
+    if !force {
+        let others = operator.statuses().await;
+        let active = others.iter().find(|(member, status)| {
+            let active = matches!(status, Ok(status) if status.state == HaState::Active);
+            member.id != id && active
+        });
+        if let Some((member, _)) = active {
+            operator.console.error(format!(
+                "transitionToActive: Node {} is already active\nUsage: haadmin [-transitionToActive [--forceactive] <serviceId>]",
+                member.id
+            ));
+            return Ok(USAGE);
+        }
+    }
+    transition(operator, id, HaState::Active, force).await
+}
+
+async fn transition(operator: &Operator, id: &str, to: HaState, force: bool) -> Result<i32> {
+    let member = operator.namenode(id)?;
+    let request = Request::Transition { to, force };
+    match operator.ask_namenode(member, &request).await {
+        Ok(Response::Done) => Ok(0),
+        Ok(other) => Err(unexpected(&other)),
+        Err(error) if error.class() == Some(FaultClass::Unsupported) => Err(error.into()),
+        Err(error) => {
+            operator.console.error(format!("Operation failed: {error}"));
+            Ok(1)
+        }
+    }
+}
+
+/// The inner error is Hadoop's `FailoverFailedException`.
+async fn failover(
+    operator: &Operator,
+    from: &str,
+    to: &str,
+    force_fence: bool,
+    force_active: bool,
+) -> Result<Result<(), String>> {
+    let (source, target) = (operator.namenode(from)?, operator.namenode(to)?);
+    if from == to {
+        return Ok(Err("Can't failover a service to itself".into()));
+    }
+    match operator.status(target).await.1 {
+        Err(reason) => {
+            return Ok(Err(format!(
+                "Unable to get service state for {to}: {reason}"
+            )));
+        }
+        Ok(status) if status.state == HaState::Standby => {}
+        Ok(status) => {
+            return Ok(Err(format!(
+                "Can't failover to an {} service",
+                status.state
+            )));
+        }
+    }
+    if !force_active && let Err(reason) = health(operator, target).await? {
+        return Ok(Err(format!(
+            "Can't failover to an unhealthy service: {reason}"
+        )));
+    }
+    let hand_over = Request::Failover {
+        to: to.to_owned(),
+        force_fence,
+        force_active,
+    };
+    let answer = match operator.ask_namenode(source, &hand_over).await {
+        // One that is gone hands nothing over: the other claims the role, and the journal fences the old one.
+        Err(error @ ClientError::Unreachable { .. }) => {
+            operator.console.remark(format!(
+                "{from} does not hand over ({error}); {to} is asked to take over"
+            ));
+            let take_over = Request::Transition {
+                to: HaState::Active,
+                force: force_active,
+            };
+            operator.ask_namenode(target, &take_over).await
+        }
+        answer => answer,
+    };
+    match answer {
+        Ok(Response::Done) => Ok(Ok(())),
+        Ok(other) => Err(unexpected(&other)),
+        Err(error) if error.class() == Some(FaultClass::Unsupported) => Err(error.into()),
+        Err(error) => Ok(Err(error.to_string())),
+    }
 }

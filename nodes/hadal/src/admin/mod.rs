@@ -9,7 +9,9 @@ use crate::cli::Global;
 use crate::console::Console;
 use crate::session;
 use anyhow::{Context, Result, bail};
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use hadal_client::{ClientError, Dfs, FaultClass};
 use hadal_daemon::Config;
 use hadal_daemon::config::Member;
@@ -49,13 +51,6 @@ const DFSADMIN_MISSING: &[&str] = &[
     "shutdownDatanode",
     "upgrade",
 ];
-/// The same of `haadmin`.
-const HAADMIN_MISSING: &[&str] = &[
-    "failover",
-    "transitionToActive",
-    "transitionToObserver",
-    "transitionToStandby",
-];
 /// The same of `debug`.
 const DEBUG_MISSING: &[&str] = &["computeMeta", "verifyEC", "verifyMeta"];
 
@@ -63,7 +58,6 @@ const DEBUG_MISSING: &[&str] = &["computeMeta", "verifyEC", "verifyMeta"];
 pub(crate) fn is_missing(group: &str, verb: &str) -> bool {
     let verbs = match group {
         "dfsadmin" => DFSADMIN_MISSING,
-        "haadmin" => HAADMIN_MISSING,
         "debug" => DEBUG_MISSING,
         _ => &[],
     };
@@ -146,38 +140,44 @@ impl Operator {
             .await
     }
 
+    /// Status of a NameNode.
+    pub(crate) async fn status<'a>(
+        &self,
+        member: &'a Member,
+    ) -> (&'a Member, Result<NodeStatus, String>) {
+        let answer = self.ask_namenode(member, &Request::GetStatus).await;
+        let status = match answer {
+            Ok(Response::Status { status }) => Ok(status),
+            Ok(other) => Err(unexpected(&other).to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        (member, status)
+    }
+
     /// Status of every NameNode, in the order of the configuration.
     pub(crate) async fn statuses(&self) -> Vec<(&Member, Result<NodeStatus, String>)> {
         let members = &self.config.cluster.namenodes;
-        join_all(members.iter().map(async |member| {
-            let answer = self.ask_namenode(member, &Request::GetStatus).await;
-            let status = match answer {
-                Ok(Response::Status { status }) => Ok(status),
-                Ok(other) => Err(unexpected(&other).to_string()),
-                Err(error) => Err(error.to_string()),
-            };
-            (member, status)
-        }))
-        .await
+        join_all(members.iter().map(|member| self.status(member))).await
     }
 
-    /// The active NameNode. One that is alone is taken for it unasked.
+    /// The active NameNode: the first that says so, whatever the others are doing. One that is alone is taken for it
+    /// unasked.
     pub(crate) async fn active(&self) -> Result<&Member> {
-        if let [only] = &self.config.cluster.namenodes[..] {
+        let members = &self.config.cluster.namenodes;
+        if let [only] = &members[..] {
             return Ok(only);
         }
-        let statuses = self.statuses().await;
-        let is_active = |status: &Result<NodeStatus, String>| matches!(status, Ok(status) if status.state == HaState::Active);
-        if let Some((member, _)) = statuses.iter().find(|(_, status)| is_active(status)) {
-            return Ok(member);
+        let mut answers: FuturesUnordered<_> =
+            members.iter().map(|member| self.status(member)).collect();
+        let mut told = Vec::new();
+        while let Some((member, status)) = answers.next().await {
+            match status {
+                Ok(status) if status.state == HaState::Active => return Ok(member),
+                Ok(status) => told.push(format!("{} is {}", member.id, status.state)),
+                Err(error) => told.push(format!("{}: {error}", member.id)),
+            }
         }
-        let told: Vec<String> = statuses
-            .iter()
-            .map(|(member, status)| match status {
-                Ok(status) => format!("{} is {}", member.id, status.state),
-                Err(error) => format!("{}: {error}", member.id),
-            })
-            .collect();
+        told.sort();
         bail!("no NameNode is active: {}", told.join("; "))
     }
 
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn lists_of_missing_verbs_are_sorted() {
-        for verbs in [DFSADMIN_MISSING, HAADMIN_MISSING, DEBUG_MISSING] {
+        for verbs in [DFSADMIN_MISSING, DEBUG_MISSING] {
             assert!(verbs.is_sorted());
         }
         assert!(is_missing("dfsadmin", "metasave") && !is_missing("dfsadmin", "report"));

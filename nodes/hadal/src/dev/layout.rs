@@ -285,6 +285,8 @@ impl Layout {
         common.namenode.min_block_size = Size(1 << 10);
         common.datanode.stream_timeout = Duration(10_000);
         common.client.stream_timeout = Duration(20_000);
+        // With so few nodes there is no other to take the place of one that died.
+        common.client.replace_datanode_best_effort = true;
         common.namenode.replication = self.shape.datanodes.clamp(1, 3);
         for node in self.nodes() {
             let mut config = common.clone();

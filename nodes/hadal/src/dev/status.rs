@@ -4,6 +4,7 @@ use super::layout::{Layout, NodeId};
 use super::process::pid_of;
 use crate::session;
 use anyhow::Result;
+use futures_util::future::join_all;
 use hadal_client::Dfs;
 use hadal_env::Expect;
 use hadal_proto::admin::{Request, Response};
@@ -42,22 +43,23 @@ pub(crate) fn status(dir: &Path, json: bool) -> Result<i32> {
         .build()?;
     let processes = runtime.block_on(async {
         let dfs = session::connect(&config)?;
-        let mut processes = Vec::new();
-        for node in layout.nodes() {
+        // Side by side: one that hangs holds up no other.
+        let processes = join_all(layout.nodes().into_iter().map(async |node| {
             let pid = pid_of(&layout, &node.id);
             let state = match pid {
                 None => "down".to_owned(),
                 Some(_) => state(&dfs, &layout, &node).await,
             };
-            processes.push(Process {
+            Process {
                 role: node.role.to_string(),
                 pid: pid.map(nix::unistd::Pid::as_raw),
                 state,
                 http: layout.http(&node.id).to_string(),
                 log: layout.log(&node.id).display().to_string(),
                 id: node.id,
-            });
-        }
+            }
+        }))
+        .await;
         dfs.close().await;
         anyhow::Ok(processes)
     })?;
@@ -104,34 +106,41 @@ async fn state(dfs: &Dfs, layout: &Layout, node: &NodeId) -> String {
     }
 }
 
-/// `Ok` when a NameNode is active and out of safe mode and every DataNode is registered; else why not.
+/// `Ok` when a NameNode is active and out of safe mode, every other answers and every DataNode is registered; else why
+/// not.
 pub(super) async fn readiness(dfs: &Dfs, layout: &Layout) -> Result<(), String> {
-    for node in layout
-        .nodes()
-        .iter()
-        .filter(|node| node.role == Role::Namenode)
-    {
-        let Some(Response::NamenodeStats { stats }) =
-            ask(dfs, layout, node, &Request::NamenodeStats).await
-        else {
-            return Err(format!("{} does not answer yet", node.id));
+    let nodes = layout.nodes();
+    let namenodes = nodes.iter().filter(|node| node.role == Role::Namenode);
+    let answers = join_all(namenodes.map(async |node| {
+        let answer = ask(dfs, layout, node, &Request::NamenodeStats).await;
+        (&node.id, answer)
+    }))
+    .await;
+    let (mut active, mut states) = (None, Vec::new());
+    for (id, answer) in answers {
+        let Some(Response::NamenodeStats { stats }) = answer else {
+            return Err(format!("{id} does not answer yet"));
         };
-        if stats.state != HaState::Active.to_string() {
-            return Err(format!("{} is {}", node.id, stats.state));
+        states.push(format!("{id} is {}", stats.state));
+        if stats.state == HaState::Active.to_string() {
+            active = Some(stats);
         }
-        let wanted = u64::from(layout.shape.datanodes);
-        if stats.live_datanodes < wanted {
-            return Err(format!(
-                "{} of {wanted} DataNodes are registered",
-                stats.live_datanodes
-            ));
-        }
-        if stats.safe_mode {
-            return Err(format!(
-                "safe mode is on: {} of {} blocks reported",
-                stats.safe_blocks, stats.total_blocks
-            ));
-        }
+    }
+    let Some(stats) = active else {
+        return Err(states.join(", "));
+    };
+    let wanted = u64::from(layout.shape.datanodes);
+    if stats.live_datanodes < wanted {
+        return Err(format!(
+            "{} of {wanted} DataNodes are registered",
+            stats.live_datanodes
+        ));
+    }
+    if stats.safe_mode {
+        return Err(format!(
+            "safe mode is on: {} of {} blocks reported",
+            stats.safe_blocks, stats.total_blocks
+        ));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ mod failure;
 mod find;
 mod glob;
 mod help;
+mod length;
 mod ls;
 mod mode;
 mod namespace;
@@ -99,6 +100,7 @@ fn check_count(args: &VerbArgs) -> Option<String> {
 fn check_form(args: &VerbArgs) -> Option<String> {
     match args.verb.name {
         "chmod" => mode::Mode::parse(&args.args[0]).err(),
+        "truncate" => length::wanted_length(&args.args[0]).err(),
         _ => None,
     }
 }
@@ -109,11 +111,13 @@ fn usage_error(args: &VerbArgs, refusal: &str) -> String {
 
 async fn run_verb(shell: &Arc<Shell>) -> i32 {
     let outcome = match shell.verb().name {
+        "appendToFile" => copy::append(shell).await,
         "cat" => read::cat(shell, false).await,
         "checksum" => stat::checksum(shell).await,
         "chgrp" => attributes::chgrp(shell).await,
         "chmod" => attributes::chmod(shell).await,
         "chown" => attributes::chown(shell).await,
+        "concat" => length::concat(shell).await,
         "count" => space::count(shell).await,
         "cp" => copy::cp(shell).await,
         "df" => space::df(shell).await,
@@ -144,6 +148,7 @@ async fn run_verb(shell: &Arc<Shell>) -> i32 {
         "text" => read::cat(shell, true).await,
         "touch" => namespace::touch(shell).await,
         "touchz" => namespace::touchz(shell).await,
+        "truncate" => length::truncate(shell).await,
         name => Err(Failure::unsupported(&format!("dfs -{name}"))),
     };
     match outcome {

@@ -53,13 +53,13 @@ macro_rules! missing {
 /// All verbs in alphabetical order.
 #[rustfmt::skip]
 pub(crate) static VERBS: &[Verb] = &[
-    missing!("appendToFile", "[-n] <localsrc> ... <dst>", "Append local files to a file (not in this version)"),
+    verb!("appendToFile", ["n"], [], 2, MANY, "[-n] <localsrc> ... <dst>", "Append local files to a file, making it if need be; `-' is standard input, -n: begin a new block"),
     verb!("cat", ["ignoreCrc"], [], 1, MANY, "[-ignoreCrc] <src> ...", "Write files to standard output"),
     verb!("checksum", ["v"], [], 1, MANY, "[-v] <src> ...", "Print checksums of files"),
     verb!("chgrp", ["R"], [], 2, MANY, "[-R] GROUP PATH...", "Change the group of paths; -R: and of everything below"),
     verb!("chmod", ["R"], [], 2, MANY, "[-R] <MODE[,MODE]... | OCTALMODE> PATH...", "Change permissions, as in u+x,g-w or 755; -R: and of everything below"),
     verb!("chown", ["R"], [], 2, MANY, "[-R] [OWNER][:[GROUP]] PATH...", "Change owner and group of paths; -R: and of everything below"),
-    missing!("concat", "<target path> <src path> <src path> ...", "Join files (not in this version)"),
+    verb!("concat", [], [], 2, MANY, "<target path> <src path> <src path> ...", "Move the content of files of one directory behind the target's, and remove them"),
     verb!("count", ["q", "h", "v", "u", "x"], [], 1, MANY, "[-q] [-h] [-v] [-u] [-x] <path> ...", "Count directories, files and bytes; -q: with quotas, -u: quotas only, -h: readable sizes, -v: with a header"),
     verb!("cp", ["f", "p", "d"], ["t", "q"], 2, MANY, "[-f] [-p | -p[topax]] [-d] [-t <thread count>] <src> ... <dst>", "Copy files and trees within the cluster; -f: overwrite, -p: keep times, owner and mode, -d: without a temporary name, -t: files at once"),
     missing!("createSnapshot", "<snapshotDir> [<snapshotName>]", "Make a snapshot (not in this version)"),
@@ -93,7 +93,7 @@ pub(crate) static VERBS: &[Verb] = &[
     verb!("text", ["ignoreCrc"], [], 1, MANY, "[-ignoreCrc] <src> ...", "Write plain files to standard output; compressed and sequence files are not supported in this version"),
     verb!("touch", ["a", "m", "c"], ["t"], 1, MANY, "[-a] [-m] [-t TIMESTAMP (yyyyMMdd:HHmmss)] [-c] <path> ...", "Set times, making empty files; -a: access only, -m: change only, -c: make nothing"),
     verb!("touchz", [], [], 1, MANY, "<path> ...", "Make empty files"),
-    missing!("truncate", "[-w] <length> <path> ...", "Cut files (not in this version)"),
+    verb!("truncate", ["w"], [], 2, MANY, "[-w] <length> <path> ...", "Cut files to a length; -w: wait until their last blocks are recovered"),
     verb!("usage", [], [], 0, MANY, "[cmd ...]", "Show usage lines"),
 ];
 

@@ -1,5 +1,6 @@
 //! Copies between the local disk and the cluster, and within the cluster.
 
+mod append;
 mod cp;
 mod get;
 mod jobs;
@@ -10,6 +11,7 @@ mod progress;
 mod put;
 mod target_file;
 
+pub(crate) use append::run as append;
 pub(crate) use cp::run as cp;
 pub(crate) use get::run as get;
 pub(crate) use merge::run as getmerge;
