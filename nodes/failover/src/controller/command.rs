@@ -6,7 +6,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use hadal_proto::ha::Request;
 use hadal_proto::{Fault, FaultClass};
-use hadal_types::{HaState, Tick};
+use hadal_types::{Epoch, HaState, Tick};
 
 /// A role change under way; one at a time.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -227,6 +227,22 @@ impl Controller {
             unreachable!("only who serves hands over");
         };
         self.note_end_of_service(now);
+        self.give_role_to(now, id, peer, epoch);
+        let to = self.peers[peer].name.clone();
+        if self.config.planted.serve_while_releasing {
+            self.release(now, Some(&to));
+        }
+        self.outputs.push_back(Output::HandOver { to, reason });
+    }
+
+    /// Once the driver resigned, the lease is reserved for `peer`, and `peer` told.
+    pub(super) fn give_role_to(
+        &mut self,
+        now: Tick,
+        id: Option<CommandId>,
+        peer: usize,
+        epoch: Epoch,
+    ) {
         let until = now.after_ms(self.config.command_timeout_ms);
         self.pending = Some(Pending::HandOver {
             id,
@@ -241,11 +257,6 @@ impl Controller {
             hand_over: Some(peer),
             until,
         };
-        let to = self.peers[peer].name.clone();
-        if self.config.planted.serve_while_releasing {
-            self.release(now, Some(&to));
-        }
-        self.outputs.push_back(Output::HandOver { to, reason });
     }
 
     /// The driver resigned, the lease is released or reserved.
@@ -306,6 +317,11 @@ impl Controller {
         } else {
             self.start_hand_over(now, Some(id), peer, "an operator ordered it".to_string());
         }
+    }
+
+    /// Whether it waits for a lease that is about to be free.
+    pub(super) fn is_activating(&self) -> bool {
+        matches!(self.pending, Some(Pending::Activate { .. }))
     }
 
     /// The peer does not want the role.

@@ -1,6 +1,6 @@
 //! Own health, the peers' health, and giving up for the one in favour of the other (Q30).
 
-use super::output::{CallTag, Output};
+use super::output::{CallTag, Output, StepDownReason};
 use super::{Controller, Phase};
 use alloc::string::{String, ToString};
 use hadal_proto::Fault;
@@ -175,13 +175,35 @@ impl Controller {
         if let Phase::Serving { .. } = self.phase
             && !self.is_healthy()
             && self.pending.is_none()
+            && let Some(peer) = self.fit_peer(now)
         {
-            let fit = (0..self.peers.len()).find(|peer| self.peer_unfit(now, *peer).is_none());
-            if let Some(peer) = fit {
-                let reason = alloc::format!("unhealthy: {}", self.reason);
-                self.start_hand_over(now, None, peer, reason);
+            let reason = alloc::format!("unhealthy: {}", self.reason);
+            self.start_hand_over(now, None, peer, reason);
+        }
+    }
+
+    /// A peer that may be given the role unasked: none in manual mode.
+    fn fit_peer(&self, now: Tick) -> Option<usize> {
+        (0..self.peers.len())
+            .find(|peer| self.config.automatic && self.peer_unfit(now, *peer).is_none())
+    }
+
+    /// No majority of JournalNodes has acknowledged an edit for long (`QuorumSlow`, protocols.md section 1), though they
+    /// renew the lease. The role goes to a fit peer; else this one stands again, and claims when a majority is back.
+    /// Alone it goes on as it is.
+    pub fn handle_journal_stalled(&mut self, now: Tick) {
+        self.note_lapse(now);
+        if let Phase::Serving { epoch, .. } = self.phase
+            && !self.config.alone
+            && self.pending.is_none()
+        {
+            let peer = self.fit_peer(now);
+            self.step_down(now, epoch, StepDownReason::JournalStalled);
+            if let Some(peer) = peer {
+                self.give_role_to(now, None, peer, epoch);
             }
         }
+        self.advance(now);
     }
 
     /// Stays away for a while, longer each time.

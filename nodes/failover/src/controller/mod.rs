@@ -6,7 +6,7 @@
 //! [`Output::StartClaim`] -> [`Controller::handle_claiming`] -> [`Controller::handle_claimed`] ->
 //! [`Controller::handle_serving`] -> [`Controller::may_serve`] says yes, until [`Output::StepDown`] or
 //! [`Output::HandOver`], either answered by [`Controller::handle_resigned`]. A driver that loses the role by itself
-//! (fenced, no quorum) calls `handle_resigned` unasked.
+//! (fenced, too many JournalNodes refuse) calls `handle_resigned` unasked.
 //!
 //! A lease that lapsed voids everything done under it: promises, recovery, epoch. It is never resumed.
 

@@ -78,6 +78,8 @@ pub enum StepDownReason {
     LeaseLapsed,
     /// An operator wants a standby here.
     Ordered,
+    /// [`super::Controller::handle_journal_stalled`].
+    JournalStalled,
 }
 
 impl fmt::Display for StepDownReason {
@@ -86,6 +88,7 @@ impl fmt::Display for StepDownReason {
             Self::LeaseLapsed => {
                 "the active lease lapsed: no majority of JournalNodes renewed it in time"
             }
+            Self::JournalStalled => "no majority of JournalNodes acknowledged an edit for too long",
             Self::Ordered => "an operator ordered it to standby",
         })
     }

@@ -74,7 +74,14 @@ impl Controller {
             Phase::Follower | Phase::Resigning { .. } | Phase::Asking { .. }
         ) && self.ask_at <= now
         {
-            self.ask_at = now.after_ms(self.config.renew_interval_ms);
+            let interval = self.config.renew_interval_ms;
+            // Who was named waits for the reservation to arrive: a hand-over should be short.
+            let quick = self.is_activating();
+            self.ask_at = now.after_ms(if quick {
+                interval.div_ceil(5)
+            } else {
+                interval
+            });
             for jn in 0..self.book.links.len() {
                 self.call(now, jn, Call::Ask);
             }

@@ -17,7 +17,7 @@ fn storm(world: &mut World, storms: u64) {
             _ => Weather::STORM,
         };
         let nn = world.rng.below(2) as usize;
-        match world.rng.below(12) {
+        match world.rng.below(13) {
             0 | 1 => {
                 let jn = world.rng.below(3) as usize;
                 world.restart_journalnode(jn);
@@ -51,6 +51,7 @@ fn storm(world: &mut World, storms: u64) {
             10 if world.is_up(nn) => {
                 world.command(nn, Command::TransitionToStandby);
             }
+            11 if world.is_up(nn) => world.stall(nn),
             9 => (0..3).for_each(|jn| world.set_reachable(nn, jn, true)),
             _ => {}
         }

@@ -469,3 +469,53 @@ fn alone_it_claims_at_once_and_needs_no_lease() {
         })
     ));
 }
+
+/// Q11: JournalNodes that renew the lease but acknowledge no edit: the role goes to the peer at once, without a
+/// segment to finalise; without a fit peer the same one stands again.
+#[test]
+fn q11_a_stalled_journal_moves_the_role_to_a_fit_peer() {
+    let mut world = world(18);
+    let active = first(&mut world);
+    world.run_for(2_000);
+    world.stall(active);
+    assert!(world.serving().is_empty());
+    assert_eq!(world.hand_overs, 0);
+    serves(&mut world, 1 - active);
+    world.run_for(2_000);
+    world.ready[active] = Err("in safe mode");
+    world.run_for(2_000);
+    world.stall(1 - active);
+    world.crash(active);
+    serves(&mut world, 1 - active);
+    // Manual mode: only an operator moves the role.
+    let mut world = manual(18);
+    assert_eq!(order(&mut world, 1, ACTIVE), Ok(()));
+    world.run_for(3_000);
+    world.stall(1);
+    serves(&mut world, 1);
+    world.healthy[1] = false;
+    world.run_for(10_000);
+    assert_eq!(world.serving(), [1]);
+}
+
+/// A hand-over takes tens of milliseconds, not a lease's time.
+#[test]
+fn a_hand_over_does_not_wait_for_the_lease_to_end() {
+    for seed in 0..20 {
+        let mut world = world(seed);
+        let active = first(&mut world);
+        world.run_for(2_000);
+        let peer = crate::world::names()[1 - active].to_string();
+        let command = Command::FailoverTo {
+            peer,
+            force_active: false,
+        };
+        world.command(active, command);
+        assert!(world.run_until(5_000, |world| world.serving().is_empty()));
+        assert!(world.run_until(5_000, |world| world.resigned(active)));
+        let before = world.now;
+        serves(&mut world, 1 - active);
+        let took = (world.now - before) / MS;
+        assert!(took < 150, "seed {seed}: {took} ms");
+    }
+}

@@ -424,6 +424,16 @@ impl World {
             .map(|(_, outcome)| outcome)
     }
 
+    /// No majority acknowledges edits any more.
+    pub fn stall(&mut self, nn: usize) {
+        self.with(nn, |controller, now| controller.handle_journal_stalled(now));
+    }
+
+    /// Whether the driver is done with leaving the role.
+    pub fn resigned(&self, nn: usize) -> bool {
+        !self.namenodes[nn].driver.resigning
+    }
+
     /// The driver lost the role by itself.
     pub fn fence(&mut self, nn: usize) {
         let driver = &mut self.namenodes[nn].driver;
