@@ -1,13 +1,16 @@
 //! Two NameNodes and three JournalNodes with clocks of their own, on a network that delays, loses and repeats. The
 //! controllers and grantors are the real ones; the journal is reduced to promises and one counter.
 
+mod claim;
+mod event;
+
+use claim::Claim;
+use event::Event;
 use hadal_failover::controller::{CallTag, Jn};
 use hadal_failover::{
     Command, CommandId, Controller, ControllerConfig, Grantor, GrantorConfig, Output, Planted,
     Voter,
 };
-use hadal_proto::Fault;
-use hadal_proto::election::{Request, Response};
 use hadal_proto::ha;
 use hadal_types::{Epoch, HaState, Principal, Role, Tick};
 use std::collections::{BTreeMap, VecDeque};
@@ -74,7 +77,7 @@ impl Clock {
 /// What the driver of a NameNode is doing.
 #[derive(Clone, Default)]
 struct Driver {
-    /// A claim under way: its number, proposed epoch, states heard, promises heard.
+    /// A claim under way.
     claim: Option<Claim>,
     claims: u64,
     /// Told to stop, and has not said yet that it did.
@@ -83,14 +86,6 @@ struct Driver {
     applied: u64,
     /// Writes are answered in this epoch.
     writes: Option<Epoch>,
-}
-
-#[derive(Clone, Default)]
-struct Claim {
-    number: u64,
-    states: BTreeMap<Jn, u64>,
-    epoch: u64,
-    promises: Vec<Jn>,
 }
 
 struct Namenode {
@@ -112,98 +107,6 @@ struct Journalnode {
     promised_to: (usize, u64, u64),
     /// From which NameNodes.
     reachable: [bool; 2],
-}
-
-#[derive(Clone)]
-enum Event {
-    Timer {
-        nn: usize,
-    },
-    AtJournal {
-        nn: usize,
-        life: u64,
-        jn: Jn,
-        id: CallTag,
-        request: Request,
-    },
-    Reply {
-        nn: usize,
-        life: u64,
-        jn: Jn,
-        id: CallTag,
-        outcome: Result<Response, Fault>,
-    },
-    CallFailed {
-        nn: usize,
-        life: u64,
-        jn: Jn,
-        id: CallTag,
-    },
-    /// A claim's question for what was promised, and the answer.
-    AskState {
-        nn: usize,
-        life: u64,
-        number: u64,
-        jn: Jn,
-    },
-    State {
-        nn: usize,
-        life: u64,
-        number: u64,
-        jn: Jn,
-        promised: u64,
-    },
-    NewEpoch {
-        nn: usize,
-        life: u64,
-        number: u64,
-        jn: Jn,
-        epoch: u64,
-    },
-    Promised {
-        nn: usize,
-        life: u64,
-        number: u64,
-        jn: Jn,
-        epoch: u64,
-        ok: bool,
-    },
-    ClaimTimeout {
-        nn: usize,
-        life: u64,
-        number: u64,
-    },
-    Applied {
-        nn: usize,
-        life: u64,
-        number: u64,
-        epoch: u64,
-    },
-    Resigned {
-        nn: usize,
-        life: u64,
-    },
-    AtPeer {
-        from: usize,
-        life: u64,
-        id: CallTag,
-        request: ha::Request,
-    },
-    FromPeer {
-        nn: usize,
-        life: u64,
-        id: CallTag,
-        outcome: Result<ha::Response, Fault>,
-    },
-    Start {
-        nn: usize,
-    },
-    Write {
-        nn: usize,
-    },
-    Probe {
-        nn: usize,
-    },
 }
 
 /// How bad the world is at present.
@@ -512,10 +415,7 @@ impl World {
                 Output::StartClaim => {
                     it.driver.claims += 1;
                     let number = it.driver.claims;
-                    it.driver.claim = Some(Claim {
-                        number,
-                        ..Claim::default()
-                    });
+                    it.driver.claim = Some(Claim::numbered(number));
                     for jn in 0..3 {
                         let ask = Event::AskState {
                             nn,
@@ -555,26 +455,6 @@ impl World {
             it.timer = due.max(self.now);
             let after = it.timer - self.now;
             self.at(after, Event::Timer { nn });
-        }
-    }
-
-    fn owner(event: &Event) -> Option<(usize, Option<u64>)> {
-        match event {
-            Event::Timer { nn } | Event::Probe { nn } => Some((*nn, None)),
-            Event::Reply { nn, life, .. }
-            | Event::CallFailed { nn, life, .. }
-            | Event::State { nn, life, .. }
-            | Event::Promised { nn, life, .. }
-            | Event::ClaimTimeout { nn, life, .. }
-            | Event::Applied { nn, life, .. }
-            | Event::Resigned { nn, life }
-            | Event::FromPeer { nn, life, .. } => Some((*nn, Some(*life))),
-            Event::AtPeer { from, .. } => Some((1 - *from, None)),
-            Event::Write { nn } => Some((*nn, None)),
-            Event::AtJournal { .. }
-            | Event::AskState { .. }
-            | Event::NewEpoch { .. }
-            | Event::Start { .. } => None,
         }
     }
 
@@ -635,7 +515,7 @@ impl World {
     }
 
     fn step(&mut self, event: Event) {
-        if let Some((nn, life)) = Self::owner(&event) {
+        if let Some((nn, life)) = event.owner() {
             let it = &mut self.namenodes[nn];
             if life.is_some_and(|life| life != it.life) {
                 return;
@@ -784,153 +664,6 @@ impl World {
             self.committed += 1;
             driver.applied = self.committed;
         }
-    }
-
-    fn claim_step(&mut self, event: Event) {
-        match event {
-            Event::AskState {
-                nn,
-                life,
-                number,
-                jn,
-            } => {
-                if self.journalnodes[jn].reachable[nn] {
-                    let promised = self.journalnodes[jn].promised;
-                    self.send(Event::State {
-                        nn,
-                        life,
-                        number,
-                        jn,
-                        promised,
-                    });
-                }
-            }
-            Event::State {
-                nn,
-                life,
-                number,
-                jn,
-                promised,
-            } => {
-                let Some(claim) = self.claim_of(nn, number) else {
-                    return;
-                };
-                claim.states.insert(jn, promised);
-                if claim.states.len() != 2 || claim.epoch > 0 {
-                    return;
-                }
-                let epoch = claim.states.values().max().expect("two") + 1;
-                claim.epoch = epoch;
-                self.with(nn, |it, now| it.handle_claiming(now, Epoch(epoch)));
-                for jn in 0..3 {
-                    self.send(Event::NewEpoch {
-                        nn,
-                        life,
-                        number,
-                        jn,
-                        epoch,
-                    });
-                }
-            }
-            Event::NewEpoch {
-                nn,
-                life,
-                number,
-                jn,
-                epoch,
-            } => {
-                let it = &mut self.journalnodes[jn];
-                if !it.reachable[nn] {
-                    return;
-                }
-                let who = (nn, life, number);
-                let ok = epoch > it.promised || (epoch == it.promised && it.promised_to == who);
-                if ok {
-                    it.promised = epoch;
-                    it.promised_to = who;
-                }
-                self.send(Event::Promised {
-                    nn,
-                    life,
-                    number,
-                    jn,
-                    epoch,
-                    ok,
-                });
-            }
-            Event::Promised {
-                nn,
-                life,
-                number,
-                jn,
-                epoch,
-                ok,
-            } => {
-                let fail = self.claims_fail[nn];
-                let Some(claim) = self.claim_of(nn, number) else {
-                    return;
-                };
-                if !ok {
-                    self.end_claim(nn, "fenced");
-                    return;
-                }
-                if claim.promises.contains(&jn) {
-                    return;
-                }
-                claim.promises.push(jn);
-                if claim.promises.len() == 2 {
-                    if fail {
-                        self.end_claim(nn, "the image is damaged");
-                        return;
-                    }
-                    // A majority promised: nothing older commits any more, and this is where the log ends.
-                    self.namenodes[nn].driver.applied = self.committed;
-                    self.with(nn, |it, now| it.handle_claimed(now, Epoch(epoch)));
-                    let longest = self.weather.long_delay_ms + 1;
-                    let after = self.rng.below(longest) * MS;
-                    self.at(
-                        after,
-                        Event::Applied {
-                            nn,
-                            life,
-                            number,
-                            epoch,
-                        },
-                    );
-                }
-            }
-            Event::ClaimTimeout { nn, number, .. } => {
-                if self.claim_of(nn, number).is_some() {
-                    self.end_claim(nn, "no majority answered in time");
-                }
-            }
-            Event::Applied {
-                nn, number, epoch, ..
-            } => {
-                if self.claim_of(nn, number).is_none() {
-                    return;
-                }
-                self.namenodes[nn].driver.claim = None;
-                let mut serves = false;
-                self.with(nn, |it, now| serves = it.handle_serving(now, Epoch(epoch)));
-                if serves {
-                    self.namenodes[nn].driver.writes = Some(Epoch(epoch));
-                    self.elections += 1;
-                    self.last_active = Some(nn);
-                }
-            }
-            _ => unreachable!("not a step of a claim"),
-        }
-    }
-
-    fn end_claim(&mut self, nn: usize, reason: &str) {
-        self.namenodes[nn].driver.claim = None;
-        self.with(nn, |it, now| it.handle_claim_failed(now, reason));
-    }
-
-    fn claim_of(&mut self, nn: usize, number: u64) -> Option<&mut Claim> {
-        let claim = self.namenodes[nn].driver.claim.as_mut()?;
-        (claim.number == number).then_some(claim)
     }
 
     pub fn states(&self) -> [Option<HaState>; 2] {
