@@ -331,9 +331,23 @@ impl Actor {
             FaultClass::IdentityMismatch | FaultClass::IncorrectVersion | FaultClass::Forbidden => {
                 self.handle_refused(fault.to_string())
             }
-            FaultClass::Busy => self.pause_until = now.after_ms(fault.value.clamp(1, 10_000)),
-            _ => self.pause_until = now.after_ms(self.config.heartbeat_interval_ms.min(1_000)),
+            FaultClass::Busy => self.pause(now, fault.value.clamp(1, 10_000)),
+            _ => self.pause(now, self.config.heartbeat_interval_ms.min(1_000)),
         }
+    }
+
+    /// Nothing for a while; a handshake or registration that was on its way is made again then.
+    fn pause(&mut self, now: Tick, ms: u64) {
+        match self.phase {
+            Phase::Handshake {
+                in_flight: true, ..
+            } => self.handle_version_failed(now),
+            Phase::Register {
+                in_flight: true, ..
+            } => self.handle_register_failed(now),
+            _ => {}
+        }
+        self.pause_until = now.after_ms(ms);
     }
 
     /// A replica changed (A-36: every actor is told).
@@ -669,5 +683,166 @@ mod tests {
             panic!("a heartbeat at once");
         };
         assert_eq!(wants_report.len(), 2);
+    }
+
+    #[test]
+    fn a_registration_that_is_answered_with_a_fault_is_made_again_a12() {
+        for class in [FaultClass::Retry, FaultClass::Busy, FaultClass::Standby] {
+            let mut actor = actor();
+            actor.poll_output(Tick(0));
+            actor.handle_version(Tick(0));
+            assert_eq!(actor.poll_output(Tick(0)), Some(ActorOutput::SendRegister));
+            actor.handle_fault(Tick(0), &Fault::new(class, "not now").with_value(500));
+            let again = actor.poll_timeout().unwrap();
+            assert!(again <= Tick::from_ms(10_000), "{class:?}");
+            assert_eq!(actor.poll_output(again), Some(ActorOutput::SendRegister));
+        }
+    }
+
+    #[test]
+    fn a_refusal_ends_the_actor_for_good_a05_a08_a42() {
+        for class in [
+            FaultClass::IncorrectVersion,
+            FaultClass::IdentityMismatch,
+            FaultClass::Forbidden,
+        ] {
+            let mut actor = registered();
+            actor.push_change(Tick(0), received(1));
+            assert_eq!(actor.refusal(), None);
+            actor.handle_fault(Tick(0), &Fault::new(class, "other cluster"));
+            assert_eq!(actor.refusal(), Some("other cluster"));
+            actor.handle_disconnected(Tick(1));
+            actor.heartbeat_now(Tick(1));
+            assert_eq!(actor.poll_output(Tick::from_ms(1 << 40)), None);
+            assert_eq!(actor.poll_timeout(), None);
+        }
+    }
+
+    fn bad(id: u64) -> BadReplica {
+        BadReplica {
+            block: received(id).block,
+            datanode: DatanodeUuid(1),
+            storage: StorageUuid(1),
+        }
+    }
+
+    /// The next output that is no heartbeat.
+    fn notice(actor: &mut Actor, now: Tick) -> Option<ActorOutput> {
+        loop {
+            match actor.poll_output(now) {
+                Some(ActorOutput::SendHeartbeat { .. }) => actor.handle_heartbeat(None),
+                other => return other,
+            }
+        }
+    }
+
+    #[test]
+    fn bad_blocks_that_were_lost_are_told_again_and_refused_ones_are_not_a39_a40_t_d7() {
+        let mut actor = registered();
+        actor.push_bad(bad(1));
+        actor.push_bad(bad(1));
+        let told = |blocks: &[u64]| {
+            let blocks = blocks.iter().map(|id| bad(*id)).collect();
+            Some(ActorOutput::SendBadBlocks { blocks })
+        };
+        let mut now = Tick(1);
+        assert_eq!(notice(&mut actor, now), told(&[1]));
+        actor.push_bad(bad(2));
+        assert_eq!(notice(&mut actor, now), None, "one report at a time");
+        actor.handle_bad_blocks(now, Some(&Failure::Lost));
+        assert_eq!(notice(&mut actor, now), None, "not at once");
+        now = now.after_ms(1_000);
+        assert_eq!(notice(&mut actor, now), told(&[2, 1]));
+        let standby = Fault::new(FaultClass::Standby, "not active");
+        actor.handle_bad_blocks(now, Some(&Failure::Fault(&standby)));
+        now = now.after_ms(10_000);
+        assert_eq!(notice(&mut actor, now), None);
+        actor.push_bad(bad(3));
+        assert_eq!(notice(&mut actor, now), told(&[3]));
+        let retry = Fault::new(FaultClass::Retry, "starting");
+        actor.handle_bad_blocks(now, Some(&Failure::Fault(&retry)));
+        now = now.after_ms(1_000);
+        assert_eq!(notice(&mut actor, now), told(&[3]));
+        actor.handle_disconnected(now);
+        assert_eq!(notice(&mut actor, now), told(&[3]));
+        actor.handle_bad_blocks(now, None);
+        assert_eq!(notice(&mut actor, now), None);
+    }
+
+    #[test]
+    fn error_reports_are_told_until_answered_a41_t_d7() {
+        let mut actor = registered();
+        actor.push_error(3, "volume /a failed".into());
+        let told = Some(ActorOutput::SendErrorReport {
+            code: 3,
+            message: "volume /a failed".into(),
+        });
+        assert!(actor.has_last_words(Tick(1)));
+        assert_eq!(notice(&mut actor, Tick(1)), told);
+        actor.handle_error_report(Tick(1), Some(&Failure::Lost));
+        let later = Tick(1).after_ms(1_000);
+        assert_eq!(notice(&mut actor, later), told);
+        actor.handle_error_report(later, None);
+        assert_eq!(notice(&mut actor, later), None);
+        assert!(!actor.has_last_words(later));
+    }
+
+    #[test]
+    fn a_failed_copy_is_told_after_the_bad_replica_that_may_be_why() {
+        let mut actor = registered();
+        let block = received(1).block;
+        actor.push_failed_copy(block, DatanodeUuid(0));
+        actor.push_bad(bad(1));
+        let now = Tick(1);
+        assert!(matches!(
+            notice(&mut actor, now),
+            Some(ActorOutput::SendBadBlocks { .. })
+        ));
+        assert_eq!(notice(&mut actor, now), None);
+        actor.handle_bad_blocks(now, None);
+        assert_eq!(
+            notice(&mut actor, now),
+            Some(ActorOutput::SendTransferFailed {
+                block,
+                target: DatanodeUuid(0)
+            })
+        );
+    }
+
+    #[test]
+    fn a_report_is_scheduled_anew_for_every_storage_a32() {
+        let mut actor = registered();
+        let now = Tick(0);
+        for _ in 0..2 {
+            let Some(ActorOutput::SendHeartbeat { wants_report }) = actor.poll_output(now) else {
+                panic!("a heartbeat is due");
+            };
+            actor.handle_heartbeat(Some(wants_report[0]));
+            let Some(ActorOutput::SendReport { storage, .. }) = actor.poll_output(now) else {
+                panic!("the slot is used");
+            };
+            actor.handle_report_done(now, storage);
+        }
+        actor.poll_output(now);
+        actor.handle_heartbeat(None);
+        let now = Tick::from_ms(10);
+        actor.report_now(now);
+        let Some(ActorOutput::SendHeartbeat { wants_report }) = actor.poll_output(now) else {
+            panic!("at once");
+        };
+        assert_eq!(wants_report, [StorageUuid(1), StorageUuid(2)]);
+        // A storage whose volume failed owes nothing any more.
+        actor.set_storages([StorageUuid(2)].into());
+        actor.handle_heartbeat(Some(StorageUuid(1)));
+        assert_eq!(
+            actor.poll_output(now),
+            None,
+            "no report of a failed storage"
+        );
+        actor.heartbeat_now(now);
+        let Some(ActorOutput::SendHeartbeat { wants_report }) = actor.poll_output(now) else {
+            panic!("a heartbeat is due");
+        };
+        assert_eq!(wants_report, [StorageUuid(2)]);
     }
 }

@@ -170,6 +170,74 @@ async fn scenario(store: &Store, ledger: &Ledger) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// What pipeline recovery asks of a store: a copy that joins a pipeline, take-overs of open replicas, an append that is
+/// set up twice, a close that is done again.
+async fn pipelines(store: &Store, ledger: &Ledger) -> Result<(), StoreError> {
+    // A node that joins: TEMPORARY, then RBW, then a pipeline goes on.
+    for (n, copied, to) in [(1, 9000, 12_000), (2, 40_000, 50_001), (3, 0, 700)] {
+        note(ledger, n, |p| p.content = content(n, to));
+        let mut copy = store.create_temporary(id(n), gs(10), chunk(512)).await?;
+        send(&mut copy, &content(n, to), 0, copied).await?;
+        let joined = store
+            .convert_temporary(id(n), gs(10), copied as u64)
+            .await?;
+        note(ledger, n, |p| (p.flushed, p.synced) = (copied, copied));
+        joined.park().await?;
+        let mut writer = store
+            .recover_rbw(id(n), gs(10), gs(11), copied as u64, u64::MAX)
+            .await?;
+        write_on(ledger, &mut writer, n, copied + 300, "flush").await?;
+        let mut writer = store
+            .recover_rbw(id(n), gs(11), gs(12), copied as u64, u64::MAX)
+            .await?;
+        write_on(ledger, &mut writer, n, to, "").await?;
+        finish_on(ledger, writer, n, 12).await?;
+    }
+    // A close that is done again: of an open replica, then of the finished one.
+    for (n, length) in [(4, 5000), (5, 33_333)] {
+        let mut writer = create_on(ledger, store, n, content(n, length)).await?;
+        write_on(ledger, &mut writer, n, length, "flush").await?;
+        drop(writer);
+        for stamp in [11, 12] {
+            note(ledger, n, |p| p.busy = true);
+            let done = store
+                .recover_close(block(n, stamp - 1, length as u64), gs(stamp))
+                .await?;
+            assert_eq!(done, block(n, stamp, length as u64));
+            note(ledger, n, |p| {
+                (p.synced, p.finalized, p.busy) = (length, Some(stamp), false)
+            });
+        }
+    }
+    // An append that is set up, abandoned, and set up again.
+    for (n, length, to) in [(6, 4001, 6000), (7, 40_000, 45_001)] {
+        let data = content(n, to);
+        let mut writer = create_on(ledger, store, n, data[..length].to_vec()).await?;
+        write_on(ledger, &mut writer, n, length, "").await?;
+        finish_on(ledger, writer, n, 10).await?;
+        note(ledger, n, |p| {
+            (p.before, p.busy) = (Some(p.content.clone()), true);
+            p.content = data;
+        });
+        let known = block(n, 10, length as u64);
+        drop(store.append(known, gs(11), to as u64).await?);
+        let mut writer = store.recover_append(known, gs(12), to as u64).await?;
+        write_on(ledger, &mut writer, n, to - 100, "sync").await?;
+        write_on(ledger, &mut writer, n, to, "").await?;
+        finish_on(ledger, writer, n, 12).await?;
+    }
+    Ok(())
+}
+
+/// Which history is run.
+#[derive(Clone, Copy, Debug)]
+enum Course {
+    Everything,
+    Pipelines,
+}
+
+const COURSES: [Course; 2] = [Course::Everything, Course::Pipelines];
+
 /// What a client could have relied on is there; what is there is right.
 async fn check(
     disk: &TestDisk,
@@ -254,8 +322,15 @@ fn kinds() -> [StoreOptions; 2] {
     ]
 }
 
+fn courses() -> impl Iterator<Item = (Course, StoreOptions)> {
+    COURSES
+        .into_iter()
+        .flat_map(|course| kinds().map(|options| (course, options)))
+}
+
 /// Runs the scenario with a fault after so many operations. The disk, the promises, and whether it got through.
 fn run(
+    course: Course,
     options: StoreOptions,
     fault: Option<(u64, Fault)>,
 ) -> (TestDisk, BTreeMap<u64, Promise>, bool, u64) {
@@ -267,7 +342,10 @@ fn run(
             disk.inject(after, fault);
         }
         let ledger = Ledger::default();
-        let through = scenario(&store, &ledger).await.is_ok();
+        let through = match course {
+            Course::Everything => scenario(&store, &ledger).await.is_ok(),
+            Course::Pipelines => pipelines(&store, &ledger).await.is_ok(),
+        };
         let operations = disk.operations() - start;
         drop(store);
         (disk, ledger.into_inner(), through, operations)
@@ -278,12 +356,12 @@ fn run(
 /// torn at 512 B. P2, P4, P5, P6, P10.
 #[test]
 fn x6_crash_at_every_operation_with_any_unsynced_part() {
-    for options in kinds() {
-        let (_, _, through, operations) = run(options, None);
+    for (course, options) in courses() {
+        let (_, _, through, operations) = run(course, options, None);
         assert!(through && operations > 100, "{operations} operations");
         let mut cases = 0;
         for k in 0..operations {
-            let (disk, promises, through, _) = run(options, Some((k, Fault::Crash)));
+            let (disk, promises, through, _) = run(course, options, Some((k, Fault::Crash)));
             assert!(!through, "a crash is noticed");
             let pending = disk.unsynced();
             let masks: Vec<u64> = if pending <= 6 {
@@ -300,7 +378,10 @@ fn x6_crash_at_every_operation_with_any_unsynced_part() {
                 .map(Keep::Mask)
                 .chain((0..16).map(|seed| Keep::Torn(k * 100 + seed)));
             for keep in keeps {
-                let case = format!("small {}, operation {k}, {keep:?}", options.small_bytes);
+                let case = format!(
+                    "{course:?}, small {}, operation {k}, {keep:?}",
+                    options.small_bytes
+                );
                 block_on(check(
                     &disk.after_crash(keep),
                     options,
@@ -318,11 +399,14 @@ fn x6_crash_at_every_operation_with_any_unsynced_part() {
 /// kill -9 at every operation: what the kernel has completed is there, so hflush holds too (F-08).
 #[test]
 fn x6_death_of_the_process_keeps_what_was_flushed() {
-    for options in kinds() {
-        let (_, _, _, operations) = run(options, None);
+    for (course, options) in courses() {
+        let (_, _, _, operations) = run(course, options, None);
         for k in 0..operations {
-            let (disk, promises, ..) = run(options, Some((k, Fault::Crash)));
-            let case = format!("small {}, operation {k}, killed", options.small_bytes);
+            let (disk, promises, ..) = run(course, options, Some((k, Fault::Crash)));
+            let case = format!(
+                "{course:?}, small {}, operation {k}, killed",
+                options.small_bytes
+            );
             block_on(check(
                 &disk.after_crash(Keep::All),
                 options,
@@ -338,11 +422,11 @@ fn x6_death_of_the_process_keeps_what_was_flushed() {
 /// acknowledgement, no wrong state.
 #[test]
 fn x5_every_operation_fails_once() {
-    for options in kinds() {
-        let (_, _, _, operations) = run(options, None);
+    for (course, options) in courses() {
+        let (_, _, _, operations) = run(course, options, None);
         for k in 0..operations {
             for fault in [Fault::Error, Fault::Full] {
-                let (disk, promises, through, _) = run(options, Some((k, fault)));
+                let (disk, promises, through, _) = run(course, options, Some((k, fault)));
                 assert!(
                     !through || fault == Fault::Full,
                     "operation {k} failed and nobody said so"
@@ -354,7 +438,7 @@ fn x5_every_operation_fails_once() {
                     Keep::Torn(k + 1000),
                 ] {
                     let case = format!(
-                        "small {}, operation {k} {fault:?}, {keep:?}",
+                        "{course:?}, small {}, operation {k} {fault:?}, {keep:?}",
                         options.small_bytes
                     );
                     let alive = matches!(keep, Keep::All);
@@ -374,8 +458,8 @@ fn x5_every_operation_fails_once() {
 /// X5 at start: every operation of a start fails once; the next start finds everything.
 #[test]
 fn x5_every_operation_of_a_start_fails_once() {
-    for options in kinds() {
-        let (disk, promises, through, _) = run(options, None);
+    for (course, options) in courses() {
+        let (disk, promises, through, _) = run(course, options, None);
         assert!(through);
         let crashed = disk.after_crash(Keep::All);
         let mut k = 0;

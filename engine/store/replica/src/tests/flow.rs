@@ -4,6 +4,7 @@ use super::*;
 use crate::VerifyOutcome;
 use crate::testing::{Keep, block_on, poll_and_drop};
 use futures_util::future::join_all;
+use hadal_env::{Disk, File, OpenOptions};
 
 fn files_only() -> StoreOptions {
     StoreOptions {
@@ -459,4 +460,74 @@ fn a_dropped_deletion_can_be_repeated() {
             });
         }
     }
+}
+
+/// The bytes of a replica stand where the store says, in its own file, in a tail record and in a slot.
+#[test]
+fn a_replica_is_located() {
+    for (options, length) in [
+        (small(), 5000),
+        (small(), 100_000),
+        (
+            StoreOptions {
+                small_bytes: 0,
+                ..small()
+            },
+            300,
+        ),
+    ] {
+        let disk = TestDisk::default();
+        block_on(async {
+            let (store, _) = open(&disk, options).await;
+            let writer = store.create_rbw(id(2), gs(1), chunk(512)).await.unwrap();
+            assert_eq!(store.locate(id(2)), None, "only in memory");
+            drop(writer);
+            assert_eq!(store.locate(id(3)), None, "not here");
+            let data = content(1, length);
+            put(&store, 1, 1, &data, chunk(512)).await;
+            let (path, offset) = store.locate(id(1)).expect("on disk");
+            let file = disk
+                .open(&path, OpenOptions::write().direct())
+                .await
+                .unwrap();
+            let buf = disk.buf(8192).await;
+            let (read, buf) = file.read_at(buf, 0..8192, offset / 4096 * 4096).await;
+            read.unwrap();
+            let at = (offset % 4096) as usize;
+            assert_eq!(&buf.as_ref()[at..at + 300], &data[..300]);
+        });
+    }
+}
+
+/// A volume taken out of use takes its replicas with it, the other serves on.
+#[test]
+fn a_volume_can_be_taken_out_of_use() {
+    block_on(async {
+        let disk = TestDisk::default();
+        let (store, _) = ReplicaStore::open(
+            disk.clone(),
+            vec![volume(1), volume(2)],
+            identity(),
+            small(),
+        )
+        .await
+        .expect("opens");
+        for n in 1..=4 {
+            put(&store, n, 1, &content(n, 5000), chunk(512)).await;
+        }
+        store.fail_volume("/d1".as_ref(), "the record beside it failed");
+        let failed: Vec<Option<String>> = store
+            .volumes()
+            .into_iter()
+            .map(|volume| volume.failed)
+            .collect();
+        assert_eq!(
+            failed,
+            [Some("the record beside it failed".to_owned()), None]
+        );
+        assert_eq!(store.finalized(StorageUuid(1)), []);
+        assert_eq!(store.finalized(StorageUuid(2)).len(), 2);
+        put(&store, 5, 1, &content(5, 5000), chunk(512)).await;
+        assert_eq!(store.finalized(StorageUuid(2)).len(), 3);
+    });
 }

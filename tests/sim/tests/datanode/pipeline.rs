@@ -1,0 +1,223 @@
+//! Pipeline stages beside creation: append, recovery of an append, of a close, and nodes that join (E-21, T-R1).
+
+use crate::scene::{Plan, Scene, block, content};
+use hadal_proto::FaultClass;
+use hadal_proto::datanode::ChangeKind;
+use hadal_proto::frame::FrameKind;
+use hadal_proto::transfer::{Request, WriteStage};
+use hadal_types::{BlockPoolId, GenerationStamp, ReplicaState};
+use sim::Crash;
+
+fn gs(stamp: u64) -> GenerationStamp {
+    GenerationStamp(stamp)
+}
+
+#[track_caller]
+fn holds(scene: &Scene, nodes: &[usize], id: u64, stamp: u64, data: &[u8]) {
+    for node in nodes {
+        let replica = scene.replica(*node, id).expect("a replica");
+        assert_eq!(replica.block, block(id, stamp, data.len() as u64));
+        assert_eq!(replica.state, ReplicaState::Finalized);
+        assert!(
+            scene.read(*node, id).is_ok_and(|bytes| bytes == data),
+            "dn{} differs",
+            node + 1
+        );
+    }
+}
+
+/// F-10, T-R1 append: a finished block goes on under a new stamp from an unaligned length, on every node.
+#[test]
+fn f10_append_goes_on_from_an_unaligned_tail() {
+    for (length, more) in [
+        (1_535, 515),
+        (512, 1),
+        (40_000, 20_001),
+        (32_768, 100),
+        (0, 700),
+    ] {
+        let scene = Scene::ready(&Plan::new(2));
+        let data = content(3, length + more);
+        scene.put(block(1, 1, 0), &data[..length], &[0, 1]);
+        let stage = WriteStage::Append { old: gs(1) };
+        let writer = scene
+            .open(block(1, 2, length as u64), stage.clone(), &[0, 1])
+            .expect("set up");
+        assert_eq!(
+            scene.replica(0, 1).expect("here").state,
+            ReplicaState::Rbw,
+            "reopened"
+        );
+        let writer = scene
+            .send(writer, &data[..length + more / 2], length, FrameKind::Flush)
+            .expect("flushed");
+        for node in [0, 1] {
+            assert!(
+                scene
+                    .read(node, 1)
+                    .is_ok_and(|bytes| bytes == data[..length + more / 2]),
+                "flushed bytes are seen (T-P17)"
+            );
+        }
+        scene
+            .send(writer, &data, length + more / 2, FrameKind::Finish)
+            .map(|_| ())
+            .expect("written");
+        holds(&scene, &[0, 1], 1, 2, &data);
+        scene.until("told with the new stamp", |scene| {
+            ["dn1", "dn2"].iter().all(|node| {
+                scene.namenodes[0].told(node, block(1, 2, data.len() as u64), ChangeKind::Received)
+            })
+        });
+        // A repeated set-up is stale, and changes nothing.
+        let again = scene.open(block(1, 2, length as u64), stage, &[0, 1]);
+        assert_eq!(
+            again.err().map(|fault| fault.class),
+            Some(FaultClass::StaleReplica)
+        );
+        holds(&scene, &[0, 1], 1, 2, &data);
+    }
+}
+
+/// T-R1 append and recoverAppend by state: an open replica refuses a plain append and takes its recovery.
+#[test]
+fn t_r1_an_append_that_was_not_set_up_everywhere_is_set_up_again() {
+    let scene = Scene::ready(&Plan::new(2));
+    let data = content(3, 3_000);
+    scene.put(block(1, 1, 0), &data[..1_000], &[0, 1]);
+    // Only the first node was reached.
+    let stage = |old| WriteStage::Append { old: gs(old) };
+    let first = scene
+        .open(block(1, 2, 1_000), stage(1), &[0])
+        .expect("set up");
+    let plain = scene.open(block(1, 3, 1_000), stage(1), &[0, 1]);
+    assert_eq!(
+        plain.err().map(|fault| fault.class),
+        Some(FaultClass::StaleReplica)
+    );
+    let recovery = WriteStage::AppendRecovery { old: gs(1) };
+    let writer = scene
+        .open(block(1, 4, 1_000), recovery, &[0, 1])
+        .expect("set up again");
+    assert!(
+        scene.send(first, &data, 1_000, FrameKind::Finish).is_err(),
+        "the first writer is stopped"
+    );
+    scene
+        .send(writer, &data, 1_000, FrameKind::Finish)
+        .map(|_| ())
+        .expect("written");
+    holds(&scene, &[0, 1], 1, 4, &data);
+    let unknown = scene.open(block(9, 2, 0), stage(1), &[0]);
+    assert_eq!(
+        unknown.err().map(|fault| fault.class),
+        Some(FaultClass::NotFound)
+    );
+}
+
+/// E-21, T-R1 recoverClose: after a failed close the nodes left finalise under the new stamp, whatever they had done.
+#[test]
+fn e21_a_failed_close_is_done_again() {
+    let scene = Scene::ready(&Plan::new(3));
+    let data = content(3, 3_000);
+    let writer = scene
+        .open(block(1, 1, 0), WriteStage::Create, &[0, 1])
+        .expect("set up");
+    let writer = scene
+        .send(writer, &data, 0, FrameKind::Flush)
+        .expect("flushed");
+    drop(writer);
+    // Node 2 had finished already.
+    scene.put(block(1, 1, 0), &data, &[2]);
+    let stage = WriteStage::CloseRecovery {
+        old: gs(1),
+        length: 3_000,
+    };
+    scene
+        .open(block(1, 2, 3_000), stage.clone(), &[0, 2, 1])
+        .map(|_| ())
+        .expect("closed");
+    holds(&scene, &[0, 1, 2], 1, 2, &data);
+    // The length must fit, at every node.
+    let short = WriteStage::CloseRecovery {
+        old: gs(2),
+        length: 2_999,
+    };
+    let refused = scene.open(block(1, 3, 2_999), short, &[0, 1]);
+    assert_eq!(
+        refused.err().map(|fault| fault.class),
+        Some(FaultClass::StaleReplica)
+    );
+    scene.world.crash(scene.nodes[1], Crash::Process);
+    let lost = WriteStage::CloseRecovery {
+        old: gs(2),
+        length: 3_000,
+    };
+    let refused = scene.open(block(1, 3, 3_000), lost, &[0, 1]);
+    assert!(refused.is_err(), "the node behind is gone");
+}
+
+/// E-21, T-P8, T-P9: a node that joins gets the readable bytes of the open replica, also none of them and also past what
+/// the client knows to be acknowledged, and takes part from then on.
+#[test]
+fn e21_t_p8_t_p9_a_replacement_gets_the_bytes_and_joins() {
+    for (flushed, end) in [(1_535, 5_000), (0, 100), (40_000, 70_001)] {
+        let scene = Scene::ready(&Plan::new(3));
+        let data = content(9, end);
+        let writer = scene
+            .open(block(1, 1, 0), WriteStage::Create, &[0, 1])
+            .expect("set up");
+        let writer = if flushed > 0 {
+            scene
+                .send(writer, &data[..flushed], 0, FrameKind::Flush)
+                .expect("flushed")
+        } else {
+            writer
+        };
+        scene.world.crash(scene.nodes[1], Crash::Process);
+        drop(writer);
+        let request = Request::TransferReplica {
+            pool: BlockPoolId("BP-test".into()),
+            block: block(1, 1, flushed as u64),
+            targets: scene.targets(&[2]),
+            token: Default::default(),
+        };
+        scene.call(0, request).expect("copied");
+        let joined = scene.replica(2, 1).expect("here");
+        assert_eq!(joined.state, ReplicaState::Rbw);
+        assert_eq!(joined.block, block(1, 1, flushed as u64));
+        let stage = WriteStage::StreamingRecovery {
+            old: gs(1),
+            acked: (flushed / 2) as u64,
+        };
+        let writer = scene
+            .open(block(1, 2, flushed as u64), stage, &[0, 2])
+            .expect("the pipeline goes on");
+        scene
+            .send(writer, &data, flushed / 2, FrameKind::Finish)
+            .map(|_| ())
+            .expect("written");
+        holds(&scene, &[0, 2], 1, 2, &data);
+    }
+}
+
+/// E-12: a copy for a joining node that breaks off leaves nothing behind.
+#[test]
+fn e12_a_transfer_of_what_is_not_there_leaves_nothing() {
+    let scene = Scene::ready(&Plan::new(2));
+    scene.put(block(1, 5, 0), &content(1, 100), &[0]);
+    for (id, stamp, class) in [
+        (9, 1, FaultClass::NotFound),
+        (1, 4, FaultClass::StaleReplica),
+    ] {
+        let request = Request::TransferReplica {
+            pool: BlockPoolId("BP-test".into()),
+            block: block(id, stamp, 0),
+            targets: scene.targets(&[1]),
+            token: Default::default(),
+        };
+        let refused = scene.call(0, request);
+        assert_eq!(refused.err().map(|fault| fault.class), Some(class));
+    }
+    assert!(scene.replicas(1).is_empty());
+}
