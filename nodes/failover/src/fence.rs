@@ -1,8 +1,8 @@
 //! The order of a failover that an operator carries out when the active one may not answer (F-13): demote, else fence
 //! where that is required, else stop with an error; only then promote.
 //!
-//! `haadmin -failover` runs this. Between NameNodes that both answer it is one demotion and one promotion; fencing stays
-//! unused (T-A6, T-A15). With a quorum journal, safety never rests on it: the lease and the
+//! `haadmin -failover` runs this. Between NameNodes that both answer it is one hand-over, which the target's promotion
+//! only confirms; fencing stays unused (T-A6, T-A15). With a quorum journal, safety never rests on it: the lease and the
 //! epoch keep an unreachable old active from serving and from writing.
 
 use alloc::string::String;
@@ -85,6 +85,16 @@ pub enum FailoverError {
         /// Who.
         to: String,
         /// Why.
+        reason: String,
+    },
+    /// The active one answered, and the role is where it was.
+    #[error("{from} did not hand over to {to}: {reason}")]
+    Refused {
+        /// Who.
+        from: String,
+        /// Who was to follow.
+        to: String,
+        /// Its word.
         reason: String,
     },
     /// T-A16: the old active may still serve, so nobody was promoted.
@@ -170,7 +180,14 @@ impl Failover {
         };
     }
 
-    /// Whether the old active gave up. One that was no active one did.
+    /// The active one answered that the role stays, or came back, where it is: nobody is fenced for that.
+    pub fn handle_refused(&mut self, reason: String) {
+        assert_eq!(self.step, Step::Demote, "nobody asked");
+        let (from, to) = (self.plan.from.clone(), self.plan.to.clone());
+        self.step = Step::Done(Err(FailoverError::Refused { from, to, reason }));
+    }
+
+    /// Whether the old active gave up; an error when it could not be asked. One that was no active one did.
     pub fn handle_demoted(&mut self, outcome: Result<(), String>) {
         assert_eq!(self.step, Step::Demote, "nobody asked");
         self.step = match outcome {

@@ -224,3 +224,22 @@ fn the_same_node_twice_is_refused() {
         Err(FailoverError::Same { .. })
     ));
 }
+
+/// An active one that answers is not fenced: the role is where it was.
+#[test]
+fn t_a16_an_answer_of_the_active_ends_it() {
+    let mut failover = Failover::new(FailoverPlan {
+        fence_required: true,
+        ..plan()
+    });
+    failover.handle_ready(Ok(()));
+    failover.handle_refused("nn2 did not become active".into());
+    let Step::Done(Err(error)) = failover.step() else {
+        panic!("{:?}", failover.step());
+    };
+    assert!(
+        error
+            .to_string()
+            .starts_with("nn1 did not hand over to nn2")
+    );
+}

@@ -1,12 +1,13 @@
 //! `hadal haadmin`: who is active, and moving the role, in the words of Hadoop's HAAdmin.
 
-use super::{Operator, missing, unexpected};
+use super::{Operator, fence, missing, unexpected};
 use crate::cli::{Global, USAGE};
 use crate::console::Console;
 use anyhow::Result;
 use clap::Subcommand;
 use hadal_client::{ClientError, FaultClass};
 use hadal_daemon::config::Member;
+use hadal_failover::fence::{Failover, FailoverPlan, Step, fence_environment};
 use hadal_proto::admin::{NodeStatus, Request, Response};
 use hadal_types::HaState;
 use serde_json::json;
@@ -100,17 +101,28 @@ pub(crate) fn run(global: &Global, console: Arc<Console>, verb: Haadmin) -> Resu
                 forceactive,
                 from,
                 to,
-            } => match failover(operator, &from, &to, forcefence, forceactive).await? {
-                Ok(()) => {
-                    let words = format!("Failover from {from} to {to} successful");
-                    operator.console.line(words);
-                    Ok(0)
+            } => {
+                let words = format!("Failover from {from} to {to} successful");
+                let fence = &operator.config.fence;
+                let plan = FailoverPlan {
+                    from,
+                    to,
+                    fence_required: fence.required,
+                    fence_configured: !fence.command.is_empty(),
+                    force_fence: forcefence,
+                    force_active: forceactive,
+                };
+                match failover(operator, plan).await? {
+                    Ok(()) => {
+                        operator.console.line(words);
+                        Ok(0)
+                    }
+                    Err(reason) => {
+                        operator.console.error(format!("Failover failed: {reason}"));
+                        Ok(1)
+                    }
                 }
-                Err(reason) => {
-                    operator.console.error(format!("Failover failed: {reason}"));
-                    Ok(1)
-                }
-            },
+            }
             Haadmin::Other(_) => unreachable!("answered above"),
         }
     })
@@ -215,57 +227,88 @@ async fn transition(operator: &Operator, id: &str, to: HaState, force: bool) -> 
     }
 }
 
-/// The inner error is Hadoop's `FailoverFailedException`.
-async fn failover(
-    operator: &Operator,
-    from: &str,
-    to: &str,
-    force_fence: bool,
-    force_active: bool,
-) -> Result<Result<(), String>> {
-    let (source, target) = (operator.namenode(from)?, operator.namenode(to)?);
-    if from == to {
-        return Ok(Err("Can't failover a service to itself".into()));
+/// Runs the order of a failover: demote, else fence where that is required, else stop; only then promote. The inner
+/// error is Hadoop's `FailoverFailedException`.
+async fn failover(operator: &Operator, plan: FailoverPlan) -> Result<Result<(), String>> {
+    let (source, target) = (operator.namenode(&plan.from)?, operator.namenode(&plan.to)?);
+    let force_active = plan.force_active;
+    let mut failover = Failover::new(plan);
+    loop {
+        match failover.step().clone() {
+            Step::CheckTarget => failover.handle_ready(ready(operator, target).await?),
+            Step::Demote => demote(operator, &mut failover, source, target, force_active).await?,
+            Step::Fence => {
+                let fence = &operator.config.fence;
+                let words = format!("fencing {} by `{}'", source.id, fence.command);
+                operator.console.remark(words);
+                let (host, port) = (source.address.ip().to_string(), source.address.port());
+                let environment = fence_environment(&source.id, &host, port);
+                failover.handle_fenced(fence::run(fence, environment).await);
+            }
+            Step::Promote => failover.handle_promoted(promote(operator, target).await?),
+            Step::Restore => failover.handle_restored(promote(operator, source).await?),
+            Step::Done(outcome) => return Ok(outcome.map(drop).map_err(|it| it.to_string())),
+        }
     }
+}
+
+/// Whether the target could take over (T-A5).
+async fn ready(operator: &Operator, target: &Member) -> Result<Result<(), String>> {
     match operator.status(target).await.1 {
-        Err(reason) => {
-            return Ok(Err(format!(
-                "Unable to get service state for {to}: {reason}"
-            )));
+        Err(reason) => Ok(Err(reason)),
+        Ok(status) if status.state != HaState::Standby => {
+            Ok(Err(format!("it is {}", status.state)))
         }
-        Ok(status) if status.state == HaState::Standby => {}
-        Ok(status) => {
-            return Ok(Err(format!(
-                "Can't failover to an {} service",
-                status.state
-            )));
-        }
+        Ok(_) => Ok(health(operator, target).await?),
     }
-    if !force_active && let Err(reason) = health(operator, target).await? {
-        return Ok(Err(format!(
-            "Can't failover to an unhealthy service: {reason}"
-        )));
+}
+
+/// Lets the source hand over. One that is gone hands nothing over; one that is not active has nothing to.
+async fn demote(
+    operator: &Operator,
+    failover: &mut Failover,
+    source: &Member,
+    target: &Member,
+    force_active: bool,
+) -> Result<()> {
+    match operator.status(source).await.1 {
+        Ok(status) if status.state == HaState::Active => {}
+        Ok(_) => {
+            failover.handle_demoted(Ok(()));
+            return Ok(());
+        }
+        Err(reason) => {
+            let words = format!("{} does not hand over ({reason})", source.id);
+            operator.console.remark(words);
+            failover.handle_demoted(Err(reason));
+            return Ok(());
+        }
     }
     let hand_over = Request::Failover {
-        to: to.to_owned(),
-        force_fence,
+        to: target.id.clone(),
+        force_fence: false,
         force_active,
     };
-    let answer = match operator.ask_namenode(source, &hand_over).await {
-        // One that is gone hands nothing over: the other claims the role, and the journal fences the old one.
+    match operator.ask_namenode(source, &hand_over).await {
+        Ok(Response::Done) => failover.handle_demoted(Ok(())),
+        Ok(other) => return Err(unexpected(&other)),
         Err(error @ ClientError::Unreachable { .. }) => {
-            operator.console.remark(format!(
-                "{from} does not hand over ({error}); {to} is asked to take over"
-            ));
-            let take_over = Request::Transition {
-                to: HaState::Active,
-                force: force_active,
-            };
-            operator.ask_namenode(target, &take_over).await
+            failover.handle_demoted(Err(error.to_string()));
         }
-        answer => answer,
+        Err(error) if error.class() == Some(FaultClass::Unsupported) => return Err(error.into()),
+        Err(error) => failover.handle_refused(error.to_string()),
+    }
+    Ok(())
+}
+
+/// Makes it active, or finds it active. It stands for the lease in any case: force means only that an operator
+/// may ask although failover is automatic.
+async fn promote(operator: &Operator, member: &Member) -> Result<Result<(), String>> {
+    let request = Request::Transition {
+        to: HaState::Active,
+        force: true,
     };
-    match answer {
+    match operator.ask_namenode(member, &request).await {
         Ok(Response::Done) => Ok(Ok(())),
         Ok(other) => Err(unexpected(&other)),
         Err(error) if error.class() == Some(FaultClass::Unsupported) => Err(error.into()),

@@ -2,6 +2,7 @@
 
 pub(crate) mod debug;
 pub(crate) mod dfsadmin;
+mod fence;
 pub(crate) mod haadmin;
 mod report;
 
