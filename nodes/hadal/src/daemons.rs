@@ -9,7 +9,7 @@ use hadal_daemon::config::{Config, Member};
 use hadal_datanode::{DatanodeConfig, NamenodePeer};
 use hadal_env::Net;
 use hadal_journalnode::JournalnodeConfig;
-use hadal_namenode::{FormatOptions, JournalnodePeer, NamenodeConfig};
+use hadal_namenode::{FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig, NamenodePeer};
 use hadal_namesystem::NamesystemConfig;
 use hadal_quic::{Identity, QuicNet, TransportOptions};
 use hadal_shard::{ShardEnv, ShardOptions, run_on_this_thread, udp};
@@ -169,6 +169,16 @@ fn journalnode_peers(config: &Config) -> Vec<JournalnodePeer> {
     config.cluster.journalnodes.iter().map(peer).collect()
 }
 
+fn namenode_peers(config: &Config, id: &str) -> Vec<NamenodePeer> {
+    let others = config.cluster.namenodes.iter();
+    let others = others.filter(|member| member.id != id);
+    let peer = |member: &Member| NamenodePeer {
+        name: member.id.clone(),
+        address: member.address,
+    };
+    others.map(peer).collect()
+}
+
 fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
     let section = &config.namenode;
     one_shard("namenode", section.shards)?;
@@ -214,6 +224,11 @@ fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
         name: id.to_owned(),
         dir: section.dir.clone(),
         journalnodes: journalnode_peers(config),
+        peers: namenode_peers(config, id),
+        ha: HaSettings {
+            automatic: config.ha.automatic,
+            ..HaSettings::default()
+        },
         namesystem,
         blocks,
         groups: groups::lookup(&config.cluster.groups)?,
@@ -227,12 +242,6 @@ fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
 pub(crate) fn namenode(args: &DaemonArgs) -> Result<i32> {
     let config = load(args)?;
     let member = member(&config.cluster.namenodes, args.id.as_deref(), "namenode")?;
-    if config.cluster.namenodes.len() > 1 {
-        bail!(
-            "UnsupportedOperation: cluster.namenodes names {}: this version serves one NameNode",
-            config.cluster.namenodes.len()
-        );
-    }
     let settings = namenode_config(&config, &member.id)?;
     let identity = identity(&config, &member.id)?;
     run_daemon(

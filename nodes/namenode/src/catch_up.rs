@@ -69,14 +69,15 @@ pub(crate) async fn catch_up<E: Env>(
     }
 }
 
-enum Stop {
+/// Why a JournalNode is read no further.
+pub(crate) enum Stop {
     /// This JournalNode cannot help.
     Peer(String),
     /// Nobody can.
     Final(RunError),
 }
 
-fn applied<E: Env>(node: &Rc<Node<E>>) -> TxId {
+pub(crate) fn applied<E: Env>(node: &Rc<Node<E>>) -> TxId {
     node.namesystem
         .borrow()
         .as_ref()
@@ -129,7 +130,12 @@ async fn read_from<E: Env>(
     }
 }
 
-async fn ask<E: Env>(node: &Rc<Node<E>>, jn: usize, call: Call) -> Result<Response, Stop> {
+/// One call about this namespace.
+pub(crate) async fn ask<E: Env>(
+    node: &Rc<Node<E>>,
+    jn: usize,
+    call: Call,
+) -> Result<Response, Stop> {
     let namespace_id = node.config.namesystem.info.namespace_id;
     let request = Request { namespace_id, call };
     links::ask(node, jn, &request)
@@ -137,7 +143,8 @@ async fn ask<E: Env>(node: &Rc<Node<E>>, jn: usize, call: Call) -> Result<Respon
         .map_err(|fault| Stop::Peer(fault.message))
 }
 
-fn apply<E: Env>(
+/// Applies a run that continues the log; returns how many edits it held.
+pub(crate) fn apply<E: Env>(
     node: &Rc<Node<E>>,
     edits: Edits,
     digest: &mut LogDigest,

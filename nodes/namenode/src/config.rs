@@ -15,8 +15,38 @@ pub struct JournalnodePeer {
     pub address: SocketAddr,
 }
 
+/// Another NameNode of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamenodePeer {
+    /// Node id, the name in its certificate.
+    pub name: String,
+    /// Its QUIC address.
+    pub address: SocketAddr,
+}
+
 /// The groups of a user: from the `cluster.groups` file, or else the operating system.
 pub type GroupLookup = Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>;
+
+/// Who is active, and for how long without a word.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HaSettings {
+    /// Stand for election without an operator (`ha.automatic`).
+    pub automatic: bool,
+    /// How long a lease lasts, as the JournalNodes count it.
+    pub lease_ttl_ms: u32,
+    /// Between two renewals.
+    pub renew_interval_ms: u64,
+}
+
+impl Default for HaSettings {
+    fn default() -> Self {
+        Self {
+            automatic: true,
+            lease_ttl_ms: 600,
+            renew_interval_ms: 150,
+        }
+    }
+}
 
 /// Settings of a NameNode.
 #[derive(Clone)]
@@ -27,6 +57,10 @@ pub struct NamenodeConfig {
     pub dir: PathBuf,
     /// All JournalNodes.
     pub journalnodes: Vec<JournalnodePeer>,
+    /// The other NameNodes; empty for one that serves alone.
+    pub peers: Vec<NamenodePeer>,
+    /// The election.
+    pub ha: HaSettings,
     /// Namespace settings; identity, name and software are filled in at start.
     pub namesystem: NamesystemConfig,
     /// Block settings.

@@ -65,3 +65,31 @@ pub(crate) async fn write<D: Disk>(
     record.store(&encode(info)).await?;
     Ok(())
 }
+
+/// Counts this start and returns the new count, durable at return: the terms of an election never repeat (protocols.md
+/// section 2). A damaged count starts again from the clock, which is far above any count.
+pub(crate) async fn count_start<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    wall_ms: u64,
+) -> Result<u64, RunError> {
+    let path = dir.join("starts");
+    let (mut record, contents) = Record::open(disk, &path).await?;
+    let before = match contents {
+        Contents::Empty => Some(0),
+        Contents::Present { payload, .. } => {
+            let bytes: Option<[u8; 8]> = payload.as_ref().try_into().ok();
+            bytes.map(u64::from_le_bytes)
+        }
+        Contents::Unreadable => None,
+    };
+    let count = match before {
+        Some(before) => before + 1,
+        None => {
+            record = Record::recreate(disk, &path).await?;
+            (wall_ms >> 10) & u64::from(u32::MAX >> 1)
+        }
+    };
+    record.store(&count.to_le_bytes()).await?;
+    Ok(count)
+}

@@ -1,6 +1,7 @@
 //! The NameNode daemon: the namesystem's mind on the quorum journal, the image store and the network.
 //!
-//! One task, the *life*, claims the journal, catches up, serves, and starts over when it lost the role. All other
+//! One task, the *life*, follows the journal as a standby, claims it when the election wants so, catches up, serves, and
+//! starts over when it lost the role. All other
 //! tasks only hand requests in and answers out; [`node::Node::turn`] is the one place where the namesystem, the
 //! journal writer and the world meet.
 #![forbid(unsafe_code)]
@@ -8,15 +9,18 @@
 mod catch_up;
 mod checkpoint;
 mod config;
+mod election;
 mod error;
 mod format;
 mod identity;
 mod life;
 mod links;
 mod node;
+mod peers;
 mod serve;
+mod tail;
 
-pub use config::{GroupLookup, JournalnodePeer, NamenodeConfig};
+pub use config::{GroupLookup, HaSettings, JournalnodePeer, NamenodeConfig, NamenodePeer};
 pub use error::{FormatError, RunError};
 pub use format::{FormatOptions, format};
 pub use life::run;

@@ -1,23 +1,32 @@
-//! A NameNode's life: load, claim, catch up, serve; and again when the role is lost.
+//! A NameNode's life: load, stand by, claim, catch up, serve; and again when the role is lost.
 
 use crate::catch_up::catch_up;
 use crate::checkpoint;
 use crate::config::NamenodeConfig;
+use crate::election::{self, Order};
 use crate::error::RunError;
 use crate::identity;
 use crate::links;
 use crate::node::Node;
+use crate::peers;
 use crate::serve;
+use crate::tail;
 use futures_util::future::{Either, select};
 use hadal_env::Env;
+use hadal_failover::{Controller, ControllerConfig};
 use hadal_proto::qjournal::{CommitMark, LogDigest};
 use hadal_qjournal::writer::{Event, Writer, WriterConfig};
-use hadal_types::{Epoch, Tick};
+use hadal_types::{Epoch, NamespaceInfo, Tick};
 use std::pin::pin;
 use std::rc::Rc;
 
-/// Between two claims.
-const CLAIM_WAIT_MS: u64 = 500;
+/// How a term of office ended.
+enum Left {
+    /// The tree is what the journal says: the NameNode goes on as a standby from here.
+    Clean,
+    /// The tree may hold edits that are not committed: it is dropped and loaded again (protocols.md section 0).
+    Dirty,
+}
 
 /// Runs a NameNode until the process ends.
 ///
@@ -31,30 +40,53 @@ pub async fn run<E: Env>(env: E, mut config: NamenodeConfig) -> Result<(), RunEr
         .ok_or_else(|| RunError::NotFormatted {
             dir: config.dir.display().to_string(),
         })?;
+    let starts = identity::count_start(&disk, &config.dir, env.wall_ms()).await?;
     config.namesystem.info = info.clone();
     config.namesystem.name.clone_from(&config.name);
     config.namesystem.software.clone_from(&config.software);
-    let names = config
-        .journalnodes
-        .iter()
-        .map(|peer| peer.name.clone())
-        .collect();
+    let controller = controller(&env, &config, &info, starts);
+    let names = journalnode_names(&config);
     let writer = Writer::new(WriterConfig::new(names), info, env.random_u64());
-    let node = Rc::new(Node::new(env.clone(), config, writer));
+    let node = Rc::new(Node::new(env.clone(), config, writer, controller));
     for jn in 0..node.links.len() {
         env.spawn("namenode journal link", links::run(Rc::clone(&node), jn));
+    }
+    for peer in 0..node.peers.len() {
+        env.spawn("namenode peer link", peers::run(Rc::clone(&node), peer));
     }
     env.spawn(
         "namenode accept",
         serve::accept_connections(Rc::clone(&node)),
     );
+    env.spawn("namenode health", election::probe(Rc::clone(&node)));
     loop {
-        let digest = load(&node).await?;
-        let (epoch, end) = claim(&node).await;
-        drive(&node, catch_up(&node, digest, end)).await?;
-        begin(&node, epoch, end);
-        serve_until_lost(&node).await;
+        let mut digest = load(&node).await?;
+        while let Left::Clean = term(&node, &mut digest).await? {}
+        *node.namesystem.borrow_mut() = None;
     }
+}
+
+fn journalnode_names(config: &NamenodeConfig) -> Vec<String> {
+    let names = config.journalnodes.iter();
+    names.map(|peer| peer.name.clone()).collect()
+}
+
+fn controller<E: Env>(
+    env: &E,
+    config: &NamenodeConfig,
+    info: &NamespaceInfo,
+    starts: u64,
+) -> Controller {
+    let peers = config.peers.iter().map(|peer| peer.name.clone()).collect();
+    let settings = ControllerConfig {
+        namespace_id: info.namespace_id,
+        starts,
+        automatic: config.ha.automatic,
+        lease_ttl_ms: config.ha.lease_ttl_ms,
+        renew_interval_ms: config.ha.renew_interval_ms,
+        ..ControllerConfig::new(config.name.clone(), peers, journalnode_names(config))
+    };
+    Controller::new(settings, env.random_u64(), env.now())
 }
 
 /// Takes the newest image, or an empty namespace; returns the journal's digest at its end.
@@ -66,34 +98,111 @@ async fn load<E: Env>(node: &Rc<Node<E>>) -> Result<LogDigest, RunError> {
     Ok(digest)
 }
 
-/// Claims the journal until a claim holds.
-async fn claim<E: Env>(node: &Rc<Node<E>>) -> (Epoch, CommitMark) {
-    loop {
-        node.events.borrow_mut().clear();
-        node.writer.borrow_mut().start_claim(node.env.now());
-        let outcome = drive(
-            node,
-            next_event(node, |event| match event {
-                Event::Recovered { epoch, end } => Some(Ok((epoch, end))),
-                Event::ClaimFailed { error } => Some(Err(error)),
-                _ => None,
-            }),
-        )
-        .await;
-        match outcome {
-            Ok(recovered) => return recovered,
-            Err(error) => {
-                tracing::warn!("claiming the journal: {error}");
-                node.writer.borrow_mut().resign();
-                let wait = CLAIM_WAIT_MS / 2 + node.env.random_u64() % CLAIM_WAIT_MS;
-                drive(node, node.env.sleep_until(node.env.now().after_ms(wait))).await;
+/// One stretch as a standby and, when the lease is won, the term of office that follows.
+async fn term<E: Env>(node: &Rc<Node<E>>, digest: &mut LogDigest) -> Result<Left, RunError> {
+    stand_by(node, digest).await?;
+    let Some((epoch, end)) = claim(node).await else {
+        return Ok(Left::Clean);
+    };
+    let caught_up = {
+        let catching_up = pin!(catch_up(node, digest, end));
+        let ordered = pin!(stop_order(node));
+        match drive(node, select(catching_up, ordered)).await {
+            Either::Left((outcome, _)) => {
+                outcome?;
+                None
             }
+            Either::Right((reason, _)) => Some(reason),
+        }
+    };
+    if let Some(reason) = caught_up {
+        tracing::warn!("claim of epoch {epoch} given up while catching up: {reason}");
+        give_up_claim(node);
+        return Ok(Left::Clean);
+    }
+    if !begin(node, epoch, end) {
+        return Ok(leave(node));
+    }
+    let left = serve_until_left(node).await;
+    if let Left::Clean = left {
+        *digest = node.digest();
+    }
+    Ok(left)
+}
+
+/// Follows the journal until the controller wants the role taken.
+async fn stand_by<E: Env>(node: &Rc<Node<E>>, digest: &mut LogDigest) -> Result<(), RunError> {
+    loop {
+        let order = {
+            let following = pin!(tail::follow(node, digest));
+            let ordered = pin!(next_order(node));
+            match drive(node, select(following, ordered)).await {
+                Either::Left((error, _)) => return Err(error),
+                Either::Right((order, _)) => order,
+            }
+        };
+        match order {
+            Order::Claim => return Ok(()),
+            // Nothing is given up: it did not serve.
+            Order::StepDown(_) | Order::HandOver { .. } => {
+                let mut controller = node.controller.borrow_mut();
+                controller.handle_resigned(node.env.now());
+            }
+            // Observers are refused where they are asked for.
+            Order::Follow(_) => {}
         }
     }
 }
 
-fn begin<E: Env>(node: &Rc<Node<E>>, epoch: Epoch, end: CommitMark) {
+/// Claims the journal; `None` when the claim failed or the lease was lost meanwhile.
+async fn claim<E: Env>(node: &Rc<Node<E>>) -> Option<(Epoch, CommitMark)> {
+    node.events.borrow_mut().clear();
+    node.writer.borrow_mut().start_claim(node.env.now());
+    let outcome = {
+        let claimed = pin!(next_event(node, |event| match event {
+            Event::Recovered { epoch, end } => Some(Ok((epoch, end))),
+            Event::ClaimFailed { error } => Some(Err(error)),
+            _ => None,
+        }));
+        let ordered = pin!(stop_order(node));
+        match drive(node, select(claimed, ordered)).await {
+            Either::Left((outcome, _)) => Ok(outcome),
+            Either::Right((reason, _)) => Err(reason),
+        }
+    };
+    match outcome {
+        Ok(Ok((epoch, end))) => {
+            let mut controller = node.controller.borrow_mut();
+            controller.handle_claimed(node.env.now(), epoch);
+            Some((epoch, end))
+        }
+        Ok(Err(error)) => {
+            tracing::warn!("claiming the journal: {error}");
+            node.writer.borrow_mut().resign();
+            let mut controller = node.controller.borrow_mut();
+            controller.handle_claim_failed(node.env.now(), &error.to_string());
+            None
+        }
+        Err(reason) => {
+            tracing::warn!("claim given up: {reason}");
+            give_up_claim(node);
+            None
+        }
+    }
+}
+
+fn give_up_claim<E: Env>(node: &Rc<Node<E>>) {
+    node.writer.borrow_mut().resign();
+    let mut controller = node.controller.borrow_mut();
+    controller.handle_resigned(node.env.now());
+}
+
+/// Takes the role; `false` when the lease lapsed in the last moment.
+fn begin<E: Env>(node: &Rc<Node<E>>, epoch: Epoch, end: CommitMark) -> bool {
     let now = node.env.now();
+    if !node.controller.borrow_mut().handle_serving(now, epoch) {
+        return false;
+    }
     node.start_log(end.digest);
     node.writer
         .borrow_mut()
@@ -103,60 +212,159 @@ fn begin<E: Env>(node: &Rc<Node<E>>, epoch: Epoch, end: CommitMark) {
     let namesystem = slot.as_mut().expect("loaded before it serves");
     namesystem.become_active(now, node.env.wall_ms(), epoch, end.txid.next());
     tracing::info!("active in epoch {epoch} from txid {}", end.txid.next());
+    true
 }
 
-/// Serves until a newer writer exists or the journal cannot go on. The tree is dropped: it may hold edits that
-/// are not committed (protocols.md section 0).
-async fn serve_until_lost<E: Env>(node: &Rc<Node<E>>) {
+/// Why a term of office ends.
+enum End {
+    /// The journal or the lease is lost.
+    Lost(String),
+    /// The role is handed over.
+    HandOver { to: String, reason: String },
+}
+
+/// Serves until a newer writer exists, the journal cannot go on, the lease is lost or the role is handed over.
+async fn serve_until_left<E: Env>(node: &Rc<Node<E>>) -> Left {
     node.kick();
-    let reason = drive(
-        node,
-        next_event(node, |event| match event {
-            Event::Fenced { by } => Some(format!("a newer writer holds epoch {by}")),
-            Event::QuorumFailed { reasons } => {
-                let reasons: Vec<String> = reasons
-                    .into_iter()
-                    .map(|(name, reason)| format!("{name}: {reason}"))
-                    .collect();
-                Some(format!(
-                    "too many JournalNodes refuse: {}",
-                    reasons.join("; ")
-                ))
+    let end = serve_until_ordered(node).await;
+    if let End::HandOver { to, reason } = &end {
+        tracing::info!("handing the active role over to {to}: {reason}");
+        node.handing_over.set(true);
+        let finished = {
+            let quiet = pin!(all_committed(node));
+            let stopped = pin!(stop_order(node));
+            let lost = pin!(journal_lost(node));
+            match drive(node, select(quiet, select(stopped, lost))).await {
+                Either::Left(_) => None,
+                Either::Right((Either::Left((reason, _)) | Either::Right((reason, _)), _)) => {
+                    Some(reason)
+                }
             }
-            Event::QuorumSlow { silent } => {
-                tracing::error!(
-                    "no majority of JournalNodes answers, waiting for {}",
-                    silent.join(", ")
-                );
-                *node.silent.borrow_mut() = Some(silent);
-                node.fail_waiting_calls();
-                None
+        };
+        if let Some(reason) = finished {
+            tracing::error!("the hand-over to {to} was cut short: {reason}");
+        }
+    }
+    if let End::Lost(reason) = &end {
+        tracing::error!("lost the active role: {reason}");
+    }
+    leave(node)
+}
+
+async fn serve_until_ordered<E: Env>(node: &Rc<Node<E>>) -> End {
+    loop {
+        let next = {
+            let lost = pin!(journal_lost(node));
+            let ordered = pin!(next_order(node));
+            match drive(node, select(lost, ordered)).await {
+                Either::Left((reason, _)) => return End::Lost(reason),
+                Either::Right((order, _)) => order,
             }
-            Event::QuorumBack => {
-                tracing::info!("a majority of JournalNodes answers again");
-                *node.silent.borrow_mut() = None;
-                None
-            }
-            Event::SegmentStarted { first } => {
-                tracing::info!("journal segment {first} started");
-                None
-            }
-            Event::Recovered { .. }
-            | Event::ClaimFailed { .. }
-            | Event::Committed { .. }
-            | Event::Finished { .. } => None,
-        }),
-    )
-    .await;
-    tracing::error!("lost the active role: {reason}; loading the namespace again");
+        };
+        match next {
+            Order::StepDown(reason) => return End::Lost(reason.to_string()),
+            Order::HandOver { to, reason } => return End::HandOver { to, reason },
+            // It has the role already, or is asked to follow before it left it.
+            Order::Claim | Order::Follow(_) => {}
+        }
+    }
+}
+
+/// Resolves with the reason when the journal takes no more edits from this writer.
+async fn journal_lost<E: Env>(node: &Rc<Node<E>>) -> String {
+    next_event(node, |event| match event {
+        Event::Fenced { by } => Some(format!("a newer writer holds epoch {by}")),
+        Event::QuorumFailed { reasons } => {
+            let reasons: Vec<String> = reasons
+                .into_iter()
+                .map(|(name, reason)| format!("{name}: {reason}"))
+                .collect();
+            Some(format!(
+                "too many JournalNodes refuse: {}",
+                reasons.join("; ")
+            ))
+        }
+        Event::QuorumSlow { silent } => {
+            tracing::error!(
+                "no majority of JournalNodes answers, waiting for {}",
+                silent.join(", ")
+            );
+            *node.silent.borrow_mut() = Some(silent);
+            node.fail_waiting_calls();
+            None
+        }
+        Event::QuorumBack => {
+            tracing::info!("a majority of JournalNodes answers again");
+            *node.silent.borrow_mut() = None;
+            None
+        }
+        Event::SegmentStarted { first } => {
+            tracing::info!("journal segment {first} started");
+            None
+        }
+        Event::Recovered { .. } | Event::ClaimFailed { .. } | Event::Committed { .. } => None,
+    })
+    .await
+}
+
+/// Resolves once everything accepted is committed.
+async fn all_committed<E: Env>(node: &Rc<Node<E>>) {
+    loop {
+        let mark = node.committed.mark();
+        let done = node
+            .namesystem
+            .borrow()
+            .as_ref()
+            .is_none_or(|namesystem| namesystem.committed() >= namesystem.applied());
+        if done {
+            return;
+        }
+        node.committed.changed(mark).await;
+    }
+}
+
+/// Leaves the active role.
+fn leave<E: Env>(node: &Rc<Node<E>>) -> Left {
     *node.silent.borrow_mut() = None;
     node.writer.borrow_mut().resign();
-    if let Some(namesystem) = node.namesystem.borrow_mut().as_mut() {
-        // The tree is dropped and loaded again in any case.
-        let _ = namesystem.become_standby(node.env.now());
-    }
+    let dirty = node
+        .namesystem
+        .borrow_mut()
+        .as_mut()
+        .is_some_and(|namesystem| namesystem.become_standby(node.env.now()));
+    let now = node.env.now();
+    node.controller.borrow_mut().handle_resigned(now);
     node.turn();
-    *node.namesystem.borrow_mut() = None;
+    node.handing_over.set(false);
+    if dirty {
+        tracing::warn!("edits were applied that may not be committed: loading the namespace again");
+        Left::Dirty
+    } else {
+        Left::Clean
+    }
+}
+
+/// Waits for an order of the controller.
+async fn next_order<E: Env>(node: &Rc<Node<E>>) -> Order {
+    loop {
+        let mark = node.wake.mark();
+        let order = node.orders.borrow_mut().pop_front();
+        if let Some(order) = order {
+            return order;
+        }
+        node.wake.changed(mark).await;
+    }
+}
+
+/// Waits for an order that ends a claim or a hand-over, and says why.
+async fn stop_order<E: Env>(node: &Rc<Node<E>>) -> String {
+    loop {
+        match next_order(node).await {
+            Order::StepDown(reason) => return reason.to_string(),
+            Order::HandOver { to, .. } => return format!("the role goes to {to}"),
+            Order::Claim | Order::Follow(_) => {}
+        }
+    }
 }
 
 /// Waits for an event that `choose` takes.
@@ -177,7 +385,7 @@ async fn next_event<E: Env, T>(
     }
 }
 
-/// Runs `future` while taking turns and keeping the timers of namesystem and writer.
+/// Runs `future` while taking turns and keeping the timers of namesystem, writer and controller.
 async fn drive<E: Env, T>(node: &Rc<Node<E>>, future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     loop {
@@ -208,8 +416,9 @@ fn timeout<E: Env>(node: &Rc<Node<E>>) -> Tick {
         .as_ref()
         .and_then(hadal_namesystem::Namesystem::poll_timeout);
     let writer = node.writer.borrow().poll_timeout();
+    let controller = Some(node.controller.borrow().poll_timeout());
     // A minute bounds the sleep: a wall-clock jump or a missed wake-up never stops the life.
-    [namesystem, writer]
+    [namesystem, writer, controller]
         .into_iter()
         .flatten()
         .min()
@@ -219,6 +428,12 @@ fn timeout<E: Env>(node: &Rc<Node<E>>) -> Tick {
 
 fn fire<E: Env>(node: &Rc<Node<E>>, now: Tick) {
     let wall_ms = node.env.wall_ms();
+    // The lease first: whoever lost it must not act on its other timers.
+    let mut controller = node.controller.borrow_mut();
+    if controller.poll_timeout() <= now {
+        controller.handle_timeout(now);
+    }
+    drop(controller);
     if let Some(namesystem) = node.namesystem.borrow_mut().as_mut()
         && namesystem.poll_timeout().is_some_and(|at| at <= now)
     {

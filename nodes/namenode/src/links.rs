@@ -4,13 +4,14 @@ use crate::node::{NetConn, Node};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use hadal_daemon::Notify;
-use hadal_env::{Env, Expect, Net};
+use hadal_env::{Env, Expect, Net, NetError};
+use hadal_proto::election::ElectionProtocol;
 use hadal_proto::frame::FrameKind;
 use hadal_proto::qjournal::{BatchHead, JournalStream, QjournalProtocol, Request, Response};
 use hadal_proto::{Fault, FaultClass, Protocol, encode};
 use hadal_qjournal::writer::{Jn, RequestId, StreamId};
 use hadal_quic::{AckReceiver, AppendSender, CallClient, CallError, open_append};
-use hadal_types::Role;
+use hadal_types::{Role, Tick};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -31,6 +32,7 @@ pub(crate) struct StreamQueue {
 pub(crate) struct Link<E: Env> {
     conn: RefCell<Option<NetConn<E>>>,
     client: RefCell<Option<CallClient<QjournalProtocol>>>,
+    election: RefCell<Option<CallClient<ElectionProtocol>>>,
     stream: RefCell<Option<(StreamId, Rc<StreamQueue>)>>,
 }
 
@@ -39,6 +41,7 @@ impl<E: Env> Link<E> {
         Self {
             conn: RefCell::new(None),
             client: RefCell::new(None),
+            election: RefCell::new(None),
             stream: RefCell::new(None),
         }
     }
@@ -67,30 +70,50 @@ impl<E: Env> Link<E> {
     pub(crate) fn client(&self) -> Option<CallClient<QjournalProtocol>> {
         self.client.borrow().clone()
     }
+
+    /// The call stream of the election, which a long answer about the journal never holds up.
+    pub(crate) fn election(&self) -> Option<CallClient<ElectionProtocol>> {
+        self.election.borrow().clone()
+    }
+}
+
+/// A connection with both call streams, and what ends them.
+async fn open<E: Env>(
+    node: &Rc<Node<E>>,
+    jn: Jn,
+) -> Result<(NetConn<E>, impl Future<Output = NetError>), NetError> {
+    let peer = &node.config.journalnodes[jn];
+    let expect = Expect::node(Role::Journalnode, peer.name.clone());
+    let conn = node.env.net().connect(peer.address, &expect).await?;
+    let (client, driver) = CallClient::open(&conn).await?;
+    let (election, election_driver) = CallClient::open(&conn).await?;
+    *node.links[jn].client.borrow_mut() = Some(client);
+    *node.links[jn].election.borrow_mut() = Some(election);
+    let ended = async move {
+        match select(pin!(driver), pin!(election_driver)).await {
+            Either::Left((error, _)) | Either::Right((error, _)) => error,
+        }
+    };
+    Ok((conn, ended))
 }
 
 /// Keeps a connection to JournalNode `jn` for ever.
 pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, jn: Jn) {
     let peer = node.config.journalnodes[jn].clone();
-    let expect = Expect::node(Role::Journalnode, peer.name.clone());
     let mut quiet = false;
     loop {
-        let opened = match node.env.net().connect(peer.address, &expect).await {
-            Ok(conn) => CallClient::open(&conn).await.map(|opened| (conn, opened)),
-            Err(error) => Err(error),
-        };
-        match opened {
-            Ok((conn, (client, driver))) => {
+        match open(&node, jn).await {
+            Ok((conn, ended)) => {
                 quiet = false;
                 *node.links[jn].conn.borrow_mut() = Some(conn);
-                *node.links[jn].client.borrow_mut() = Some(client);
                 node.writer
                     .borrow_mut()
                     .handle_connected(node.env.now(), jn);
                 node.kick();
-                let error = driver.await;
+                let error = ended.await;
                 tracing::warn!("lost JournalNode {}: {error}", peer.name);
                 *node.links[jn].client.borrow_mut() = None;
+                *node.links[jn].election.borrow_mut() = None;
                 *node.links[jn].conn.borrow_mut() = None;
                 if let Some((_, queue)) = node.links[jn].stream.borrow_mut().take() {
                     queue.closed.set(true);
@@ -126,6 +149,18 @@ pub(crate) async fn call<E: Env>(node: Rc<Node<E>>, jn: Jn, id: RequestId, reque
         .borrow_mut()
         .handle_reply(node.env.now(), jn, id, outcome);
     node.kick();
+}
+
+/// What `future` gives by `deadline`; `None` when that is too late.
+pub(crate) async fn in_time<E: Env, T>(
+    env: &E,
+    deadline: Tick,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    match select(pin!(future), pin!(env.sleep_until(deadline))).await {
+        Either::Left((value, _)) => Some(value),
+        Either::Right(_) => None,
+    }
 }
 
 /// One call to a JournalNode.

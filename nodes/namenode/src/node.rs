@@ -1,22 +1,26 @@
 //! The state all tasks of a NameNode share, and the turn in which namesystem, journal and world meet.
 
 use crate::config::NamenodeConfig;
+use crate::election::{self, Order};
 use crate::links::{self, Link};
+use crate::peers::Peer;
 use bytes::Bytes;
 use hadal_blocks::BlockEvent;
 use hadal_daemon::Notify;
 use hadal_env::{Env, Net, Seam};
+use hadal_failover::{CommandId, Controller};
 use hadal_namesystem::{
     Answer, Caller, Event as NamesystemEvent, Namesystem, Output as NamesystemOutput, View,
 };
 use hadal_proto::admin::{self, AdminProtocol, JournalLag};
 use hadal_proto::client::{ClientCall, ClientProtocol};
 use hadal_proto::datanode::{self, DatanodeProtocol};
-use hadal_proto::qjournal::LogDigest;
+use hadal_proto::ha::{HaProtocol, Health};
+use hadal_proto::qjournal::{Call, LogDigest};
 use hadal_proto::{Fault, FaultClass};
 use hadal_qjournal::writer::{AppendError, EditBatch, Event, Output, Writer};
 use hadal_quic::Responder;
-use hadal_types::{Principal, TxId};
+use hadal_types::{HaState, Principal, TxId};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -31,13 +35,27 @@ pub(crate) enum Waiting {
     Admin(Responder<AdminProtocol>),
 }
 
+/// Whom the outcome of a role change goes to.
+pub(crate) enum Ordering {
+    Operator(Responder<AdminProtocol>),
+    Peer(Responder<HaProtocol>),
+}
+
 /// Everything the tasks of one NameNode share. One shard: no locks.
 pub(crate) struct Node<E: Env> {
     pub(crate) env: E,
     pub(crate) config: NamenodeConfig,
     pub(crate) namesystem: RefCell<Option<Namesystem>>,
     pub(crate) writer: RefCell<Writer>,
+    pub(crate) controller: RefCell<Controller>,
     pub(crate) links: Vec<Link<E>>,
+    pub(crate) peers: Vec<Peer<E>>,
+    /// What the controller ordered and the life has not carried out.
+    pub(crate) orders: RefCell<VecDeque<Order>>,
+    /// Role changes under way.
+    pub(crate) commands: RefCell<BTreeMap<CommandId, Ordering>>,
+    /// The active role is being handed over: what was accepted is finished, nothing is accepted.
+    pub(crate) handing_over: Cell<bool>,
     /// Wakes the life.
     pub(crate) wake: Notify,
     /// What the journal writer told and the life has not looked at.
@@ -49,6 +67,7 @@ pub(crate) struct Node<E: Env> {
     pub(crate) committed: Notify,
     waiting: RefCell<BTreeMap<u64, Waiting>>,
     next_ticket: Cell<u64>,
+    pub(crate) next_command: Cell<u64>,
     /// Encoded edits that wait for a place among the batches in flight.
     edits: RefCell<VecDeque<(TxId, Bytes)>>,
     /// Last txid of each batch in flight.
@@ -57,14 +76,25 @@ pub(crate) struct Node<E: Env> {
 }
 
 impl<E: Env> Node<E> {
-    pub(crate) fn new(env: E, config: NamenodeConfig, writer: Writer) -> Self {
+    pub(crate) fn new(
+        env: E,
+        config: NamenodeConfig,
+        writer: Writer,
+        controller: Controller,
+    ) -> Self {
         let links = config.journalnodes.iter().map(|_| Link::new()).collect();
+        let peers = config.peers.iter().map(|_| Peer::new()).collect();
         Self {
             env,
             config,
             namesystem: RefCell::new(None),
             writer: RefCell::new(writer),
+            controller: RefCell::new(controller),
             links,
+            peers,
+            orders: RefCell::new(VecDeque::new()),
+            commands: RefCell::new(BTreeMap::new()),
+            handing_over: Cell::new(false),
             wake: Notify::new(),
             events: RefCell::new(VecDeque::new()),
             silent: RefCell::new(None),
@@ -72,6 +102,7 @@ impl<E: Env> Node<E> {
             committed: Notify::new(),
             waiting: RefCell::new(BTreeMap::new()),
             next_ticket: Cell::new(1),
+            next_command: Cell::new(1),
             edits: RefCell::new(VecDeque::new()),
             in_flight: RefCell::new(VecDeque::new()),
             digest: Cell::new(LogDigest::default()),
@@ -98,6 +129,36 @@ impl<E: Env> Node<E> {
         )
     }
 
+    /// Whether an active NameNode may answer at this moment. Asked in the same step as the evaluation, after the request
+    /// was read (protocols.md section 2: reads are linearizable).
+    fn may_serve(&self, namesystem: &Namesystem) -> bool {
+        !self.handing_over.get()
+            && self
+                .controller
+                .borrow()
+                .may_serve(self.env.now(), namesystem.epoch())
+    }
+
+    /// The fault for calls to a NameNode that is active no more, or not for sure.
+    fn standby_fault(&self) -> Fault {
+        let hint = self.active_hint();
+        Fault::new(
+            FaultClass::Standby,
+            format!(
+                "{} holds no active lease at the moment; ask the active NameNode",
+                self.config.name
+            ),
+        )
+        .with_hint(hint)
+    }
+
+    /// Who is active as far as the JournalNodes tell; empty when nobody is known, or when it is this NameNode.
+    fn active_hint(&self) -> String {
+        let hint = self.controller.borrow().active_hint(self.env.now());
+        let other = hint.filter(|hint| hint.name != self.config.name);
+        other.map(|hint| hint.name).unwrap_or_default()
+    }
+
     /// A client's call arrived.
     pub(crate) fn client_call(
         &self,
@@ -110,11 +171,29 @@ impl<E: Env> Node<E> {
         let Some(namesystem) = slot.as_mut() else {
             return responder.answer(Err(self.starting()));
         };
+        let asks_for_state = matches!(
+            call.request,
+            hadal_proto::client::Request::GetServiceState
+        );
+        if namesystem.state() == HaState::Active {
+            if !self.may_serve(namesystem) && !asks_for_state {
+                let fault = self.lost_journal_of_a_pair();
+                return responder.answer(Err(fault.unwrap_or_else(|| self.standby_fault())));
+            }
+        } else {
+            if let Some(fault) = self.lost_journal_of_a_pair()
+                && !asks_for_state
+            {
+                return responder.answer(Err(fault));
+            }
+            namesystem.set_active_hint(self.active_hint());
+        }
         // A NameNode configured alone goes on answering reads, as of the committed edits (protocols.md section 2).
         if let Some(fault) = self.journal_unavailable() {
             let caller = self.caller(peer, namesystem);
             let read = namesystem.read_committed(self.env.now(), &caller, &call);
             return responder.answer(read.unwrap_or(Err(fault)));
+        }
         }
         if mutation && let Some(fault) = self.majority_lost() {
             return responder.answer(Err(fault));
@@ -136,6 +215,13 @@ impl<E: Env> Node<E> {
         let Some(namesystem) = slot.as_mut() else {
             return responder.answer(Err(self.starting()));
         };
+        // A lapsed active sends no commands (protocols.md section 2).
+        if namesystem.state() == HaState::Active && !self.may_serve(namesystem) {
+            return responder.answer(Err(Fault::new(
+                FaultClass::Retry,
+                format!("{} is leaving the active role; try again", self.config.name),
+            )));
+        }
         let ticket = self.ticket(Waiting::Datanode(responder));
         namesystem.handle_datanode(self.env.now(), self.env.wall_ms(), peer, ticket, request);
         self.kick();
@@ -185,6 +271,15 @@ impl<E: Env> Node<E> {
         (away.len() > spare).then(|| unavailable(&away.join(", ")))
     }
 
+    /// Of two NameNodes none can be active without a majority of JournalNodes: clients are told whom to mend. One
+    /// configured alone goes on answering reads.
+    fn lost_journal_of_a_pair(&self) -> Option<Fault> {
+        if self.peers.is_empty() {
+            return None;
+        }
+        self.majority_lost()
+    }
+
     /// No majority answers: the calls that wait for one are told so. Their edits stay on their way, and a retry of the
     /// same call finds its outcome in the retry cache.
     pub(crate) fn fail_waiting_calls(&self) {
@@ -201,6 +296,42 @@ impl<E: Env> Node<E> {
             if let Some(Waiting::Client(responder)) = waiting.remove(&ticket) {
                 responder.answer(Err(fault.clone()));
             }
+        }
+    }
+
+    /// The journal's running digest behind the last edit handed to the writer.
+    pub(crate) fn digest(&self) -> LogDigest {
+        self.digest.get()
+    }
+
+    /// How this NameNode is, for its controller and its peers.
+    pub(crate) fn health(&self) -> Health {
+        let now = self.env.now();
+        let controller = self.controller.borrow();
+        let slot = self.namesystem.borrow();
+        let Some(namesystem) = slot.as_ref() else {
+            let reason = "the namespace is being loaded".to_owned();
+            return Health {
+                state: HaState::Initializing,
+                not_ready: reason.clone(),
+                reason,
+                ..Health::default()
+            };
+        };
+        let reason = match self.majority_lost() {
+            Some(fault) if !controller.journal_reachable(now) => fault.message,
+            _ => String::new(),
+        };
+        Health {
+            state: namesystem.state(),
+            healthy: reason.is_empty(),
+            ready: true,
+            not_ready: String::new(),
+            reason,
+            applied: namesystem.applied(),
+            committed: namesystem.committed(),
+            lag_ms: 0,
+            epoch: namesystem.epoch(),
         }
     }
 
@@ -226,6 +357,7 @@ impl<E: Env> Node<E> {
                 self.namesystem_output(output);
             }
             self.send_edits();
+            quiet &= !election::turn(self);
             loop {
                 let output = self.writer.borrow_mut().poll_output();
                 let Some(output) = output else { break };
@@ -345,6 +477,11 @@ impl<E: Env> Node<E> {
     fn writer_output(self: &Rc<Self>, output: Output) {
         match output {
             Output::Call { jn, id, request } => {
+                if let Call::NewEpoch { epoch, .. } = &request.call {
+                    // From the first claim message on, renewals carry the proposed epoch (protocols.md section 2).
+                    let mut controller = self.controller.borrow_mut();
+                    controller.handle_claiming(self.env.now(), *epoch);
+                }
                 let node = Rc::clone(self);
                 self.env
                     .spawn("namenode journal call", links::call(node, jn, id, request));

@@ -1,11 +1,15 @@
 //! Connections and calls.
 
 use crate::checkpoint;
-use crate::node::{NetConn, Node};
+use crate::election;
+use crate::node::{NetConn, Node, Ordering};
 use hadal_env::{Conn, Env, Net};
+use hadal_failover::Command;
 use hadal_proto::admin::{Request, Response};
-use hadal_proto::{FaultClass, ProtocolId};
+use hadal_proto::ha::Health;
+use hadal_proto::{Fault, FaultClass, ProtocolId};
 use hadal_quic::{Incoming, accept};
+use hadal_types::HaState;
 use std::rc::Rc;
 
 pub(crate) async fn accept_connections<E: Env>(node: Rc<Node<E>>) {
@@ -62,15 +66,45 @@ async fn serve_connection<E: Env>(node: Rc<Node<E>>, conn: NetConn<E>) {
                                 });
                             }
                             Request::CheckHealth => {
-                                let reason = node
-                                    .journal_unavailable()
-                                    .map_or(String::new(), |fault| fault.message);
-                                let healthy =
-                                    reason.is_empty() && node.namesystem.borrow().is_some();
+                                let Health {
+                                    healthy, reason, ..
+                                } = node.health();
                                 responder.answer(Ok(Response::Health { healthy, reason }));
+                            }
+                            Request::Transition {
+                                to: HaState::Observer,
+                                ..
+                            } => responder.answer(Err(Fault::new(
+                                FaultClass::Unsupported,
+                                "UnsupportedOperation: this version has no observer NameNodes",
+                            ))),
+                            Request::Transition { to, force } => {
+                                let command = match to {
+                                    HaState::Active => Command::TransitionToActive { force },
+                                    _ => Command::TransitionToStandby,
+                                };
+                                election::command(&node, command, Ordering::Operator(responder));
+                            }
+                            Request::Failover {
+                                to, force_active, ..
+                            } => {
+                                let command = Command::FailoverTo {
+                                    peer: to,
+                                    force_active,
+                                };
+                                election::command(&node, command, Ordering::Operator(responder));
                             }
                             other => node.admin_call(other, responder),
                         }
+                    }
+                });
+            }
+            Incoming::Call(ProtocolId::Ha, stream) => {
+                let (mut requests, writer) = stream.split();
+                env.spawn("namenode answers", writer);
+                env.spawn("namenode peer calls", async move {
+                    while let Some((request, responder)) = requests.next().await {
+                        election::peer_call(&node, request, responder);
                     }
                 });
             }

@@ -58,11 +58,8 @@ pub(crate) fn kill_process(layout_of: &Cluster, id: &str) -> Result<bool> {
 
 /// `hadal dev`.
 pub(crate) fn up(args: &UpArgs) -> Result<i32> {
-    if args.namenodes != 1 {
-        bail!(
-            "UnsupportedOperation: --namenodes {}: this version serves one NameNode",
-            args.namenodes
-        );
+    if args.namenodes == 0 {
+        bail!("--namenodes 0: a cluster needs a NameNode");
     }
     if args.shards != 1 {
         bail!(
@@ -121,40 +118,24 @@ fn wait_for_interrupt() -> Result<()> {
     Ok(())
 }
 
-/// Starts every node that does not run; formats the NameNode when it is new.
+/// Starts every node that does not run. The first NameNode of a new cluster formats it; the others take over its
+/// identity and newest image.
 fn launch(layout: &Layout) -> Result<()> {
     let nodes = layout.nodes();
     for node in nodes.iter().filter(|node| node.role == Role::Journalnode) {
         spawn(layout, node)?;
     }
-    for node in nodes.iter().filter(|node| node.role == Role::Namenode) {
-        if !layout
-            .dir
-            .join("data")
-            .join(&node.id)
-            .join("VERSION")
-            .exists()
-        {
-            // In a process of its own: a shard wants a thread without another runtime on it.
-            let output = Command::new(std::env::current_exe()?)
-                .args([
-                    "namenode",
-                    "-format",
-                    "-nonInteractive",
-                    "--id",
-                    &node.id,
-                    "--config",
-                ])
-                .arg(layout.config(&node.id))
-                .output()?;
-            if !output.status.success() {
-                bail!(
-                    "formatting {} failed: {}",
-                    node.id,
-                    String::from_utf8_lossy(&output.stderr).trim()
-                );
-            }
-        }
+    let namenodes = nodes.iter().filter(|node| node.role == Role::Namenode);
+    let (old, new): (Vec<_>, Vec<_>) = namenodes.partition(|node| is_formatted(layout, &node.id));
+    for node in &old {
+        spawn(layout, node)?;
+    }
+    for (at, node) in new.iter().enumerate() {
+        let verb = match at {
+            0 if old.is_empty() => "-format",
+            _ => "-bootstrapStandby",
+        };
+        prepare_namenode(layout, &node.id, verb)?;
         spawn(layout, node)?;
     }
     for node in nodes.iter().filter(|node| node.role == Role::Datanode) {
@@ -163,7 +144,28 @@ fn launch(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Waits until one NameNode is active and out of safe mode, with all DataNodes registered.
+fn is_formatted(layout: &Layout, id: &str) -> bool {
+    let dir = layout.dir.join("data").join(id);
+    dir.join("VERSION").exists()
+}
+
+/// Runs `namenode -format` or `-bootstrapStandby` in a process of its own: a shard wants a thread without another
+/// runtime on it.
+fn prepare_namenode(layout: &Layout, id: &str, verb: &str) -> Result<()> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(["namenode", verb, "-nonInteractive", "--id", id, "--config"])
+        .arg(layout.config(id))
+        .output()?;
+    if !output.status.success() {
+        bail!(
+            "namenode {verb} of {id} failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(())
+}
+
+/// Waits until one NameNode is active and out of safe mode with all DataNodes registered, and the others stand by.
 fn wait_ready(layout: &Layout) -> Result<()> {
     let config = session::load_config(Some(&layout.client_config()))?.config;
     let runtime = tokio::runtime::Builder::new_current_thread()
