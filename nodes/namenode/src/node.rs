@@ -171,10 +171,7 @@ impl<E: Env> Node<E> {
         let Some(namesystem) = slot.as_mut() else {
             return responder.answer(Err(self.starting()));
         };
-        let asks_for_state = matches!(
-            call.request,
-            hadal_proto::client::Request::GetServiceState
-        );
+        let asks_for_state = matches!(call.request, hadal_proto::client::Request::GetServiceState);
         if namesystem.state() == HaState::Active {
             if !self.may_serve(namesystem) && !asks_for_state {
                 let fault = self.lost_journal_of_a_pair();
@@ -193,7 +190,6 @@ impl<E: Env> Node<E> {
             let caller = self.caller(peer, namesystem);
             let read = namesystem.read_committed(self.env.now(), &caller, &call);
             return responder.answer(read.unwrap_or(Err(fault)));
-        }
         }
         if mutation && let Some(fault) = self.majority_lost() {
             return responder.answer(Err(fault));
