@@ -225,7 +225,7 @@ pub(crate) struct DevArgs {
     #[arg(long, default_value = "hadal-dev", global = true)]
     dir: PathBuf,
     /// NameNodes
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 1)]
     namenodes: u16,
     /// JournalNodes
     #[arg(long, default_value_t = 3)]

@@ -9,7 +9,7 @@ use hadal_daemon::config::{Config, Member};
 use hadal_datanode::{DatanodeConfig, NamenodePeer};
 use hadal_env::Net;
 use hadal_journalnode::JournalnodeConfig;
-use hadal_namenode::{FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig, NamenodePeer};
+use hadal_namenode::{FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig};
 use hadal_namesystem::NamesystemConfig;
 use hadal_quic::{Identity, QuicNet, TransportOptions};
 use hadal_shard::{ShardEnv, ShardOptions, run_on_this_thread, udp};
@@ -169,10 +169,10 @@ fn journalnode_peers(config: &Config) -> Vec<JournalnodePeer> {
     config.cluster.journalnodes.iter().map(peer).collect()
 }
 
-fn namenode_peers(config: &Config, id: &str) -> Vec<NamenodePeer> {
+fn namenode_peers(config: &Config, id: &str) -> Vec<hadal_namenode::NamenodePeer> {
     let others = config.cluster.namenodes.iter();
     let others = others.filter(|member| member.id != id);
-    let peer = |member: &Member| NamenodePeer {
+    let peer = |member: &Member| hadal_namenode::NamenodePeer {
         name: member.id.clone(),
         address: member.address,
     };

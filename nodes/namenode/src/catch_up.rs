@@ -4,6 +4,7 @@
 use crate::error::RunError;
 use crate::links;
 use crate::node::Node;
+use bytes::Bytes;
 use hadal_env::Env;
 use hadal_proto::decode;
 use hadal_proto::edit::Edit;
@@ -22,7 +23,7 @@ const ROUND_WAIT_MS: u64 = 250;
 /// Applies everything from the last applied edit to `end`.
 pub(crate) async fn catch_up<E: Env>(
     node: &Rc<Node<E>>,
-    mut digest: LogDigest,
+    digest: &mut LogDigest,
     end: CommitMark,
 ) -> Result<(), RunError> {
     let mut rounds = 0;
@@ -30,14 +31,14 @@ pub(crate) async fn catch_up<E: Env>(
     loop {
         let next = applied(node).next();
         if next > end.txid {
-            assert_eq!(digest, end.digest, "the applied log is the recovered one");
+            assert_eq!(*digest, end.digest, "the applied log is the recovered one");
             return Ok(());
         }
         let mut progressed = false;
         asked.clear();
         for jn in 0..node.links.len() {
             let name = node.config.journalnodes[jn].name.clone();
-            match read_from(node, jn, &mut digest, end.txid).await {
+            match read_from(node, jn, digest, end.txid).await {
                 Ok(0) => asked.push(name),
                 Ok(_) => {
                     progressed = true;
@@ -70,13 +71,14 @@ pub(crate) async fn catch_up<E: Env>(
 }
 
 /// Why a JournalNode is read no further.
-pub(crate) enum Stop {
+enum Stop {
     /// This JournalNode cannot help.
     Peer(String),
     /// Nobody can.
     Final(RunError),
 }
 
+/// The last edit applied here.
 pub(crate) fn applied<E: Env>(node: &Rc<Node<E>>) -> TxId {
     node.namesystem
         .borrow()
@@ -130,12 +132,7 @@ async fn read_from<E: Env>(
     }
 }
 
-/// One call about this namespace.
-pub(crate) async fn ask<E: Env>(
-    node: &Rc<Node<E>>,
-    jn: usize,
-    call: Call,
-) -> Result<Response, Stop> {
+async fn ask<E: Env>(node: &Rc<Node<E>>, jn: usize, call: Call) -> Result<Response, Stop> {
     let namespace_id = node.config.namesystem.info.namespace_id;
     let request = Request { namespace_id, call };
     links::ask(node, jn, &request)
@@ -144,7 +141,7 @@ pub(crate) async fn ask<E: Env>(
 }
 
 /// Applies a run that continues the log; returns how many edits it held.
-pub(crate) fn apply<E: Env>(
+fn apply<E: Env>(
     node: &Rc<Node<E>>,
     edits: Edits,
     digest: &mut LogDigest,
@@ -164,9 +161,6 @@ pub(crate) fn apply<E: Env>(
     }
     let batch = Batch::verify(edits.records, from, digest.0)
         .map_err(|error| Stop::Peer(error.to_string()))?;
-    let now = node.env.now();
-    let mut slot = node.namesystem.borrow_mut();
-    let namesystem = slot.as_mut().expect("loaded before it catches up");
     let mut count = 0;
     for record in batch.records() {
         if record.txid > end {
@@ -174,15 +168,25 @@ pub(crate) fn apply<E: Env>(
                 "its segment goes on behind the recovered end {end}"
             )));
         }
-        let edit: Edit = decode(record.payload).map_err(|source| {
-            Stop::Final(RunError::Edit {
-                txid: record.txid.0,
-                source,
-            })
-        })?;
-        namesystem.replay(now, record.txid, &edit);
+        apply_record(node, record.txid, record.payload).map_err(Stop::Final)?;
         count += 1;
     }
     *digest = LogDigest(batch.digest());
     Ok(count)
+}
+
+/// Applies one verified record.
+pub(crate) fn apply_record<E: Env>(
+    node: &Rc<Node<E>>,
+    txid: TxId,
+    op: Bytes,
+) -> Result<(), RunError> {
+    let edit: Edit = decode(op).map_err(|source| RunError::Edit {
+        txid: txid.0,
+        source,
+    })?;
+    let mut slot = node.namesystem.borrow_mut();
+    let namesystem = slot.as_mut().expect("loaded before it follows the journal");
+    namesystem.replay(node.env.now(), txid, &edit);
+    Ok(())
 }

@@ -78,7 +78,7 @@ pub(crate) async fn count_start<D: Disk>(
     let before = match contents {
         Contents::Empty => Some(0),
         Contents::Present { payload, .. } => {
-            let bytes: Option<[u8; 8]> = payload.as_ref().try_into().ok();
+            let bytes: Option<[u8; 8]> = payload.as_slice().try_into().ok();
             bytes.map(u64::from_le_bytes)
         }
         Contents::Unreadable => None,

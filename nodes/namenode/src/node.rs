@@ -49,7 +49,7 @@ pub(crate) struct Node<E: Env> {
     pub(crate) writer: RefCell<Writer>,
     pub(crate) controller: RefCell<Controller>,
     pub(crate) links: Vec<Link<E>>,
-    pub(crate) peers: Vec<Peer<E>>,
+    pub(crate) peers: Vec<Peer>,
     /// What the controller ordered and the life has not carried out.
     pub(crate) orders: RefCell<VecDeque<Order>>,
     /// Role changes under way.
@@ -83,7 +83,7 @@ impl<E: Env> Node<E> {
         controller: Controller,
     ) -> Self {
         let links = config.journalnodes.iter().map(|_| Link::new()).collect();
-        let peers = config.peers.iter().map(|_| Peer::new()).collect();
+        let peers = config.peers.iter().map(|_| Peer::default()).collect();
         Self {
             env,
             config,

@@ -1,6 +1,6 @@
 //! The way to the other NameNodes: a connection and the calls of HaProtocol on it.
 
-use crate::node::{NetConn, Node};
+use crate::node::Node;
 use hadal_env::{Env, Expect, Net};
 use hadal_proto::Fault;
 use hadal_proto::ha::{HaProtocol, Request, Response};
@@ -13,23 +13,9 @@ use std::rc::Rc;
 const REDIAL_MS: u64 = 300;
 
 /// Another NameNode.
-pub(crate) struct Peer<E: Env> {
-    conn: RefCell<Option<NetConn<E>>>,
+#[derive(Default)]
+pub(crate) struct Peer {
     client: RefCell<Option<CallClient<HaProtocol>>>,
-}
-
-impl<E: Env> Peer<E> {
-    pub(crate) fn new() -> Self {
-        Self {
-            conn: RefCell::new(None),
-            client: RefCell::new(None),
-        }
-    }
-
-    /// The connection, if there is one: images travel on it.
-    pub(crate) fn conn(&self) -> Option<NetConn<E>> {
-        self.conn.borrow().clone()
-    }
 }
 
 /// Keeps a connection to the other NameNode number `peer` for ever.
@@ -42,14 +28,12 @@ pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, peer: usize) {
             Err(error) => Err(error),
         };
         match opened {
-            Ok((conn, (client, driver))) => {
+            Ok((_conn, (client, driver))) => {
                 tracing::debug!("connected to NameNode {}", member.name);
-                *node.peers[peer].conn.borrow_mut() = Some(conn);
                 *node.peers[peer].client.borrow_mut() = Some(client);
                 let error = driver.await;
                 tracing::info!("lost NameNode {}: {error}", member.name);
                 *node.peers[peer].client.borrow_mut() = None;
-                *node.peers[peer].conn.borrow_mut() = None;
             }
             Err(error) => tracing::debug!("NameNode {}: {error}", member.name),
         }

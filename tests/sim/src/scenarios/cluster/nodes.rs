@@ -10,7 +10,9 @@ use hadal_client::{ClientOptions, DistributedFileSystem};
 use hadal_datanode::{DatanodeConfig, NamenodePeer};
 use hadal_env::{Clock, Env};
 use hadal_journalnode::JournalnodeConfig;
-use hadal_namenode::{FormatError, FormatOptions, JournalnodePeer, NamenodeConfig, RunError};
+use hadal_namenode::{
+    FormatError, FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig, RunError,
+};
 use hadal_namesystem::NamesystemConfig;
 use hadal_qjournal::Planted;
 use hadal_types::Role;
@@ -83,6 +85,8 @@ fn namenode_config() -> NamenodeConfig {
                 address: journalnode_address(index),
             })
             .collect(),
+        peers: Vec::new(),
+        ha: HaSettings::default(),
         namesystem: NamesystemConfig {
             alone: true,
             superuser: SUPERUSER.into(),
