@@ -77,7 +77,7 @@ impl<E: Env> Link<E> {
     }
 }
 
-/// A connection with both call streams, and what ends them.
+/// A connection with its call streams, and what ends them.
 async fn open<E: Env>(
     node: &Rc<Node<E>>,
     jn: Jn,
@@ -86,10 +86,19 @@ async fn open<E: Env>(
     let expect = Expect::node(Role::Journalnode, peer.name.clone());
     let conn = node.env.net().connect(peer.address, &expect).await?;
     let (client, driver) = CallClient::open(&conn).await?;
-    let (election, election_driver) = CallClient::open(&conn).await?;
+    // A NameNode that serves alone takes part in no election.
+    let election_driver = if node.peers.is_empty() {
+        None
+    } else {
+        let (election, driver) = CallClient::open(&conn).await?;
+        *node.links[jn].election.borrow_mut() = Some(election);
+        Some(driver)
+    };
     *node.links[jn].client.borrow_mut() = Some(client);
-    *node.links[jn].election.borrow_mut() = Some(election);
     let ended = async move {
+        let Some(election_driver) = election_driver else {
+            return driver.await;
+        };
         match select(pin!(driver), pin!(election_driver)).await {
             Either::Left((error, _)) | Either::Right((error, _)) => error,
         }
