@@ -230,18 +230,15 @@ async fn serve_until_left<E: Env>(node: &Rc<Node<E>>) -> Left {
     if let End::HandOver { to, reason } = &end {
         tracing::info!("handing the active role over to {to}: {reason}");
         node.handing_over.set(true);
-        let finished = {
-            let quiet = pin!(all_committed(node));
+        let cut_short = {
+            let finished = pin!(finish(node));
             let stopped = pin!(stop_order(node));
-            let lost = pin!(journal_lost(node));
-            match drive(node, select(quiet, select(stopped, lost))).await {
-                Either::Left(_) => None,
-                Either::Right((Either::Left((reason, _)) | Either::Right((reason, _)), _)) => {
-                    Some(reason)
-                }
+            match drive(node, select(finished, stopped)).await {
+                Either::Left((outcome, _)) => outcome.err(),
+                Either::Right((reason, _)) => Some(reason),
             }
         };
-        if let Some(reason) = finished {
+        if let Some(reason) = cut_short {
             tracing::error!("the hand-over to {to} was cut short: {reason}");
         }
     }
@@ -272,7 +269,12 @@ async fn serve_until_ordered<E: Env>(node: &Rc<Node<E>>) -> End {
 
 /// Resolves with the reason when the journal takes no more edits from this writer.
 async fn journal_lost<E: Env>(node: &Rc<Node<E>>) -> String {
-    next_event(node, |event| match event {
+    next_event(node, |event| lost_by(node, event)).await
+}
+
+/// What an event of the journal means for an active NameNode: the reason when the role is lost by it.
+fn lost_by<E: Env>(node: &Rc<Node<E>>, event: Event) -> Option<String> {
+    match event {
         Event::Fenced { by } => Some(format!("a newer writer holds epoch {by}")),
         Event::QuorumFailed { reasons } => {
             let reasons: Vec<String> = reasons
@@ -302,7 +304,22 @@ async fn journal_lost<E: Env>(node: &Rc<Node<E>>) -> String {
             tracing::info!("journal segment {first} started");
             None
         }
-        Event::Recovered { .. } | Event::ClaimFailed { .. } | Event::Committed { .. } => None,
+        Event::Recovered { .. }
+        | Event::ClaimFailed { .. }
+        | Event::Committed { .. }
+        | Event::Finished { .. } => None,
+    }
+}
+
+/// Ends the log behind everything that was accepted, so that the next writer has nothing to recover.
+async fn finish<E: Env>(node: &Rc<Node<E>>) -> Result<(), String> {
+    all_committed(node).await;
+    let finishing = node.writer.borrow_mut().finish(node.env.now());
+    finishing.map_err(|error| error.to_string())?;
+    node.kick();
+    next_event(node, |event| match event {
+        Event::Finished { .. } => Some(Ok(())),
+        other => lost_by(node, other).map(Err),
     })
     .await
 }
