@@ -227,7 +227,8 @@ fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
         peers: namenode_peers(config, id),
         ha: HaSettings {
             automatic: config.ha.automatic,
-            ..HaSettings::default()
+            lease_ttl_ms: u32::try_from(config.ha.lease_ttl.0).unwrap_or(u32::MAX),
+            renew_interval_ms: config.ha.renew_interval.0,
         },
         namesystem,
         blocks,
