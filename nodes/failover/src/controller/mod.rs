@@ -206,10 +206,13 @@ impl Controller {
     }
 
     /// The claim is about to ask for promises for `epoch`; again when it proposes a higher one. To be told before
-    /// the message leaves: from now on every renewal carries it.
+    /// the message leaves: from now on every renewal carries it. Telling it once more, for each JournalNode or for one
+    /// that is asked late, changes nothing.
     pub fn handle_claiming(&mut self, now: Tick, epoch: Epoch) {
         self.note_lapse(now);
-        if let Phase::Claiming { .. } = self.phase {
+        if let Phase::Claiming { epoch: ours, .. } = self.phase
+            && epoch > ours
+        {
             self.phase = Phase::Claiming {
                 epoch,
                 claimed: false,

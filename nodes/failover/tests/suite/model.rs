@@ -91,10 +91,15 @@ impl Hand {
         }
     }
 
-    fn claim(&mut self, nn: usize, epoch: u64) {
+    fn claim_message(&mut self, nn: usize, epoch: u64) {
         let now = self.tick();
         self.nns[nn].handle_claiming(now, Epoch(epoch));
         self.turn(nn);
+    }
+
+    fn claim(&mut self, nn: usize, epoch: u64) {
+        (0..3).for_each(|_| self.claim_message(nn, epoch));
+        let now = self.tick();
         self.promised = [epoch; 3];
         self.nns[nn].handle_claimed(now, Epoch(epoch));
         self.turn(nn);
@@ -213,6 +218,18 @@ fn m_l4_candidates_are_not_refused_for_an_epoch() {
     assert!(hand.now < 10 * u64::from(TTL));
     hand.claim(1, 8);
     assert!(hand.serve(1, 8));
+}
+
+/// The journal's writer asks each JournalNode for its promise, and one that was away after the claim is through.
+#[test]
+fn late_promises_do_not_undo_a_claim() {
+    let mut hand = Hand::new(Planted::default());
+    hand.elected(0);
+    hand.claim(0, 1);
+    hand.claim_message(0, 1);
+    assert!(hand.serve(0, 1));
+    hand.claim_message(0, 1);
+    assert!(hand.nns[0].may_serve(hand.tick(), Epoch(1)));
 }
 
 /// The lease counts 0.90 of the ttl from the (f+1)-th newest acknowledged send.
