@@ -33,7 +33,9 @@ impl Peer {
 }
 
 impl Controller {
-    /// A probe of this NameNode by its driver: about once a second, on a timer of its own.
+    /// A probe of this NameNode by its driver: about once a second, on a timer of its own. A bad one counts only while a
+    /// majority of JournalNodes answers: an outage is the lease's business, and must not decide who stands first
+    /// after it (T-A13).
     pub fn handle_health(&mut self, now: Tick, outcome: Result<(), String>) {
         self.note_lapse(now);
         match outcome {
@@ -42,10 +44,20 @@ impl Controller {
                 self.reason.clear();
             }
             Err(reason) => {
-                self.bad_probes = self.bad_probes.saturating_add(1);
+                if self.config.alone || self.journal_reachable(now) {
+                    self.bad_probes = self.bad_probes.saturating_add(1);
+                }
                 self.reason = reason;
             }
         }
+        self.advance(now);
+    }
+
+    /// Whether the driver could take [`super::Output::StartClaim`] up at once. While it loads a namespace it could not, and
+    /// would keep the lease from one that can. True until told otherwise; does not touch a role it has.
+    pub fn handle_ready(&mut self, now: Tick, ready: bool) {
+        self.note_lapse(now);
+        self.ready = ready;
         self.advance(now);
     }
 

@@ -62,6 +62,8 @@ pub struct Controller {
     next_tag: u64,
     random: u64,
     observer: bool,
+    /// The driver could take a claim up at once.
+    ready: bool,
     /// Manual mode: an operator wants this one active.
     ordered: bool,
     /// The epoch claimed last by this process.
@@ -106,6 +108,7 @@ impl Controller {
             next_tag: 0,
             random: seed,
             observer: false,
+            ready: true,
             ordered: false,
             last_epoch: Epoch(0),
             peers,

@@ -116,6 +116,9 @@ impl Controller {
 
     /// Whether it should stand.
     fn wants_role(&self, now: Tick) -> bool {
+        if !self.ready {
+            return false;
+        }
         match &self.pending {
             Some(Pending::Activate { .. }) => return true,
             Some(Pending::HandOver { .. } | Pending::Demote { .. }) => return false,

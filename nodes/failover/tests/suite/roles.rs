@@ -119,7 +119,10 @@ fn t_a13_no_role_change_through_an_outage() {
                 for jn in 0..gone {
                     (0..2).for_each(|nn| world.set_reachable(nn, jn, false));
                 }
+                // Probes that look at the journal are bad now, and for up to a second after the outage.
+                world.healthy = [false; 2];
                 world.run_for(7_000);
+                world.healthy = [true; 2];
                 assert!(world.serving().is_empty());
                 assert!(!world.controller(0).journal_reachable(world.local(0)));
                 assert_eq!(
@@ -518,4 +521,29 @@ fn a_hand_over_does_not_wait_for_the_lease_to_end() {
         let took = (world.now - before) / MS;
         assert!(took < 150, "seed {seed}: {took} ms");
     }
+}
+
+/// Who loads a namespace leaves the lease to one that could use it, even an ordered one.
+#[test]
+fn a_loading_namenode_does_not_stand() {
+    let mut world = world(19);
+    let active = first(&mut world);
+    world.set_loaded(active, false);
+    world.run_for(2_000);
+    assert_eq!(world.serving(), [active], "it keeps what it has");
+    world.fence(active);
+    serves(&mut world, 1 - active);
+    world.crash(1 - active);
+    world.run_for(10_000);
+    assert!(world.serving().is_empty());
+    world.set_loaded(active, true);
+    serves(&mut world, active);
+    let mut world = manual(19);
+    world.set_loaded(0, false);
+    let id = world.command(0, ACTIVE);
+    world.run_for(5_000);
+    assert_eq!(world.outcome(id), None);
+    world.set_loaded(0, true);
+    serves(&mut world, 0);
+    assert_eq!(world.outcome(id), Some(&Ok(())));
 }

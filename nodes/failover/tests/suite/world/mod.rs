@@ -327,6 +327,11 @@ impl World {
             .map(|(_, outcome)| outcome)
     }
 
+    /// Its driver loads a namespace, or is done with that.
+    pub fn set_loaded(&mut self, nn: usize, loaded: bool) {
+        self.with(nn, |controller, now| controller.handle_ready(now, loaded));
+    }
+
     /// No majority acknowledges edits any more.
     pub fn stall(&mut self, nn: usize) {
         self.with(nn, |controller, now| controller.handle_journal_stalled(now));
