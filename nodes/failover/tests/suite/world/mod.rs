@@ -218,7 +218,8 @@ impl World {
         };
         for nn in 0..2 {
             world.start(nn);
-            world.at(MS, Event::Probe { nn });
+            let phase = world.rng.below(1_000) * MS;
+            world.at(phase, Event::Probe { nn });
             world.at(MS, Event::Write { nn });
         }
         world
