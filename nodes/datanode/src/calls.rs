@@ -187,6 +187,10 @@ fn admin<E: Env>(node: &Rc<Node<E>>, request: admin::Request) -> Result<admin::R
             }
             Ok(admin::Response::Done)
         }
+        admin::Request::RefreshNamenodes => {
+            node.refresh_namenodes()?;
+            Ok(admin::Response::Done)
+        }
         admin::Request::TriggerHeartbeat => {
             for slot in node.slots() {
                 slot.core.borrow_mut().heartbeat_now(now);

@@ -14,6 +14,10 @@ pub struct NamenodePeer {
     pub address: SocketAddr,
 }
 
+/// Reads the list of NameNodes again, for `dfsadmin -refreshNamenodes`; the error names what is wrong with the
+/// configuration.
+pub type NamenodeList = std::rc::Rc<dyn Fn() -> Result<Vec<NamenodePeer>, String>>;
+
 /// Settings of a DataNode.
 #[derive(Clone, Debug)]
 pub struct DatanodeConfig {

@@ -17,9 +17,9 @@ mod recovery;
 mod serve;
 mod volumes;
 
-pub use config::{DatanodeConfig, NamenodePeer};
+pub use config::{DatanodeConfig, NamenodeList, NamenodePeer};
 pub use error::RunError;
-pub use node::run;
+pub use node::{run, run_with};
 
 /// Exit code when the record of the acknowledged epoch cannot be made durable.
 pub const EXIT_EPOCH_RECORD: i32 = 74;

@@ -1,7 +1,7 @@
 //! The state all tasks of a DataNode share, and its start.
 
 use crate::actors;
-use crate::config::{DatanodeConfig, NamenodePeer};
+use crate::config::{DatanodeConfig, NamenodeList, NamenodePeer};
 use crate::error::RunError;
 use crate::serve;
 use crate::volumes::{self, EpochRecord};
@@ -60,6 +60,7 @@ pub(crate) struct Node<E: Env> {
     /// Data directories that could not be used when the process started, and those found broken since.
     failed_dirs: RefCell<Vec<(PathBuf, String)>>,
     opening: Cell<bool>,
+    namenodes: Option<NamenodeList>,
     peers: RefCell<BTreeMap<SocketAddr, NetConn<E>>>,
 }
 
@@ -71,6 +72,18 @@ const PEERS_MAX: usize = 1024;
 /// # Errors
 /// [`RunError`] when it cannot start.
 pub async fn run<E: Env>(env: E, config: DatanodeConfig) -> Result<(), RunError> {
+    run_with(env, config, None).await
+}
+
+/// As [`run`], with a list of NameNodes that can be read again while it runs.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with<E: Env>(
+    env: E,
+    config: DatanodeConfig,
+    namenodes: Option<NamenodeList>,
+) -> Result<(), RunError> {
     if config.dirs.is_empty() {
         return Err(RunError::Config(
             "datanode.dirs is empty: name at least one data directory".into(),
@@ -97,6 +110,7 @@ pub async fn run<E: Env>(env: E, config: DatanodeConfig) -> Result<(), RunError>
         dirs: found.dirs,
         failed_dirs: RefCell::new(found.failed),
         opening: Cell::new(false),
+        namenodes,
         peers: RefCell::new(BTreeMap::new()),
         env: env.clone(),
         config,
@@ -164,8 +178,44 @@ impl<E: Env> Node<E> {
             .spawn("datanode actor", actors::run(Rc::clone(self), slot));
     }
 
+    /// Reads the list of NameNodes again: new ones get an actor, those that are gone lose theirs, the rest is left
+    /// alone (A-03, T-D10). An empty list is refused.
+    pub(crate) fn refresh_namenodes(self: &Rc<Self>) -> Result<(), Fault> {
+        let read = self.namenodes.as_ref().ok_or_else(|| {
+            Fault::new(
+                FaultClass::Unsupported,
+                "this DataNode has no configuration file to read its NameNodes from",
+            )
+        })?;
+        let wanted = read().map_err(|error| Fault::new(FaultClass::InvalidArgument, error))?;
+        if wanted.is_empty() {
+            let message = "must pass at least one NameNode: cluster.namenodes is empty";
+            return Err(Fault::new(FaultClass::InvalidArgument, message));
+        }
+        for slot in self.slots() {
+            if !wanted.contains(&slot.peer) {
+                tracing::info!("NameNode {} is off the list", slot.peer.name);
+                slot.removed.set(true);
+                self.service.borrow_mut().handle_actor_gone(slot.index);
+                self.actors.borrow_mut().remove(&slot.index);
+                slot.wake.notify();
+            }
+        }
+        let served: Vec<NamenodePeer> = self.slots().iter().map(|slot| slot.peer.clone()).collect();
+        for peer in wanted {
+            if !served.contains(&peer) {
+                tracing::info!("NameNode {} is on the list now", peer.name);
+                self.add_actor(peer);
+            }
+        }
+        Ok(())
+    }
+
     /// An actor ended; with the last one the DataNode does.
     pub(crate) fn handle_actor_gone(&self, slot: &ActorSlot) {
+        if slot.removed.get() {
+            return;
+        }
         self.service.borrow_mut().handle_actor_gone(slot.index);
         self.actors.borrow_mut().remove(&slot.index);
         self.answered.notify();

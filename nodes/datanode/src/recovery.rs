@@ -160,7 +160,10 @@ async fn ask<E: Env>(
     recovery_id: GenerationStamp,
 ) -> Answer {
     let said = if target.datanode == node.uuid {
-        init(node, block, recovery_id).await
+        // A writer stuck in the disk must not hold the others up.
+        timed(node, init(node, block, recovery_id))
+            .await
+            .unwrap_or_else(|| Err(Fault::new(FaultClass::Retry, "the disk does not answer")))
     } else {
         let request = Request::InitReplicaRecovery {
             pool: pool_of(node),

@@ -227,11 +227,12 @@ pub(crate) async fn watch<E: Env>(node: Rc<Node<E>>) {
                 for (dir, reason) in &failed[known..] {
                     tracing::error!("volume {} failed: {reason}", dir.display());
                 }
+                let new = failed[known..].to_vec();
                 known = failed.len();
                 if let Err(error) = check_tolerated(&node.config, &failed) {
                     return give_up(&node, &error.to_string()).await;
                 }
-                drop_failed(&node, &failed);
+                drop_failed(&node, &new);
             }
         }
         let deadline = node
@@ -243,7 +244,7 @@ pub(crate) async fn watch<E: Env>(node: Rc<Node<E>>) {
     }
 }
 
-fn drop_failed<E: Env>(node: &Rc<Node<E>>, failed: &[(PathBuf, String)]) {
+fn drop_failed<E: Env>(node: &Rc<Node<E>>, new: &[(PathBuf, String)]) {
     let Ok(store) = node.store() else { return };
     let alive: Vec<StorageUuid> = store
         .volumes()
@@ -251,13 +252,14 @@ fn drop_failed<E: Env>(node: &Rc<Node<E>>, failed: &[(PathBuf, String)]) {
         .filter(|volume| volume.failed.is_none())
         .map(|volume| volume.storage)
         .collect();
-    let (dir, reason) = failed.last().expect("one just failed");
-    let message = format!("volume {} failed: {reason}", dir.display());
     let now = node.env.now();
     for slot in node.slots() {
         let mut core = slot.core.borrow_mut();
         core.set_storages(alive.clone());
-        core.push_error(DISK_ERROR, message.clone());
+        for (dir, reason) in new {
+            let message = format!("volume {} failed: {reason}", dir.display());
+            core.push_error(DISK_ERROR, message);
+        }
         core.heartbeat_now(now);
         drop(core);
         slot.wake.notify();

@@ -6,7 +6,7 @@ use hadal_blockpool::ActorConfig;
 use hadal_blocks::BlockConfig;
 use hadal_daemon::Duration;
 use hadal_daemon::config::{Config, Member};
-use hadal_datanode::{DatanodeConfig, NamenodePeer};
+use hadal_datanode::{DatanodeConfig, NamenodeList, NamenodePeer};
 use hadal_env::Net;
 use hadal_journalnode::JournalnodeConfig;
 use hadal_namenode::{FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig};
@@ -15,6 +15,7 @@ use hadal_quic::{Identity, QuicNet, TransportOptions};
 use hadal_shard::{ShardEnv, ShardOptions, run_on_this_thread, udp};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use store_replica::StoreOptions;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -332,17 +333,25 @@ pub(crate) fn datanode(args: &DaemonArgs) -> Result<i32> {
     let section = &config.datanode;
     one_shard("datanode", section.shards)?;
     let identity = identity(&config, &id)?;
-    let namenode = |member: &Member| NamenodePeer {
-        name: member.id.clone(),
-        address: member.address,
+    let peers = |config: &Config| -> Vec<NamenodePeer> {
+        let peer = |member: &Member| NamenodePeer {
+            name: member.id.clone(),
+            address: member.address,
+        };
+        config.cluster.namenodes.iter().map(peer).collect()
     };
+    let again = args.clone();
+    let namenodes: NamenodeList = Rc::new(move || match load(&again) {
+        Ok(config) => Ok(peers(&config)),
+        Err(error) => Err(format!("{error:#}")),
+    });
     let settings = DatanodeConfig {
         name: id.clone(),
         dirs: section.dirs.clone(),
         address: section.address.to_string(),
         http_address: section.http.to_string(),
         rack: section.rack.clone(),
-        namenodes: config.cluster.namenodes.iter().map(namenode).collect(),
+        namenodes: peers(&config),
         actor: ActorConfig {
             heartbeat_interval_ms: section.heartbeat_interval.0.max(1),
             report_interval_ms: section.report_interval.0.max(1),
@@ -366,6 +375,6 @@ pub(crate) fn datanode(args: &DaemonArgs) -> Result<i32> {
         section.address,
         identity,
         config.cluster.connection_timeout,
-        |env| async { Ok(hadal_datanode::run(env, settings).await?) },
+        |env| async { Ok(hadal_datanode::run_with(env, settings, Some(namenodes)).await?) },
     )
 }

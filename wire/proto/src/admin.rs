@@ -53,6 +53,8 @@ wire_enum! {
         13 => Failover { to: String, force_fence: bool, force_active: bool },
         /// NameNode: health, with the reason when it is bad.
         14 => CheckHealth,
+        /// DataNode: read the list of NameNodes again, serve new ones and leave those that are gone (A-03, T-D10).
+        15 => RefreshNamenodes,
     }
 }
 

@@ -61,6 +61,12 @@ pub(crate) enum Dfsadmin {
         /// Node id or address of the DataNode
         id: String,
     },
+    /// Make a DataNode read its list of NameNodes again
+    #[command(alias = "refreshNamenodes")]
+    RefreshNamenodes {
+        /// Node id or address of the DataNode
+        id: String,
+    },
     /// List files open for write
     #[command(alias = "listOpenFiles")]
     ListOpenFiles {
@@ -143,6 +149,7 @@ pub(crate) fn run(global: &Global, console: Arc<Console>, verb: Dfsadmin) -> Res
             }
             Dfsadmin::PrintTopology => topology(operator).await,
             Dfsadmin::TriggerBlockReport { id, .. } => trigger_report(operator, &id).await,
+            Dfsadmin::RefreshNamenodes { id } => refresh_namenodes(operator, &id).await,
             Dfsadmin::ListOpenFiles { path, .. } => open_files(operator, &path).await,
             Dfsadmin::Other(_) => unreachable!("answered above"),
         }
@@ -258,6 +265,22 @@ async fn trigger_report(operator: &Operator, id: &str) -> Result<i32> {
             operator
                 .console
                 .line(format!("Triggering a full block report on {name}."));
+            Ok(0)
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn refresh_namenodes(operator: &Operator, id: &str) -> Result<i32> {
+    let (name, address) = operator.datanode(id).await?;
+    let answer = operator
+        .ask(Role::Datanode, &name, address, &Request::RefreshNamenodes)
+        .await?;
+    match answer {
+        Response::Done => {
+            operator
+                .console
+                .line(format!("Refreshed the NameNodes of {name}."));
             Ok(0)
         }
         other => Err(unexpected(&other)),

@@ -40,7 +40,6 @@ const DFSADMIN_MISSING: &[&str] = &[
     "provisionSnapshotTrash",
     "reconfig",
     "refreshCallQueue",
-    "refreshNamenodes",
     "refreshServiceAcl",
     "refreshSuperUserGroupsConfiguration",
     "refreshUserToGroupsMappings",

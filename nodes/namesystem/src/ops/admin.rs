@@ -67,7 +67,8 @@ impl Namesystem {
             Request::JournalStats
             | Request::Replicas { .. }
             | Request::TriggerBlockReport
-            | Request::TriggerHeartbeat => Err(Fault::new(
+            | Request::TriggerHeartbeat
+            | Request::RefreshNamenodes => Err(Fault::new(
                 FaultClass::Unsupported,
                 format!("{} is not for a NameNode", request.name()),
             )),

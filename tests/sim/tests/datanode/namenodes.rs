@@ -3,6 +3,7 @@
 use crate::scene::{Plan, Scene, block, claim, content, info};
 use hadal_datanode::EXIT_REFUSED;
 use hadal_proto::FaultClass;
+use hadal_proto::admin;
 use hadal_proto::datanode::{Action, ChangeKind, Request, TransferWork};
 use hadal_proto::frame::FrameKind;
 use hadal_proto::transfer::WriteStage;
@@ -270,4 +271,53 @@ fn a02_a_dead_namenode_delays_nothing_and_catches_up() {
     scene.until("told once it is back", |scene| {
         scene.namenodes[1].told("dn1", finished, ChangeKind::Received)
     });
+}
+
+/// A-03, T-D10: NameNode 2 is replaced by NameNode 3 at run time; the same list again changes nothing, an empty one is
+/// refused.
+#[test]
+fn t_d10_a_namenode_is_replaced_at_run_time() {
+    let plan = Plan {
+        claims: vec![
+            claim(HaState::Active, 1, 10),
+            claim(HaState::Standby, 0, 9),
+            claim(HaState::Standby, 0, 9),
+        ],
+        ..Plan::new(1)
+    };
+    let scene = Scene::new(&plan);
+    let everyone = scene.list.borrow().clone();
+    *scene.list.borrow_mut() = vec![everyone[0].clone(), everyone[1].clone()];
+    // The first start read all three.
+    scene.world.crash(scene.nodes[0], Crash::Process);
+    scene.world.restart(scene.nodes[0]);
+    let reports = |n: usize| scene.namenodes[n].count("dn1", "BlockReport");
+    scene.until("both have a report", |_| reports(0) > 0 && reports(1) > 0);
+    assert_eq!(scene.namenodes[2].count("dn1", "Register"), 0);
+    *scene.list.borrow_mut() = vec![everyone[0].clone(), everyone[2].clone()];
+    for _ in 0..2 {
+        let answer = scene.administer(0, admin::Request::RefreshNamenodes);
+        assert_eq!(answer.map(|answer| answer.name()), Ok("Done"));
+    }
+    scene.until("the new one has a report", |_| reports(2) > 0);
+    scene.put(block(1, 1, 0), &content(1, 700), &[0]);
+    for n in [0, 2] {
+        scene.until("changes are told", |scene| {
+            scene.namenodes[n].told("dn1", block(1, 1, 700), ChangeKind::Received)
+        });
+    }
+    let beats = scene.namenodes[1].count("dn1", "Heartbeat");
+    scene.world.run_for(Duration::from_secs(5));
+    assert_eq!(scene.namenodes[1].count("dn1", "Heartbeat"), beats);
+    assert!(!scene.namenodes[1].told("dn1", block(1, 1, 700), ChangeKind::Received));
+    assert_eq!(scene.namenodes[0].count("dn1", "Register"), 1);
+    assert_eq!(scene.namenodes[2].count("dn1", "Register"), 1);
+    scene.list.borrow_mut().clear();
+    let refused = scene.administer(0, admin::Request::RefreshNamenodes);
+    let message = refused.expect_err("an empty list").message;
+    assert!(
+        message.starts_with("must pass at least one NameNode"),
+        "{message}"
+    );
+    assert_eq!(scene.world.status(scene.nodes[0]), Status::Up);
 }

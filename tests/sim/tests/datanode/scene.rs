@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use hadal_blockpool::ActorConfig;
-use hadal_datanode::{DatanodeConfig, NamenodePeer};
+use hadal_datanode::{DatanodeConfig, NamenodeList, NamenodePeer};
 use hadal_env::{Env, Expect, Net, Seam};
 use hadal_proto::admin::{self, AdminProtocol, ReplicaStatus};
 use hadal_proto::client::ReplicaTarget;
@@ -223,6 +223,8 @@ pub(crate) struct Scene {
     pub(crate) namenodes: Vec<Namenode>,
     pub(crate) nodes: Vec<NodeId>,
     pub(crate) client: NodeId,
+    /// The NameNodes in the DataNodes' configuration.
+    pub(crate) list: Rc<RefCell<Vec<NamenodePeer>>>,
     admin: NodeId,
 }
 
@@ -318,14 +320,22 @@ impl Scene {
                 Box::pin(namenode.clone().serve(env))
             });
         }
+        let listed = Rc::new(RefCell::new(config(plan, 0).namenodes));
+        let list = Rc::clone(&listed);
         let nodes = (0..plan.datanodes)
             .map(|index| {
                 let plan = plan.clone();
                 let role = plan.role;
+                let listed = Rc::clone(&listed);
                 let start = move |env: SimEnv| -> Task {
-                    let config = config(&plan, index);
+                    let mut config = config(&plan, index);
+                    // The NameNodes that are on the list at a start.
+                    config.namenodes = listed.borrow().clone();
+                    let listed = Rc::clone(&listed);
+                    let list: NamenodeList = Rc::new(move || Ok(listed.borrow().clone()));
                     Box::pin(async move {
-                        if let Err(error) = hadal_datanode::run(env.clone(), config).await {
+                        let run = hadal_datanode::run_with(env.clone(), config, Some(list));
+                        if let Err(error) = run.await {
                             env.stop(1, &error.to_string());
                         }
                     })
@@ -350,6 +360,7 @@ impl Scene {
             namenodes,
             nodes,
             client,
+            list,
             admin,
         }
     }
@@ -510,17 +521,26 @@ impl Scene {
         self.block_on(async move { call::<TransferProtocol>(&env, &target, &request).await })
     }
 
-    /// The replicas of a DataNode, as `debug dn-replicas` shows them.
-    pub(crate) fn replicas(&self, index: usize) -> Vec<ReplicaStatus> {
+    /// An operator's call.
+    pub(crate) fn administer(
+        &self,
+        index: usize,
+        request: admin::Request,
+    ) -> Result<admin::Response, Fault> {
         let env = self.world.env_of(self.admin);
         let target = self.target(index);
+        self.world.block_on(self.admin, async move {
+            call::<AdminProtocol>(&env, &target, &request).await
+        })
+    }
+
+    /// The replicas of a DataNode, as `debug dn-replicas` shows them.
+    pub(crate) fn replicas(&self, index: usize) -> Vec<ReplicaStatus> {
         let request = admin::Request::Replicas {
             after: 0,
             limit: 1000,
         };
-        let answer = self.world.block_on(self.admin, async move {
-            call::<AdminProtocol>(&env, &target, &request).await
-        });
+        let answer = self.administer(index, request);
         match answer {
             Ok(admin::Response::Replicas { replicas, .. }) => replicas,
             other => panic!("{other:?}"),
