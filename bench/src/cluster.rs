@@ -32,6 +32,7 @@ struct Status {
 struct Process {
     id: String,
     pid: Option<i32>,
+    state: String,
 }
 
 /// A cluster under load.
@@ -50,6 +51,14 @@ impl Cluster {
     /// # Errors
     /// When the binary cannot be built, or the cluster does not come up.
     pub fn open(settings: &Settings) -> Result<Self> {
+        Self::open_with(settings, 1)
+    }
+
+    /// As [`Cluster::open`]; a fresh one has this many NameNodes.
+    ///
+    /// # Errors
+    /// As [`Cluster::open`].
+    pub fn open_with(settings: &Settings, namenodes: u16) -> Result<Self> {
         let binary = binary()?;
         let (dir, own) = match &settings.cluster {
             Some(dir) => (dir.clone(), None),
@@ -74,7 +83,7 @@ impl Cluster {
                 "--fresh",
                 "--detach",
                 "--namenodes",
-                "1",
+                &namenodes.to_string(),
                 "--port-base",
                 &base,
             ])?;
@@ -111,11 +120,64 @@ impl Cluster {
         Ok(output)
     }
 
-    fn status(&self) -> Result<Vec<(String, i32)>> {
+    /// Id and state of every NameNode.
+    ///
+    /// # Errors
+    /// When the cluster cannot be asked.
+    pub fn namenode_states(&self) -> Result<Vec<(String, String)>> {
+        let processes = self.processes_now()?.into_iter();
+        let namenodes = processes.filter(|process| process.id.starts_with("nn"));
+        Ok(namenodes
+            .map(|process| (process.id, process.state))
+            .collect())
+    }
+
+    /// Process id of one daemon.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pid(&self, id: &str) -> Result<nix::unistd::Pid> {
+        let processes = self.processes_now()?;
+        let process = processes.iter().find(|process| process.id == id);
+        let pid = process.and_then(|process| process.pid);
+        pid.map(nix::unistd::Pid::from_raw)
+            .with_context(|| format!("{id} does not run"))
+    }
+
+    /// Starts a daemon that was killed.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_again(&self, id: &str) -> Result<()> {
+        self.hadal(&["dev", "start", id]).map(|_| ())
+    }
+
+    /// `haadmin -failover`.
+    ///
+    /// # Errors
+    /// When the role does not move.
+    pub fn failover(&self, from: &str, to: &str) -> Result<()> {
+        let output = Command::new(&self.binary)
+            .args(["haadmin", "-failover", from, to])
+            .env("HADAL_CONFIG", self.dir.join("client.toml"))
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "haadmin -failover {from} {to}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    }
+
+    fn processes_now(&self) -> Result<Vec<Process>> {
         let output = self.hadal(&["dev", "status", "--json"])?;
         let status: Status = serde_json::from_slice(&output.stdout)
             .context("`hadal dev status --json' gave no status")?;
-        let running = status.processes.into_iter().map(|process| {
+        Ok(status.processes)
+    }
+
+    fn status(&self) -> Result<Vec<(String, i32)>> {
+        let running = self.processes_now()?.into_iter().map(|process| {
             let pid = process
                 .pid
                 .with_context(|| format!("{} is not running", process.id))?;

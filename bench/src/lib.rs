@@ -14,6 +14,7 @@ pub mod cpu;
 pub mod disk;
 pub mod edits;
 pub mod environment;
+pub mod failover;
 pub mod image;
 pub mod journal_driver;
 pub mod load;
