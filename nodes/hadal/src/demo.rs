@@ -37,7 +37,16 @@ struct Strike {
     /// After this many bytes of the phase.
     after: u64,
     /// Whom.
-    id: &'static str,
+    whom: Whom,
+}
+
+/// Who is killed.
+#[derive(Clone, Copy)]
+enum Whom {
+    /// This node.
+    Node(&'static str),
+    /// The NameNode that is active at that moment.
+    Active,
 }
 
 /// Runs the demo; 0 only if every byte matched.
@@ -59,7 +68,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<i32> {
     let dir = scratch.path().join("cluster");
     let cluster = Cluster::start(&UpArgs {
         dir: dir.clone(),
-        namenodes: 1,
+        namenodes: 2,
         journalnodes: 3,
         datanodes: DATANODES,
         shards: 1,
@@ -68,7 +77,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<i32> {
         detach: true,
     })?;
     println!(
-        "cluster: 1 NameNode, 3 JournalNodes, {DATANODES} DataNodes ready after {:.1} s",
+        "cluster: 2 NameNodes, 3 JournalNodes, {DATANODES} DataNodes ready after {:.1} s",
         started.elapsed().as_secs_f64()
     );
     let config = session::load_config(Some(&cluster.layout.client_config()))?.config;
@@ -98,11 +107,11 @@ async fn phases(cluster: &Cluster, dfs: Dfs, tree: &Arc<Tree>) -> Result<()> {
     let strikes = [
         Strike {
             after: total / 4,
-            id: "dn1",
+            whom: Whom::Node("dn1"),
         },
         Strike {
             after: total / 2,
-            id: "jn1",
+            whom: Whom::Node("jn1"),
         },
     ];
     phase(
@@ -111,31 +120,41 @@ async fn phases(cluster: &Cluster, dfs: Dfs, tree: &Arc<Tree>) -> Result<()> {
         tree.files.len(),
         total,
         &strikes,
+        &dfs,
         |done| work::write_tree(dfs.clone(), Arc::clone(tree), done),
     )
     .await?;
     for id in ["dn1", "jn1"] {
         cluster.start_node(id)?;
     }
-    let strikes = [Strike {
-        after: tree::BIG_BYTES / 3,
-        id: "dn2",
-    }];
-    phase(
+    let strikes = [
+        Strike {
+            after: tree::BIG_BYTES / 4,
+            whom: Whom::Active,
+        },
+        Strike {
+            after: tree::BIG_BYTES / 2,
+            whom: Whom::Node("dn2"),
+        },
+    ];
+    let killed = phase(
         cluster,
         "write the large file",
         1,
         tree::BIG_BYTES,
         &strikes,
+        &dfs,
         |done| work::write_big(dfs.clone(), done),
     )
     .await?;
-    cluster.start_node("dn2")?;
+    for id in killed {
+        cluster.start_node(&id)?;
+    }
     healed(&dfs).await?;
     let everything = total + tree::BIG_BYTES;
     let strikes = [Strike {
         after: everything / 3,
-        id: "dn3",
+        whom: Whom::Node("dn3"),
     }];
     phase(
         cluster,
@@ -143,6 +162,7 @@ async fn phases(cluster: &Cluster, dfs: Dfs, tree: &Arc<Tree>) -> Result<()> {
         tree.files.len() + 1,
         everything,
         &strikes,
+        &dfs,
         |done| work::compare_all(dfs.clone(), Arc::clone(tree), done),
     )
     .await?;
@@ -158,28 +178,30 @@ async fn phases(cluster: &Cluster, dfs: Dfs, tree: &Arc<Tree>) -> Result<()> {
         tree.files.len() + 1,
         everything,
         &[],
+        &dfs,
         |done| work::compare_all(dfs.clone(), Arc::clone(tree), done),
     )
     .await?;
     healed(&dfs).await
 }
 
-/// Runs one phase, kills at its strikes, prints its rate.
+/// Runs one phase, kills at its strikes, prints its rate; returns who was killed.
 async fn phase<F>(
     cluster: &Cluster,
     name: &str,
     files: usize,
     bytes: u64,
     strikes: &[Strike],
+    dfs: &Dfs,
     work: impl FnOnce(Arc<AtomicU64>) -> F,
-) -> Result<()>
+) -> Result<Vec<String>>
 where
     F: Future<Output = Result<()>> + Send + 'static,
 {
     let done = Arc::new(AtomicU64::new(0));
     let started = Instant::now();
     let mut task = tokio::spawn(work(Arc::clone(&done)));
-    let mut killed = Vec::new();
+    let (mut killed, mut notes) = (Vec::new(), Vec::new());
     for strike in strikes {
         while done.load(Ordering::Relaxed) < strike.after && !task.is_finished() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -188,27 +210,32 @@ where
             (&mut task)
                 .await?
                 .with_context(|| format!("{name} failed"))?;
-            bail!("{name}: ended before {} could be killed", strike.id);
+            bail!("{name}: ended before all of its kills");
         }
-        tokio::task::block_in_place(|| kill_process(cluster, strike.id))?;
+        let (id, role) = match strike.whom {
+            Whom::Node(id) => (id.to_owned(), ""),
+            Whom::Active => (dfs.service_state().await?.1, ", the active NameNode,"),
+        };
+        tokio::task::block_in_place(|| kill_process(cluster, &id))?;
         let at = done.load(Ordering::Relaxed) as f64 * 100.0 / bytes.max(1) as f64;
-        killed.push(format!("{} killed at {at:.0} %", strike.id));
+        notes.push(format!("{id}{role} killed at {at:.0} %"));
+        killed.push(id);
     }
     (&mut task)
         .await?
         .with_context(|| format!("{name} failed"))?;
     let seconds = started.elapsed().as_secs_f64();
-    let note = if killed.is_empty() {
+    let note = if notes.is_empty() {
         String::new()
     } else {
-        format!("   ({})", killed.join(", "))
+        format!("   ({})", notes.join(", "))
     };
     println!(
         "{name}: {seconds:.2} s, {:.0} MB/s, {:.0} files/s{note}",
         bytes as f64 / 1e6 / seconds,
         files as f64 / seconds
     );
-    Ok(())
+    Ok(killed)
 }
 
 /// Waits until no block is missing or below its replication.
