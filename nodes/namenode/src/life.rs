@@ -60,7 +60,10 @@ pub async fn run<E: Env>(env: E, mut config: NamenodeConfig) -> Result<(), RunEr
     );
     env.spawn("namenode health", election::probe(Rc::clone(&node)));
     loop {
+        // Who loads does not stand for election.
+        node.controller.borrow_mut().handle_ready(env.now(), false);
         let mut digest = load(&node).await?;
+        node.controller.borrow_mut().handle_ready(env.now(), true);
         while let Left::Clean = term(&node, &mut digest).await? {}
         *node.namesystem.borrow_mut() = None;
     }
@@ -142,7 +145,10 @@ async fn stand_by<E: Env>(node: &Rc<Node<E>>, digest: &mut LogDigest) -> Result<
             }
         };
         match order {
-            Order::Claim => return Ok(()),
+            Order::Claim => {
+                node.behind_since.set(None);
+                return Ok(());
+            }
             // Nothing is given up: it did not serve.
             Order::StepDown(_) | Order::HandOver { .. } => {
                 let mut controller = node.controller.borrow_mut();
@@ -293,6 +299,8 @@ fn lost_by<E: Env>(node: &Rc<Node<E>>, event: Event) -> Option<String> {
             );
             *node.silent.borrow_mut() = Some(silent);
             node.fail_waiting_calls();
+            let mut controller = node.controller.borrow_mut();
+            controller.handle_journal_stalled(node.env.now());
             None
         }
         Event::QuorumBack => {
@@ -350,7 +358,10 @@ fn leave<E: Env>(node: &Rc<Node<E>>) -> Left {
         .as_mut()
         .is_some_and(|namesystem| namesystem.become_standby(node.env.now()));
     let now = node.env.now();
-    node.controller.borrow_mut().handle_resigned(now);
+    let mut controller = node.controller.borrow_mut();
+    controller.handle_ready(now, !dirty);
+    controller.handle_resigned(now);
+    drop(controller);
     node.turn();
     node.handing_over.set(false);
     if dirty {

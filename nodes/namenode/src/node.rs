@@ -20,7 +20,7 @@ use hadal_proto::qjournal::{Call, LogDigest};
 use hadal_proto::{Fault, FaultClass};
 use hadal_qjournal::writer::{AppendError, EditBatch, Event, Output, Writer};
 use hadal_quic::Responder;
-use hadal_types::{HaState, Principal, TxId};
+use hadal_types::{HaState, Principal, Tick, TxId};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -62,6 +62,8 @@ pub(crate) struct Node<E: Env> {
     pub(crate) events: RefCell<VecDeque<Event>>,
     /// JournalNodes that keep a majority from answering, while they do (Q11).
     pub(crate) silent: RefCell<Option<Vec<String>>>,
+    /// Since when this standby knows of committed edits it has not applied.
+    pub(crate) behind_since: Cell<Option<Tick>>,
     pub(crate) saving: Cell<bool>,
     /// Wakes who waits for edits to be committed.
     pub(crate) committed: Notify,
@@ -98,6 +100,7 @@ impl<E: Env> Node<E> {
             wake: Notify::new(),
             events: RefCell::new(VecDeque::new()),
             silent: RefCell::new(None),
+            behind_since: Cell::new(None),
             saving: Cell::new(false),
             committed: Notify::new(),
             waiting: RefCell::new(BTreeMap::new()),
@@ -321,12 +324,22 @@ impl<E: Env> Node<E> {
         Health {
             state: namesystem.state(),
             healthy: reason.is_empty(),
-            ready: true,
-            not_ready: String::new(),
+            ready: !namesystem.in_safe_mode(),
+            not_ready: if namesystem.in_safe_mode() {
+                format!(
+                    "it is in safe mode. {}",
+                    namesystem.blocks().safe_mode_message()
+                )
+            } else {
+                String::new()
+            },
             reason,
             applied: namesystem.applied(),
             committed: namesystem.committed(),
-            lag_ms: 0,
+            lag_ms: self
+                .behind_since
+                .get()
+                .map_or(0, |since| now.ms_since(since)),
             epoch: namesystem.epoch(),
         }
     }

@@ -52,6 +52,9 @@ pub(crate) async fn follow<E: Env>(node: &Rc<Node<E>>, digest: &mut LogDigest) -
                 ),
             }
         }
+        let behind = tail.committed() > tail.position().txid;
+        let since = node.behind_since.get().unwrap_or(node.env.now());
+        node.behind_since.set(behind.then_some(since));
         let until = tail.poll_timeout().unwrap_or(Tick::NEVER);
         let answered = in_time(&node.env, until, call.as_mut()).await;
         match answered {
