@@ -10,7 +10,9 @@ use hadal_client::{
 use hadal_datanode::{DatanodeConfig, NamenodePeer};
 use hadal_env::{Clock, Env};
 use hadal_journalnode::JournalnodeConfig;
-use hadal_namenode::{FormatError, FormatOptions, JournalnodePeer, NamenodeConfig, RunError};
+use hadal_namenode::{
+    FormatError, FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig, RunError,
+};
 use hadal_namesystem::NamesystemConfig;
 use hadal_types::Role;
 use sim::{Crash, NodeId, NodeSpec, Rng, SimEnv, Stream, World};
@@ -51,7 +53,10 @@ async fn namenode(env: SimEnv) {
             name: "jn1".into(),
             address: journalnode_address(),
         }],
+        peers: Vec::new(),
+        ha: HaSettings::default(),
         namesystem: NamesystemConfig {
+            alone: true,
             superuser: "hdfs".into(),
             min_block_size: 1 << 10,
             block_size: BLOCK,
