@@ -8,7 +8,7 @@ use alloc::collections::BTreeSet;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use hadal_proto::client::BadReplica;
-use hadal_proto::datanode::ReplicaChange;
+use hadal_proto::datanode::{ChangeKind, ReplicaChange};
 use hadal_proto::{Fault, FaultClass};
 use hadal_types::{Block, DatanodeUuid, StorageUuid, Tick};
 
@@ -31,6 +31,8 @@ pub struct ActorConfig {
     pub pending_max: usize,
     /// Changes in one incremental report.
     pub batch_max: usize,
+    /// Bugs planted by the simulator.
+    pub planted: crate::Planted,
 }
 
 impl Default for ActorConfig {
@@ -44,6 +46,7 @@ impl Default for ActorConfig {
             register_retry_ms: 1_000,
             pending_max: 100_000,
             batch_max: 10_000,
+            planted: crate::Planted::default(),
         }
     }
 }
@@ -277,6 +280,9 @@ impl Actor {
 
     /// REGISTER was commanded: both phases again.
     pub fn handle_register_command(&mut self, now: Tick) {
+        if self.config.planted.ignore_register {
+            return;
+        }
         self.phase = Phase::Handshake {
             at: now,
             in_flight: false,
@@ -352,6 +358,9 @@ impl Actor {
 
     /// A replica changed (A-36: every actor is told).
     pub fn push_change(&mut self, now: Tick, change: ReplicaChange) {
+        if self.config.planted.forget_received && change.kind == ChangeKind::Received {
+            return;
+        }
         if self.pending.push(change) {
             self.report_now(now);
             return;
@@ -520,7 +529,6 @@ impl Actor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hadal_proto::datanode::ChangeKind;
     use hadal_types::{BlockId, GenerationStamp};
 
     fn actor() -> Actor {

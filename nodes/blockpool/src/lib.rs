@@ -9,6 +9,7 @@ pub mod actor;
 mod notices;
 pub mod offer_service;
 pub mod pending_reports;
+mod planted;
 pub mod recovery;
 pub mod schedule;
 
@@ -16,4 +17,5 @@ pub use ack_book::AckBook;
 pub use actor::{Actor, ActorConfig, ActorOutput, Failure};
 pub use offer_service::{Admission, ClaimOutcome, IdentityError, OfferService};
 pub use pending_reports::PendingReports;
+pub use planted::Planted;
 pub use schedule::ReportSchedule;

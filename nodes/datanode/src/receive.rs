@@ -121,7 +121,9 @@ async fn receive_block<E: Env, C: Conn>(
         node.report_change(info.storage, info.block, ChangeKind::Receiving);
     }
     let progress = Progress {
-        book: RefCell::new(AckBook::new(downstream.is_some())),
+        book: RefCell::new(AckBook::new(
+            downstream.is_some() && !node.config.actor.planted.ack_before_downstream,
+        )),
         changed: Notify::new(),
         established: RefCell::new(downstream.is_none()),
     };
@@ -158,13 +160,14 @@ async fn receive_block<E: Env, C: Conn>(
     // Every node behind has the bytes: finalising here and there goes on side by side.
     let writer = writer.expect("the frame loop leaves the writer");
     let storage = writer.info().storage;
+    let durably = header.sync_on_close && !node.config.actor.planted.skip_sync;
     let (finished, kind) = if header.stage == WriteStage::TransferRbw {
         (
             join_pipeline(node, header, writer).await,
             ChangeKind::Receiving,
         )
     } else {
-        let finished = writer.finish(header.sync_on_close).await;
+        let finished = writer.finish(durably).await;
         (finished, ChangeKind::Received)
     };
     let block = match finished {
@@ -528,9 +531,10 @@ async fn frame_loop<E: Env, C: Conn>(
                 continue;
             }
         }
-        let flushed = if flags & FLAG_HSYNC != 0 {
+        let durably = flags & FLAG_HSYNC != 0 && !node.config.actor.planted.skip_sync;
+        let flushed = if durably {
             writer.sync().await.map(|_| ())
-        } else if flags & FLAG_HFLUSH != 0 {
+        } else if flags & (FLAG_HFLUSH | FLAG_HSYNC) != 0 {
             writer.flush().await.map(|_| ())
         } else {
             Ok(())

@@ -73,4 +73,6 @@ pub struct NamenodeConfig {
     pub software: String,
     /// Images kept.
     pub images_retained: usize,
+    /// Bugs the simulator plants in the journal writer.
+    pub planted: hadal_qjournal::Planted,
 }

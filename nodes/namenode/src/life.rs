@@ -45,8 +45,9 @@ pub async fn run<E: Env>(env: E, mut config: NamenodeConfig) -> Result<(), RunEr
     config.namesystem.name.clone_from(&config.name);
     config.namesystem.software.clone_from(&config.software);
     let controller = controller(&env, &config, &info, starts);
-    let names = journalnode_names(&config);
-    let writer = Writer::new(WriterConfig::new(names), info, env.random_u64());
+    let mut journal = WriterConfig::new(journalnode_names(&config));
+    journal.planted = config.planted;
+    let writer = Writer::new(journal, info, env.random_u64());
     let node = Rc::new(Node::new(env.clone(), config, writer, controller));
     for jn in 0..node.links.len() {
         env.spawn("namenode journal link", links::run(Rc::clone(&node), jn));

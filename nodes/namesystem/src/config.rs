@@ -57,6 +57,8 @@ pub struct NamesystemConfig {
     pub packet_size: u32,
     /// Default copies of new files.
     pub replication: u16,
+    /// Bugs planted by the simulator.
+    pub planted: crate::Planted,
 }
 
 impl Default for NamesystemConfig {
@@ -86,6 +88,7 @@ impl Default for NamesystemConfig {
             bytes_per_checksum: 4_096,
             packet_size: 64 << 10,
             replication: 3,
+            planted: crate::Planted::default(),
         }
     }
 }

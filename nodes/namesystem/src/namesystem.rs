@@ -137,9 +137,23 @@ impl Namesystem {
         );
         self.state.leases.set_now(now);
         self.state.apply(edit, &mut self.effects);
+        self.forget_planted(edit);
         forward(&mut self.effects, txid, &mut self.blocks);
         self.tell_applied();
         self.barrier.commit(txid);
+    }
+
+    /// What planted bugs leave out of a replay.
+    fn forget_planted(&mut self, edit: &Edit) {
+        if self.config.planted.forget_retries_on_replay {
+            self.state.retry =
+                RetryCache::new(self.config.retry_cache_ms, self.config.retry_cache_max);
+        }
+        if let EditOp::Create { inode, .. } = &edit.op
+            && self.config.planted.forget_leases_on_replay
+        {
+            self.state.leases.remove(*inode);
+        }
     }
 
     fn tell_applied(&mut self) {
@@ -326,7 +340,13 @@ impl Namesystem {
             client: call.client,
             call: call.call,
         };
+        let planted = self.config.planted;
+        let skip_barrier = planted.skip_commit_barrier
+            || (planted.skip_read_barrier && !call.request.is_mutation());
         let outcome = self.client_call(context, call.request);
+        if skip_barrier {
+            return self.barrier.send(ticket, Answer::Client(outcome));
+        }
         let seen = self.applied();
         self.barrier.answer(seen, ticket, Answer::Client(outcome));
     }
@@ -396,7 +416,9 @@ impl Namesystem {
                     ),
                 ));
             }
-            if let Some(entry) = self.state.retry.get(context.client, context.call) {
+            if let Some(entry) = self.state.retry.get(context.client, context.call)
+                && !self.config.planted.forget_retries
+            {
                 let (txid, outcome) = (entry.txid, entry.outcome.clone());
                 let time_ms = entry.time_ms;
                 let response = self.repeat(time_ms, outcome, &request)?;

@@ -30,6 +30,7 @@ mod options;
 mod output;
 mod peers;
 mod pipeline;
+mod planted;
 mod reopen;
 mod replace;
 mod timeout;
@@ -47,6 +48,7 @@ pub use hadal_quic::Identity;
 pub use input::DfsInputStream;
 pub use options::{AppendOptions, ClientOptions, CreateOptions, NamenodeAddress, SyncOptions};
 pub use output::DfsOutputStream;
+pub use planted::Planted;
 pub use tokio_seam::{TokioSeam, connect, connect_on};
 
 /// A file system on tokio.

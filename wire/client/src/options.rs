@@ -35,6 +35,8 @@ pub struct ClientOptions {
     pub sync_on_close: bool,
     /// A connection on which nothing arrives for this long is lost.
     pub connection_timeout_ms: u32,
+    /// Bugs planted by the simulator.
+    pub planted: crate::Planted,
 }
 
 impl ClientOptions {
@@ -57,6 +59,7 @@ impl ClientOptions {
             replacement: ReplaceOptions::default(),
             sync_on_close: true,
             connection_timeout_ms: 10_000,
+            planted: crate::Planted::default(),
         }
     }
 }

@@ -157,8 +157,7 @@ impl<'a, D: Disk> Stream<'a, D> {
         let mut found: Option<(u64, u64)> = None;
         loop {
             let (here, rest) = (self.offset(), self.rest());
-            if let Some(last) = rest.iter().rposition(|&b| b != 0) {
-                let first = rest.iter().position(|&b| b != 0).expect("one is not zero");
+            if let Some((first, last)) = non_zero_span(rest) {
                 let start = found.map_or(here + first as u64, |(start, _)| start);
                 found = Some((start, here + last as u64 + 1));
             }
@@ -168,6 +167,25 @@ impl<'a, D: Disk> Stream<'a, D> {
             }
         }
     }
+}
+
+/// First and last byte that are not zero. Most of a segment is preallocated: zeros are passed over in pieces that the
+/// compiler turns into wide operations.
+fn non_zero_span(bytes: &[u8]) -> Option<(usize, usize)> {
+    const PIECE: usize = 256;
+    let is_zero = |piece: &[u8]| piece.iter().fold(0, |all, byte| all | byte) == 0;
+    let place = bytes.chunks(PIECE).position(|piece| !is_zero(piece))?;
+    let skipped = place * PIECE;
+    let first = skipped + bytes[skipped..].iter().position(|&byte| byte != 0)?;
+    let tail = bytes
+        .rchunks(PIECE)
+        .take_while(|piece| is_zero(piece))
+        .map(<[u8]>::len)
+        .sum::<usize>();
+    let last = bytes[..bytes.len() - tail]
+        .iter()
+        .rposition(|&byte| byte != 0)?;
+    Some((first, last))
 }
 
 /// The length is one that growth from `initial` passes through.
@@ -382,6 +400,20 @@ pub(crate) async fn zero<D: Disk>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_span_of_what_is_not_zero_is_found_anywhere() {
+        let mut bytes = vec![0u8; 1500];
+        assert_eq!(non_zero_span(&bytes), None);
+        assert_eq!(non_zero_span(&[]), None);
+        for at in [0, 1, 255, 256, 700, 1499] {
+            bytes[at] = 7;
+            assert_eq!(non_zero_span(&bytes), Some((at, at)));
+            bytes[900] = 1;
+            assert_eq!(non_zero_span(&bytes), Some((at.min(900), at.max(900))));
+            bytes.fill(0);
+        }
+    }
 
     #[test]
     fn growth_passes_through_known_lengths() {

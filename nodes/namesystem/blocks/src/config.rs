@@ -57,6 +57,8 @@ pub struct BlockConfig {
     pub oldest_layout: LayoutVersion,
     /// Newest layout of a DataNode that may register.
     pub newest_layout: LayoutVersion,
+    /// Bugs planted by the simulator.
+    pub planted: crate::Planted,
 }
 
 impl Default for BlockConfig {
@@ -87,6 +89,7 @@ impl Default for BlockConfig {
             min_free_blocks: 1,
             oldest_layout: CURRENT_LAYOUT,
             newest_layout: CURRENT_LAYOUT,
+            planted: crate::Planted::default(),
         }
     }
 }

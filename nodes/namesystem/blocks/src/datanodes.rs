@@ -391,6 +391,11 @@ impl BlockManager {
             return Vec::new();
         }
         let (now, epoch, cause) = (self.now, self.epoch, self.txid);
+        let committed = if self.config.planted.order_before_commit {
+            cause
+        } else {
+            committed
+        };
         let wants_report = self.nodes.node(node).storages.iter().any(|storage| {
             let storage = self.nodes.storage(*storage);
             storage.reported && !storage.gone && (storage.content_stale || storage.has_unknown)

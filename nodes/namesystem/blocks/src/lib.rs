@@ -27,6 +27,7 @@ mod manager;
 mod merge;
 mod partition;
 mod placement;
+mod planted;
 mod random;
 mod recovery;
 mod redundancy;
@@ -46,3 +47,4 @@ pub use api::{
 };
 pub use config::BlockConfig;
 pub use manager::BlockManager;
+pub use planted::Planted;

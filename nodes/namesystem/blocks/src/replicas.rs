@@ -40,6 +40,9 @@ impl Partition {
         }
         let same_stamp = entry.stamp == block.generation_stamp.0;
         match state {
+            _ if view.config.planted.accept_stale_replicas => {
+                self.add_replica(key, storage, view, out);
+            }
             ReplicaState::Finalized if entry.matches(&block) => {
                 let bad = self.corrupt.get(&key).is_some_and(|corrupt| {
                     corrupt.iter().any(|replica| {

@@ -36,7 +36,9 @@ impl BlockManager {
                         });
                     }
                 }
-                self.hand_out_copies();
+                if !self.config.planted.skip_replication {
+                    self.hand_out_copies();
+                }
             }
             self.round = now.after_ms(self.config.replication_interval_ms);
         }

@@ -42,7 +42,7 @@ impl WriteOp {
             pieces.push(Piece {
                 page: at / PAGE as u64,
                 from,
-                data: Rc::from(now),
+                data: shared(now),
             });
             at += now.len() as u64;
             rest = later;
@@ -96,6 +96,19 @@ impl WriteOp {
 pub(crate) struct Content {
     length: u64,
     pages: BTreeMap<u64, Rc<[u8]>>,
+}
+
+/// The bytes as a piece. Whole pages of zeros, of which preallocation makes many, are one and the same.
+fn shared(bytes: &[u8]) -> Rc<[u8]> {
+    let is_zero = bytes.len() == PAGE
+        && bytes
+            .chunks(256)
+            .all(|part| part.iter().fold(0, |all, byte| all | byte) == 0);
+    if is_zero {
+        zero_page()
+    } else {
+        Rc::from(bytes)
+    }
 }
 
 fn zero_page() -> Rc<[u8]> {

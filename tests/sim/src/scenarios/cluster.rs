@@ -10,6 +10,7 @@ mod blackout;
 mod check;
 mod model;
 mod nodes;
+mod planted;
 mod workload;
 
 use crate::nemesis::{Fault, Nemesis};
@@ -17,8 +18,8 @@ use crate::report::{Counters, Promise, Violation};
 use crate::rng::Stream;
 use crate::scenario::{Run, Scenario};
 use crate::world::Handle;
-use hadal_qjournal::Planted;
 use nodes::Cluster;
+use planted::Planted;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -26,17 +27,6 @@ use std::time::Duration;
 
 /// The scenario.
 pub(crate) struct WholeCluster;
-
-/// Bugs planted in the JournalNodes. All but the first need a second NameNode to show and are not found with one
-/// (0 of 300 seeds). Those of the writer need a switch in the NameNode's configuration.
-const PLANTED: [&str; 6] = [
-    "ack-before-persist",
-    "forget-promise",
-    "skip-epoch-check",
-    "forget-acceptance",
-    "compare-lengths",
-    "trust-marks",
-];
 
 /// Faults under which every promise is owed.
 const FAULTS: [Fault; 16] = [
@@ -60,20 +50,6 @@ const FAULTS: [Fault; 16] = [
 
 /// From nothing to the first directory.
 const START_LIMIT: Duration = Duration::from_secs(120);
-
-fn planted(name: Option<&str>) -> Planted {
-    let mut planted = Planted::default();
-    match name {
-        Some("ack-before-persist") => planted.ack_before_persist = true,
-        Some("skip-epoch-check") => planted.skip_epoch_check = true,
-        Some("forget-promise") => planted.forget_promise = true,
-        Some("forget-acceptance") => planted.forget_acceptance = true,
-        Some("compare-lengths") => planted.compare_lengths = true,
-        Some("trust-marks") => planted.trust_marks = true,
-        _ => {}
-    }
-    planted
-}
 
 /// One finished operation of a client.
 #[derive(Clone, Debug)]
@@ -145,11 +121,16 @@ impl Scenario for WholeCluster {
     }
 
     fn planted(&self) -> &'static [&'static str] {
-        &PLANTED
+        &planted::NAMES
     }
 
     fn finds_seam_bugs(&self) -> &'static [&'static str] {
-        &["skip-fsync", "skip-dir-sync", "skip-dsync"]
+        &[
+            "skip-fsync",
+            "skip-dir-sync",
+            "skip-dsync",
+            "swallow-write-errors",
+        ]
     }
 
     fn floors(&self) -> &'static [&'static str] {
@@ -174,7 +155,7 @@ impl Scenario for WholeCluster {
         });
         let mut rng = world.rng(Stream::Workload, 0);
         let ctx = Ctx::new(world.handle());
-        let cluster = Cluster::start(&world, &mut rng, planted(run.planted));
+        let cluster = Cluster::start(&world, &mut rng, Planted::named(run.planted));
         world.plant(run.planted, &cluster.daemons());
         let clients = rng.range(2, 4) as usize;
         let names: Vec<String> = (1..=clients).map(|n| format!("user{n}")).collect();
@@ -201,8 +182,14 @@ impl Scenario for WholeCluster {
             bystanders.push(node);
             ctx.trees.borrow_mut().push(model::Tree::new(name));
             let dfs = cluster.dfs(&world, node);
-            let client =
-                workload::Client::new(ctx.clone(), dfs, world.env_of(node), index, rng.fork());
+            let client = workload::Client::new(
+                ctx.clone(),
+                dfs,
+                world.env_of(node),
+                index,
+                workload::Pace::new(run.duration, rng.fork()),
+                rng.fork(),
+            );
             world.spawn_on(node, "workload", client.run());
         }
         let nemesis = Nemesis::swarm(&world, &cluster.daemons(), &bystanders, &FAULTS);

@@ -1,18 +1,19 @@
 //! What is owed once faults have stopped.
 
-use super::model::{File, Found};
+use super::model::{File, Found, content};
 use super::nodes::{
     Cluster, Dfs, JOURNALNODES, journalnode_address, journalnode_name, namenode_address, wait_ms,
 };
-use super::workload::{RACE_EVERY, SHARED, check_bytes};
+use super::workload::{RACE_EVERY, SHARED, VAULT, check_bytes};
 use super::{Ctx, START_LIMIT};
 use crate::Crash;
 use crate::env::SimEnv;
 use crate::nemesis::make_whole;
 use crate::report::Promise;
+use crate::rng::Stream;
 use crate::world::Handle;
 use futures_util::future::{Either, select};
-use hadal_client::ClientError;
+use hadal_client::{ClientError, CreateOptions};
 use hadal_env::{Clock, Expect, Net, Seam};
 use hadal_proto::admin::{NamenodeStats, Request, Response};
 use hadal_proto::qjournal::{self, QjournalProtocol};
@@ -28,6 +29,10 @@ use std::time::Duration;
 const HEAL_LIMIT: Duration = Duration::from_secs(120);
 /// For reading everything back, which is bounded by the data and not by a promise.
 const READ_LIMIT: Duration = Duration::from_secs(600);
+/// Bytes of a file written to see whether one can be.
+const PROBE_BYTES: u64 = 100_000;
+/// A disk that rots loses a bit in each so many bytes.
+const ROT_EVERY: u64 = 4096;
 /// Tries to read a JournalNode, a second apart.
 const AUDIT_ATTEMPTS: u32 = 60;
 
@@ -42,6 +47,7 @@ pub(super) async fn set_up(
     let mut wanted = vec![SHARED.to_owned()];
     wanted.extend((0..rounds).map(|round| format!("{SHARED}/token{round}")));
     wanted.extend(users.iter().map(|user| format!("/{user}")));
+    while dfs.mkdirs(VAULT, 0o700, true).await.is_err() {}
     for path in wanted {
         // The umask is the caller's matter: the mode is as given.
         while dfs.mkdirs(&path, 0o777, true).await.is_err() {}
@@ -94,6 +100,7 @@ pub(super) fn after_healing(world: &Handle, ctx: &Ctx, cluster: &Cluster, power_
         );
         return world.violate(Promise::P7, detail);
     }
+    last_blow(world, cluster);
     let finished = Rc::new(Cell::new(false));
     let verify = verify(
         ctx.clone(),
@@ -152,13 +159,52 @@ async fn becomes_whole(
                     && stats.missing == 0
                     && stats.live_datanodes == live
                 {
-                    return whole.set(true);
+                    match probe(&dfs, &format!("/probe{attempt}")).await {
+                        Ok(()) => return whole.set(true),
+                        Err(error) => format!("a new file: {error}"),
+                    }
+                } else {
+                    format!("{stats:?}")
                 }
-                format!("{stats:?}")
             }
         };
         *progress.borrow_mut() = state;
         wait_ms(&env, 500).await;
+    }
+}
+
+/// A file can be written, closed and read.
+async fn probe(dfs: &Dfs, path: &str) -> Result<(), ClientError> {
+    let bytes = content(u64::MAX, 0, PROBE_BYTES);
+    let mut stream = dfs.create(path, &CreateOptions::default()).await?;
+    stream.write_all(&bytes).await?;
+    stream.close().await?;
+    let read = dfs.open(path).await?.read_to_end().await?;
+    assert!(read == bytes, "{path} reads other bytes than were written");
+    Ok(())
+}
+
+/// Once every block has all its replicas, one DataNode may go for good, or rot: nothing may hang on it (P4, P5).
+fn last_blow(world: &Handle, cluster: &Cluster) {
+    let mut rng = world.rng(Stream::Faults, 2);
+    let Some(node) = rng.pick(&cluster.datanodes).copied() else {
+        return;
+    };
+    match rng.below(3) {
+        0 => {
+            world.count("last blow: DataNode gone", 1);
+            world.crash(node, Crash::Power);
+        }
+        1 => {
+            world.count("last blow: DataNode rots", 1);
+            let disk = world.disk_of(node);
+            for (path, length) in disk.files() {
+                for page in 0..length / ROT_EVERY {
+                    disk.flip_bit(&path, (page * ROT_EVERY + rng.below(ROT_EVERY)) * 8);
+                }
+            }
+        }
+        _ => {}
     }
 }
 
@@ -255,6 +301,8 @@ async fn read_back(world: &Handle, dfs: &Dfs, env: &SimEnv, path: &str, file: &F
                 world.count("bytes read back", bytes.len() as u64);
                 let short = !file.closed && (bytes.len() as u64) < file.flushed;
                 world.count("flushed files read short", u64::from(short));
+                let short = !file.closed && (bytes.len() as u64) < file.synced;
+                world.count("synced files read short", u64::from(short));
                 return;
             }
             Err(error) => reason = error.to_string(),

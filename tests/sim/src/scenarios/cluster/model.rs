@@ -7,16 +7,19 @@
 use crate::rng::scramble;
 use std::collections::BTreeMap;
 
-/// The byte at `offset` of the file with this number.
-pub(super) fn byte(file: u64, offset: u64) -> u8 {
-    (scramble(file ^ scramble(offset / 8)) >> (offset % 8 * 8)) as u8
-}
-
-/// Bytes of a file.
+/// Bytes of a file: each word of eight follows from the file's number and the word's place.
 pub(super) fn content(file: u64, from: u64, length: u64) -> Vec<u8> {
-    (from..from + length)
-        .map(|offset| byte(file, offset))
-        .collect()
+    let skip = (from % 8) as usize;
+    let wanted = skip + length as usize;
+    let mut bytes = Vec::with_capacity(wanted + 8);
+    let mut word = from / 8;
+    while bytes.len() < wanted {
+        bytes.extend_from_slice(&scramble(file ^ scramble(word)).to_le_bytes());
+        word += 1;
+    }
+    bytes.truncate(wanted);
+    bytes.drain(..skip);
+    bytes
 }
 
 /// A file as its writer knows it.
@@ -28,6 +31,8 @@ pub(super) struct File {
     pub(super) written: u64,
     /// Bytes acknowledged by hflush or hsync.
     pub(super) flushed: u64,
+    /// Bytes acknowledged by hsync.
+    pub(super) synced: u64,
     /// The close was acknowledged.
     pub(super) closed: bool,
 }
@@ -241,7 +246,7 @@ impl Tree {
 
 #[cfg(test)]
 mod tests {
-    use super::{File, Found, Tree};
+    use super::{File, Found, Tree, content};
     use std::collections::BTreeMap;
 
     fn file() -> File {
@@ -249,6 +254,7 @@ mod tests {
             number: 1,
             written: 10,
             flushed: 0,
+            synced: 0,
             closed: true,
         }
     }
@@ -264,6 +270,16 @@ mod tests {
         length: 10,
         open: false,
     };
+
+    #[test]
+    fn content_does_not_depend_on_how_it_is_cut() {
+        let whole = content(7, 0, 1000);
+        for (from, length) in [(0, 1), (3, 9), (8, 8), (501, 0), (13, 987)] {
+            let end = (from + length) as usize;
+            assert_eq!(content(7, from, length), whole[from as usize..end]);
+        }
+        assert_ne!(content(8, 0, 1000), whole);
+    }
 
     #[test]
     fn certain_entries_must_be_there_and_no_others() {

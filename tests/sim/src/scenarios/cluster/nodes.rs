@@ -1,5 +1,6 @@
 //! The daemons and where they are.
 
+use super::planted::Planted;
 use crate::env::SimEnv;
 use crate::node::{NodeId, NodeSpec};
 use crate::rng::Rng;
@@ -14,7 +15,6 @@ use hadal_namenode::{
     FormatError, FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig, RunError,
 };
 use hadal_namesystem::NamesystemConfig;
-use hadal_qjournal::Planted;
 use hadal_types::Role;
 use std::future::{Future, pending};
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use store_replica::StoreOptions;
 
 /// User who may do everything.
-const SUPERUSER: &str = "hdfs";
+pub(super) const SUPERUSER: &str = "hdfs";
 /// Bytes per block: small, so that files have several.
 pub(super) const BLOCK_BYTES: u64 = 64 << 10;
 /// Exit code of a daemon that could not start or go on.
@@ -44,6 +44,7 @@ pub(super) struct Cluster {
     pub(super) admin: NodeId,
     /// Reads journals as a NameNode may.
     pub(super) auditor: NodeId,
+    planted: Planted,
 }
 
 pub(super) fn journalnode_address(index: usize) -> SocketAddr {
@@ -71,11 +72,11 @@ fn journalnode_config(index: usize, planted: Planted) -> JournalnodeConfig {
         .map(|peer| (journalnode_name(peer), journalnode_address(peer)))
         .collect();
     let mut config = JournalnodeConfig::new(journalnode_name(index), "/journal".into(), peers);
-    config.planted = planted;
+    config.planted = planted.journal;
     config
 }
 
-fn namenode_config() -> NamenodeConfig {
+fn namenode_config(planted: Planted) -> NamenodeConfig {
     NamenodeConfig {
         name: "nn1".into(),
         dir: PathBuf::from("/name"),
@@ -92,6 +93,8 @@ fn namenode_config() -> NamenodeConfig {
             superuser: SUPERUSER.into(),
             min_block_size: 1 << 10,
             block_size: BLOCK_BYTES,
+            permissions_enabled: !planted.skip_permissions,
+            planted: planted.namesystem,
             ..NamesystemConfig::default()
         },
         blocks: BlockConfig {
@@ -105,16 +108,18 @@ fn namenode_config() -> NamenodeConfig {
             max_transfers_hard: 16,
             report_slot_ms: 10_000,
             safe_mode_extension_ms: 0,
+            planted: planted.blocks,
             ..BlockConfig::default()
         },
         groups: Arc::new(|_| Vec::new()),
         batches_in_flight: 4,
         software: "simulated".into(),
         images_retained: 2,
+        planted: planted.journal,
     }
 }
 
-fn datanode_config(index: usize) -> DatanodeConfig {
+fn datanode_config(index: usize, planted: Planted) -> DatanodeConfig {
     DatanodeConfig {
         name: format!("dn{}", index + 1),
         dirs: vec![PathBuf::from("/data")],
@@ -130,6 +135,7 @@ fn datanode_config(index: usize) -> DatanodeConfig {
             report_interval_ms: 60_000,
             delete_report_interval_ms: 5_000,
             handshake_retry_ms: 500,
+            planted: planted.datanode,
             ..ActorConfig::default()
         },
         // Small enough that replicas of both kinds occur: slots of extents, and files of their own.
@@ -155,9 +161,9 @@ async fn journalnode(env: SimEnv, config: JournalnodeConfig) {
     }
 }
 
-async fn namenode(env: SimEnv) {
+async fn namenode(env: SimEnv, planted: Planted) {
     env.world().count("namenode starts", 1);
-    let config = namenode_config();
+    let config = namenode_config(planted);
     loop {
         match hadal_namenode::run(env.clone(), config.clone()).await {
             Ok(()) => return env.stop(0, "ended"),
@@ -178,9 +184,9 @@ async fn namenode(env: SimEnv) {
     }
 }
 
-async fn datanode(env: SimEnv, index: usize) {
+async fn datanode(env: SimEnv, index: usize, planted: Planted) {
     env.world().count("datanode starts", 1);
-    if let Err(error) = hadal_datanode::run(env.clone(), datanode_config(index)).await {
+    if let Err(error) = hadal_datanode::run(env.clone(), datanode_config(index, planted)).await {
         env.stop(EXIT_FAILED, &error.to_string());
     }
 }
@@ -197,11 +203,11 @@ impl Cluster {
                 world.add_node(&name, Role::Journalnode, address, start)
             })
             .collect();
-        let start = |env: SimEnv| -> Task { Box::pin(namenode(env)) };
+        let start = move |env: SimEnv| -> Task { Box::pin(namenode(env, planted)) };
         let namenode = world.add_node("nn1", Role::Namenode, namenode_address(), start);
         let datanodes = (0..rng.range(3, 4) as usize)
             .map(|index| {
-                let start = move |env: SimEnv| -> Task { Box::pin(datanode(env, index)) };
+                let start = move |env: SimEnv| -> Task { Box::pin(datanode(env, index, planted)) };
                 let name = format!("dn{}", index + 1);
                 world.add_node(&name, Role::Datanode, datanode_address(index), start)
             })
@@ -217,6 +223,7 @@ impl Cluster {
             datanodes,
             admin,
             auditor,
+            planted,
         }
     }
 
@@ -237,6 +244,7 @@ impl Cluster {
         options.host = world.name(node);
         // Three or four nodes are few: writes go on with fewer where no other can join.
         options.replacement.best_effort = true;
+        options.planted = self.planted.client;
         let (dfs, background) = Dfs::new(world.env_of(node), options);
         world.spawn_on(node, "client background", background.run());
         dfs

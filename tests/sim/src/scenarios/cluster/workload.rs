@@ -17,6 +17,53 @@ pub(super) const SHARED: &str = "/shared";
 /// Clients use the same names in this directory for so long; each has a token there to be renamed.
 pub(super) const RACE_EVERY: Duration = Duration::from_secs(5);
 
+/// Where nobody but the superuser may look.
+pub(super) const VAULT: &str = "/vault";
+/// A client is busy for about so much of a run in sum: longer runs have longer pauses, for leases, timers and faults
+/// that strike an idle cluster.
+const BUSY_TIME: Duration = Duration::from_secs(120);
+
+/// When a client works: busy and quiet spells.
+pub(super) struct Pace {
+    rng: Rng,
+    /// Quiet time per busy time, in percent.
+    quiet_percent: u64,
+    busy: bool,
+    until: Duration,
+}
+
+impl Pace {
+    /// For a run of that length.
+    pub(super) fn new(duration: Duration, rng: Rng) -> Self {
+        let quiet = duration.saturating_sub(BUSY_TIME).as_millis();
+        Self {
+            rng,
+            quiet_percent: (quiet * 100 / BUSY_TIME.as_millis()) as u64,
+            busy: false,
+            until: Duration::ZERO,
+        }
+    }
+
+    /// Milliseconds until the next operation.
+    fn wait_ms(&mut self, now: Duration) -> u64 {
+        if now >= self.until {
+            self.busy = !self.busy || self.quiet_percent == 0;
+            let spell = self.rng.range(2_000, 20_000);
+            let spell = if self.busy {
+                spell
+            } else {
+                spell * self.quiet_percent / 100
+            };
+            self.until = now + Duration::from_millis(spell);
+        }
+        if self.busy {
+            self.rng.below(400)
+        } else {
+            self.rng.range(2_000, 10_000)
+        }
+    }
+}
+
 /// Why an operation has no definite result.
 #[derive(Debug)]
 enum Failed {
@@ -48,17 +95,19 @@ pub(super) struct Client {
     dfs: Dfs,
     env: SimEnv,
     index: usize,
+    pace: Pace,
     rng: Rng,
     next: u64,
 }
 
 impl Client {
-    pub(super) fn new(ctx: Ctx, dfs: Dfs, env: SimEnv, index: usize, rng: Rng) -> Self {
+    pub(super) fn new(ctx: Ctx, dfs: Dfs, env: SimEnv, index: usize, pace: Pace, rng: Rng) -> Self {
         Self {
             ctx,
             dfs,
             env,
             index,
+            pace,
             rng,
             next: 0,
         }
@@ -87,10 +136,12 @@ impl Client {
                 55..65 => self.delete().await,
                 65..75 => self.stat().await,
                 75..83 => self.list().await,
-                83..93 => self.read_back().await,
+                83..92 => self.read_back().await,
+                92 => self.trespass().await,
                 _ => self.race().await,
             }
-            wait_ms(&self.env, self.rng.below(400)).await;
+            let wait = self.pace.wait_ms(self.ctx.handle.now());
+            wait_ms(&self.env, wait).await;
         }
         self.ctx.ended.set(self.ctx.ended.get() + 1);
     }
@@ -127,10 +178,8 @@ impl Client {
             outcome,
             seen_txid: seen,
         });
-        if let Err(ClientError::Fault(fault)) = &result
-            && fault.class == FaultClass::Internal
-        {
-            self.violate(Promise::P10, "an operation met an internal error");
+        if let Err(error) = &result {
+            self.check_error(error);
         }
         if result.is_ok() {
             self.ctx.handle.count("operations acknowledged", 1);
@@ -149,6 +198,23 @@ impl Client {
             self.ctx.handle.count("operations unknown", 1);
         }
         result
+    }
+
+    /// Errors that nothing excuses.
+    fn check_error(&self, error: &ClientError) {
+        match error.class() {
+            Some(FaultClass::Internal) => {
+                self.violate(Promise::P10, &format!("an internal error: {error}"));
+            }
+            // Nobody else opens this client's files, and it is never silent for an hour.
+            Some(FaultClass::LeaseExpired) => {
+                self.violate(
+                    Promise::P2,
+                    &format!("an acknowledged lease is lost: {error}"),
+                );
+            }
+            _ => {}
+        }
     }
 
     fn some_dir(&mut self) -> usize {
@@ -195,6 +261,7 @@ impl Client {
             number,
             written: 0,
             flushed: 0,
+            synced: 0,
             closed: false,
         };
         let id = self.tree_mut().add(parent, &name, Some(file));
@@ -232,16 +299,24 @@ impl Client {
             if self.gave_up(&path, "write", result) {
                 return;
             }
-            let flushed = match self.rng.below(6) {
-                0 => stream.hflush().await,
-                1 => stream.hsync().await,
+            let (synced, flushed) = match self.rng.below(6) {
+                0 => (false, stream.hflush().await),
+                1 => (true, stream.hsync().await),
                 _ => continue,
             };
             if self.gave_up(&path, "flush", flushed) {
                 return;
             }
             self.ctx.handle.count("flushes acknowledged", 1);
-            self.file(id, |file| file.flushed = written);
+            self.file(id, |file| {
+                file.flushed = written;
+                if synced {
+                    file.synced = written;
+                }
+            });
+            if self.rng.chance(1, 4) {
+                self.see_flushed(id, &path).await;
+            }
         }
         let closed = self
             .operation(format!("close {path} at {length}"), true, stream.close())
@@ -271,10 +346,43 @@ impl Client {
         let Err(error) = result else { return false };
         self.ctx.handle.count("writes given up", 1);
         tracing::info!("{what} of {path}: {error}");
-        if error.class() == Some(FaultClass::Internal) {
-            self.violate(Promise::P10, &format!("{what} of {path}: {error}"));
-        }
+        self.check_error(&error);
         true
+    }
+
+    /// What was flushed is visible to new readers (P4).
+    async fn see_flushed(&self, id: usize, path: &str) {
+        let Some(file) = self.tree().entry(id).file.clone() else {
+            return;
+        };
+        let read = async { self.dfs.open(path).await?.read_to_end().await };
+        let Ok(bytes) = read.await else { return };
+        self.ctx.handle.count("reads of open files", 1);
+        if let Err(words) = check_bytes(path, &file, &bytes) {
+            self.violate(Promise::P5, &words);
+        }
+        if (bytes.len() as u64) < file.flushed {
+            self.ctx.handle.count("flushed bytes not seen", 1);
+        }
+    }
+
+    /// Goes where it may not.
+    async fn trespass(&mut self) {
+        let path = format!("{VAULT}/{}", self.fresh("t"));
+        let work = self.dfs.mkdirs(&path, 0o755, false);
+        let outcome = self.operation(format!("mkdir {path}"), false, work).await;
+        match outcome {
+            Err(Failed::Unknown) => {}
+            Err(Failed::Refused(FaultClass::AccessDenied, _)) => {
+                self.ctx.handle.count("trespasses refused", 1);
+            }
+            Ok(_) | Err(Failed::Refused(..)) => {
+                self.violate(
+                    Promise::P8,
+                    &format!("mkdir {path}: {outcome:?}, not denied"),
+                );
+            }
+        }
     }
 
     async fn rename(&mut self) {

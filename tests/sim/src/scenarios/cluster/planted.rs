@@ -1,0 +1,75 @@
+//! Bugs that can be planted in the daemons and the clients.
+
+/// Which rules are switched off, by whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Planted {
+    /// JournalNodes, and the NameNode's journal writer.
+    pub(super) journal: hadal_qjournal::Planted,
+    pub(super) namesystem: hadal_namesystem::Planted,
+    pub(super) blocks: hadal_blocks::Planted,
+    pub(super) datanode: hadal_blockpool::Planted,
+    pub(super) client: hadal_client::Planted,
+    /// The NameNode does not look at permissions.
+    pub(super) skip_permissions: bool,
+}
+
+/// Found by this scenario, each within 300 seeds.
+pub(super) const NAMES: [&str; 17] = [
+    "ack-before-persist",
+    "commit-on-one",
+    "skip-commit-barrier",
+    "skip-read-barrier",
+    "forget-retries",
+    "forget-retries-on-replay",
+    "forget-leases-on-replay",
+    "order-before-commit",
+    "accept-stale-replicas",
+    "skip-replication",
+    "forget-received",
+    "ignore-register",
+    "skip-sync",
+    "ack-before-downstream",
+    "skip-verify",
+    "skip-permissions",
+    "skip-epoch-check",
+];
+
+impl Planted {
+    /// The bug of that name; nothing for bugs planted elsewhere.
+    pub(super) fn named(name: Option<&str>) -> Self {
+        let mut planted = Self::default();
+        match name {
+            Some("ack-before-persist") => planted.journal.ack_before_persist = true,
+            Some("commit-on-one") => planted.journal.commit_on_one = true,
+            Some("skip-epoch-check") => planted.journal.skip_epoch_check = true,
+            Some("skip-commit-barrier") => planted.namesystem.skip_commit_barrier = true,
+            Some("skip-read-barrier") => planted.namesystem.skip_read_barrier = true,
+            Some("forget-retries") => planted.namesystem.forget_retries = true,
+            Some("forget-retries-on-replay") => planted.namesystem.forget_retries_on_replay = true,
+            Some("forget-leases-on-replay") => planted.namesystem.forget_leases_on_replay = true,
+            Some("order-before-commit") => planted.blocks.order_before_commit = true,
+            Some("accept-stale-replicas") => planted.blocks.accept_stale_replicas = true,
+            Some("skip-replication") => planted.blocks.skip_replication = true,
+            Some("forget-received") => planted.datanode.forget_received = true,
+            Some("ignore-register") => planted.datanode.ignore_register = true,
+            Some("skip-sync") => planted.datanode.skip_sync = true,
+            Some("ack-before-downstream") => planted.datanode.ack_before_downstream = true,
+            Some("skip-verify") => planted.client.skip_verify = true,
+            Some("skip-permissions") => planted.skip_permissions = true,
+            _ => {}
+        }
+        planted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NAMES, Planted};
+
+    #[test]
+    fn every_name_switches_something_off() {
+        for name in NAMES {
+            assert_ne!(Planted::named(Some(name)), Planted::default(), "{name}");
+        }
+    }
+}
