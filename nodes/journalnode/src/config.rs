@@ -22,6 +22,8 @@ pub struct JournalnodeConfig {
     pub lease_ttl_ms: u32,
     /// Software version shown to operators.
     pub software: String,
+    /// Room for records a new segment starts with, in bytes; a multiple of 4096. It doubles when it is full.
+    pub segment_bytes: u64,
     /// Switched-off rules: the simulator's test of tests.
     pub planted: Planted,
     /// The same of the lease's rules.
@@ -38,6 +40,7 @@ impl JournalnodeConfig {
             peers,
             lease_ttl_ms: 600,
             software: env!("CARGO_PKG_VERSION").to_owned(),
+            segment_bytes: 1 << 20,
             planted: Planted::default(),
             election_planted: hadal_failover::Planted::default(),
         }

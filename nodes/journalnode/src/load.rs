@@ -80,7 +80,8 @@ pub(crate) async fn open<E: Env>(
         });
     };
     let committed = promises.as_ref().map_or(TxId(0), |record| record.mark.txid);
-    let options = Options::new(info.namespace_id);
+    let mut options = Options::new(info.namespace_id);
+    options.initial_bytes = config.segment_bytes;
     let journal = Journal::open(disk, &edits, options, committed).await?;
     let mut segments = Vec::new();
     for mut segment in journal.segments() {

@@ -110,7 +110,8 @@ async fn perform<E: Env>(
             let disk = node.env.disk();
             *node.journal.borrow_mut() = None;
             Journal::erase(disk, &dir).await.map_err(text)?;
-            let options = Options::new(namespace_id);
+            let mut options = Options::new(namespace_id);
+            options.initial_bytes = node.config.segment_bytes;
             let journal = Journal::open(disk, &dir, options, hadal_types::TxId(0)).await;
             *node.journal.borrow_mut() = Some(Rc::new(journal.map_err(text)?));
             Ok(())

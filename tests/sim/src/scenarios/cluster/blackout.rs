@@ -34,50 +34,88 @@ fn victims(rng: &mut Rng, cluster: &Groups) -> Vec<NodeId> {
 }
 
 /// The cluster's nodes by role.
+#[derive(Clone)]
 struct Groups {
     journalnodes: Vec<NodeId>,
     namenode: NodeId,
     datanodes: Vec<NodeId>,
 }
 
-/// Power failures of several nodes at once until `end`; in a seeded half of all runs.
+/// Power failures of several nodes at once until `end`; in a seeded half of all runs. In another half, overlapping,
+/// the NameNode now and then loses the JournalNodes, and soon after its life.
 pub(super) fn start(world: &Handle, cluster: &Cluster, mut rng: Rng, end: Duration) {
-    if rng.chance(1, 2) {
-        return;
-    }
     let groups = Groups {
         journalnodes: cluster.journalnodes.clone(),
         namenode: cluster.namenode,
         datanodes: cluster.datanodes.clone(),
     };
-    let handle = world.clone();
-    world.spawn("blackouts", async move {
-        loop {
-            handle
-                .sleep(Duration::from_millis(rng.range(1_000, 30_000)))
-                .await;
-            if handle.now() >= end {
-                return;
-            }
-            handle.count("blackouts", 1);
-            let victims = victims(&mut rng, &groups);
-            // At the same instant, or each at one of its next disk operations.
-            let at_once = rng.chance(1, 2);
-            for node in &victims {
-                if at_once {
-                    handle.crash(*node, Crash::Power);
-                } else {
-                    let disk = handle.disk_of(*node);
-                    disk.fail_op(
-                        disk.operations() + rng.below(4),
-                        DiskFault::CrashAfter(Crash::Power),
-                    );
-                }
-            }
-            for node in victims {
-                let wait = Duration::from_millis(rng.range(100, 8_000));
-                handle.at(wait, move |handle| handle.restart(node));
+    let (blackouts, last_words) = (rng.chance(1, 2), rng.chance(1, 2));
+    if blackouts {
+        world.spawn(
+            "blackouts",
+            strike_together(world.clone(), groups.clone(), rng.fork(), end),
+        );
+    }
+    if last_words {
+        world.spawn(
+            "last words",
+            cut_off_and_kill(world.clone(), groups, rng, end),
+        );
+    }
+}
+
+async fn strike_together(handle: Handle, groups: Groups, mut rng: Rng, end: Duration) {
+    loop {
+        handle
+            .sleep(Duration::from_millis(rng.range(1_000, 30_000)))
+            .await;
+        if handle.now() >= end {
+            return;
+        }
+        handle.count("blackouts", 1);
+        let victims = victims(&mut rng, &groups);
+        // At the same instant, or each at one of its next disk operations.
+        let at_once = rng.chance(1, 2);
+        for node in &victims {
+            if at_once {
+                handle.crash(*node, Crash::Power);
+            } else {
+                let disk = handle.disk_of(*node);
+                disk.fail_op(
+                    disk.operations() + rng.below(4),
+                    DiskFault::CrashAfter(Crash::Power),
+                );
             }
         }
-    });
+        for node in victims {
+            let wait = Duration::from_millis(rng.range(100, 8_000));
+            handle.at(wait, move |handle| handle.restart(node));
+        }
+    }
+}
+
+/// What a NameNode applied and told others, DataNodes above all, while no JournalNode heard it, is gone with it.
+async fn cut_off_and_kill(handle: Handle, groups: Groups, mut rng: Rng, end: Duration) {
+    loop {
+        handle
+            .sleep(Duration::from_millis(rng.range(2_000, 40_000)))
+            .await;
+        if handle.now() >= end {
+            return;
+        }
+        handle.count("NameNode cut off and killed", 1);
+        let namenode = groups.namenode;
+        for journalnode in &groups.journalnodes {
+            handle.cut_one_way(namenode, *journalnode);
+        }
+        handle
+            .sleep(Duration::from_millis(rng.range(50, 4_000)))
+            .await;
+        handle.crash(namenode, Crash::Process);
+        for journalnode in &groups.journalnodes {
+            handle.heal_between(namenode, *journalnode);
+        }
+        let wait = Duration::from_millis(rng.range(100, 3_000));
+        handle.at(wait, move |handle| handle.restart(namenode));
+    }
 }

@@ -72,6 +72,8 @@ fn journalnode_config(index: usize, planted: Planted) -> JournalnodeConfig {
         .map(|peer| (journalnode_name(peer), journalnode_address(peer)))
         .collect();
     let mut config = JournalnodeConfig::new(journalnode_name(index), "/journal".into(), peers);
+    // A new segment per claim: smaller ones cost less to scan, and grow more often.
+    config.segment_bytes = 32 << 10;
     config.planted = planted.journal;
     config
 }

@@ -159,7 +159,6 @@ impl Client {
     async fn operation<T>(
         &self,
         what: String,
-        mutation: bool,
         work: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, Failed> {
         let (start, frontier) = (self.ctx.handle.now(), self.ctx.frontier.get());
@@ -189,9 +188,8 @@ impl Client {
                 );
                 self.violate(Promise::P1, &words);
             }
-            if mutation {
-                self.ctx.frontier.set(self.ctx.frontier.get().max(seen));
-            }
+            // What a read saw is as settled as what a mutation was told.
+            self.ctx.frontier.set(self.ctx.frontier.get().max(seen));
         }
         let result = result.map_err(Failed::from);
         if let Err(Failed::Unknown) = &result {
@@ -242,7 +240,7 @@ impl Client {
         self.tree_mut().entry_mut(id).maybe_absent = true;
         let path = self.tree().path(id);
         let work = self.dfs.mkdirs(&path, 0o755, false);
-        match self.operation(format!("mkdir {path}"), true, work).await {
+        match self.operation(format!("mkdir {path}"), work).await {
             Ok(_) => self.tree_mut().entry_mut(id).maybe_absent = false,
             Err(Failed::Unknown) => {}
             Err(Failed::Refused(class, words)) => {
@@ -274,7 +272,7 @@ impl Client {
             ..CreateOptions::default()
         };
         let work = self.dfs.create(&path, &options);
-        let mut stream = match self.operation(format!("create {path}"), true, work).await {
+        let mut stream = match self.operation(format!("create {path}"), work).await {
             Ok(stream) => stream,
             Err(Failed::Unknown) => return,
             Err(Failed::Refused(class, words)) => {
@@ -319,7 +317,7 @@ impl Client {
             }
         }
         let closed = self
-            .operation(format!("close {path} at {length}"), true, stream.close())
+            .operation(format!("close {path} at {length}"), stream.close())
             .await;
         match closed {
             Ok(()) => {
@@ -370,7 +368,7 @@ impl Client {
     async fn trespass(&mut self) {
         let path = format!("{VAULT}/{}", self.fresh("t"));
         let work = self.dfs.mkdirs(&path, 0o755, false);
-        let outcome = self.operation(format!("mkdir {path}"), false, work).await;
+        let outcome = self.operation(format!("mkdir {path}"), work).await;
         match outcome {
             Err(Failed::Unknown) => {}
             Err(Failed::Refused(FaultClass::AccessDenied, _)) => {
@@ -396,10 +394,7 @@ impl Client {
         let to = format!("{parent}/{name}");
         self.tree_mut().entry_mut(id).names.push(name.clone());
         let work = self.dfs.rename(&from, &to, false);
-        match self
-            .operation(format!("rename {from} {to}"), true, work)
-            .await
-        {
+        match self.operation(format!("rename {from} {to}"), work).await {
             Ok(()) => self.tree_mut().entry_mut(id).names = vec![name],
             Err(Failed::Unknown) => {}
             Err(Failed::Refused(class, words)) => {
@@ -424,7 +419,7 @@ impl Client {
         }
         self.tree_mut().entry_mut(id).maybe_absent = true;
         let work = self.dfs.delete(&path, true);
-        match self.operation(format!("delete {path}"), true, work).await {
+        match self.operation(format!("delete {path}"), work).await {
             Ok(true) => self.tree_mut().entry_mut(id).gone = true,
             Ok(false) => self.violate(
                 Promise::P1,
@@ -453,7 +448,7 @@ impl Client {
         let Some(id) = id else { return };
         let (path, entry) = (self.tree().path(id), self.tree().entry(id).clone());
         let work = self.dfs.try_file_status(&path);
-        match self.operation(format!("stat {path}"), false, work).await {
+        match self.operation(format!("stat {path}"), work).await {
             Err(_) => {}
             Ok(None) if entry.gone => {}
             Ok(Some(_)) if entry.gone => {
@@ -482,7 +477,7 @@ impl Client {
         let dir = self.some_dir();
         let path = self.tree().path(dir);
         let work = self.dfs.list(&path);
-        match self.operation(format!("list {path}"), false, work).await {
+        match self.operation(format!("list {path}"), work).await {
             Ok(entries) => {
                 let names: Vec<String> = entries.into_iter().map(|entry| entry.name).collect();
                 let checked = self.tree().check_listing(dir, &names);
@@ -510,7 +505,7 @@ impl Client {
         let Some(file) = file else { return };
         let dfs = &self.dfs;
         let work = async { dfs.open(&path).await?.read_to_end().await };
-        match self.operation(format!("read {path}"), false, work).await {
+        match self.operation(format!("read {path}"), work).await {
             Ok(bytes) => {
                 if let Err(words) = check_bytes(&path, &file, &bytes) {
                     self.violate(Promise::P5, &words);
@@ -539,7 +534,7 @@ impl Client {
                     .close()
                     .await
             };
-            let result = self.operation(format!("create {path}"), true, work).await;
+            let result = self.operation(format!("create {path}"), work).await;
             (format!("create {path}"), result)
         } else {
             let (from, to) = (
@@ -549,7 +544,6 @@ impl Client {
             let result = self
                 .operation(
                     format!("rename {from} {to}"),
-                    true,
                     self.dfs.rename(&from, &to, false),
                 )
                 .await;
