@@ -83,18 +83,12 @@ fn seed_22_a_copy_that_met_a_full_disk_is_made_again() {
     }
 }
 
-/// S10 for the whole cluster: edits acknowledged before they are durable, files and directories never
-/// synced. The other bugs of the quorum journal need two writers to show; there is one NameNode.
+/// S10 for the whole cluster: each bug planted in a daemon, a client or below the seam is found.
 #[test]
 fn s10_bugs_planted_in_the_cluster_are_found_within_300_seeds() {
     let cluster = find(Some("cluster")).expect("the whole cluster");
-    for bug in [
-        "ack-before-persist",
-        "skip-fsync",
-        "skip-dir-sync",
-        "skip-dsync",
-    ] {
-        let summary = sweep(cluster, 0..300, 1, Some(bug), true, 2, &|_| {});
+    for bug in [cluster.planted(), cluster.finds_seam_bugs()].concat() {
+        let summary = sweep(cluster, 0..300, 2, Some(bug), true, 2, &|_| {});
         assert!(!summary.failures.is_empty(), "{bug} is not found");
     }
 }

@@ -4,6 +4,7 @@ use hadal_env::{ALIGN, DiskBuf};
 use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
@@ -53,11 +54,12 @@ impl Pool {
 }
 
 thread_local! {
-    /// Memory of dropped buffers, to spare the allocator.
+    /// Memory of dropped buffers, filled with the pattern anew, to spare the allocator.
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 const SPARE_MAX: usize = 64;
+const PATTERN: u8 = 0xa5;
 
 /// A buffer aligned to [`ALIGN`]. A fresh one is filled with a pattern: code that relies on its content
 /// fails, and fails the same way each time.
@@ -65,6 +67,8 @@ pub struct SimBuf {
     memory: Vec<u8>,
     start: usize,
     size: usize,
+    /// What may differ from the pattern.
+    dirty: Range<usize>,
     pool: Arc<Pool>,
 }
 
@@ -77,21 +81,43 @@ impl SimBuf {
                 .position(|memory| memory.len() >= need && memory.len() <= need * 2)?;
             Some(spare.swap_remove(place))
         });
-        let mut memory = spare.unwrap_or_else(|| vec![0; need]);
+        let memory = spare.unwrap_or_else(|| vec![PATTERN; need]);
         let start = memory.as_ptr().align_offset(ALIGN);
-        memory[start..start + size].fill(0xa5);
         Self {
             memory,
             start,
             size,
+            dirty: 0..0,
             pool,
         }
+    }
+
+    /// Lets `read` fill a range from its start on; it says how many bytes it filled.
+    pub(super) fn fill<E>(
+        &mut self,
+        range: Range<usize>,
+        read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let (start, size) = (self.start, self.size);
+        let from = range.start;
+        let count = read(&mut self.memory[start..start + size][range])?;
+        self.taint(from..from + count);
+        Ok(count)
+    }
+
+    fn taint(&mut self, range: Range<usize>) {
+        self.dirty = if self.dirty.is_empty() {
+            range
+        } else {
+            self.dirty.start.min(range.start)..self.dirty.end.max(range.end)
+        };
     }
 }
 
 impl Drop for SimBuf {
     fn drop(&mut self) {
-        let memory = std::mem::take(&mut self.memory);
+        let mut memory = std::mem::take(&mut self.memory);
+        memory[self.start..][self.dirty.clone()].fill(PATTERN);
         // The thread may be ending; then the memory is simply freed.
         let _ = SPARE.try_with(|spare| {
             if let Ok(mut spare) = spare.try_borrow_mut()
@@ -118,6 +144,7 @@ impl AsRef<[u8]> for SimBuf {
 
 impl AsMut<[u8]> for SimBuf {
     fn as_mut(&mut self) -> &mut [u8] {
+        self.taint(0..self.size);
         &mut self.memory[self.start..self.start + self.size]
     }
 }

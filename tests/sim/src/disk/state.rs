@@ -104,7 +104,7 @@ impl DiskState {
                 offset,
             } => {
                 let buf = buf.ok_or_else(|| eio("the buffer is gone"))?;
-                self.read(inode, &mut buf.as_mut()[range], offset, fault)
+                buf.fill(range, |out| self.read(inode, out, offset, fault))
                     .map(Reply::Read)
             }
             Request::Write {

@@ -125,12 +125,7 @@ impl Scenario for WholeCluster {
     }
 
     fn finds_seam_bugs(&self) -> &'static [&'static str] {
-        &[
-            "skip-fsync",
-            "skip-dir-sync",
-            "skip-dsync",
-            "swallow-write-errors",
-        ]
+        &["skip-fsync", "skip-dir-sync", "skip-dsync"]
     }
 
     fn floors(&self) -> &'static [&'static str] {

@@ -14,7 +14,7 @@ pub(super) struct Planted {
 }
 
 /// Found by this scenario, each within 300 seeds.
-pub(super) const NAMES: [&str; 17] = [
+pub(super) const NAMES: [&str; 16] = [
     "ack-before-persist",
     "commit-on-one",
     "skip-commit-barrier",
@@ -31,7 +31,6 @@ pub(super) const NAMES: [&str; 17] = [
     "ack-before-downstream",
     "skip-verify",
     "skip-permissions",
-    "skip-epoch-check",
 ];
 
 impl Planted {
@@ -41,7 +40,6 @@ impl Planted {
         match name {
             Some("ack-before-persist") => planted.journal.ack_before_persist = true,
             Some("commit-on-one") => planted.journal.commit_on_one = true,
-            Some("skip-epoch-check") => planted.journal.skip_epoch_check = true,
             Some("skip-commit-barrier") => planted.namesystem.skip_commit_barrier = true,
             Some("skip-read-barrier") => planted.namesystem.skip_read_barrier = true,
             Some("forget-retries") => planted.namesystem.forget_retries = true,
