@@ -125,7 +125,12 @@ impl Scenario for WholeCluster {
     }
 
     fn finds_seam_bugs(&self) -> &'static [&'static str] {
-        &["skip-fsync", "skip-dir-sync", "skip-dsync"]
+        &[
+            "skip-fsync",
+            "skip-dir-sync",
+            "skip-dsync",
+            "swallow-write-errors",
+        ]
     }
 
     fn floors(&self) -> &'static [&'static str] {
