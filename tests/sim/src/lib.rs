@@ -36,6 +36,7 @@ mod control;
 mod disk;
 mod env;
 mod executor;
+pub mod figures;
 pub mod nemesis;
 mod network;
 mod node;

@@ -1,20 +1,24 @@
 //! The simulator's command line (`cli.md` section 6): seeds in, violated promises out.
 
+mod nightly;
+
 use clap::Parser;
+use sim::figures::{Record, record};
 use sim::runner::{Failure, sweep};
 use sim::scenario::{Run, Scenario, find, registry, run_caught};
 use std::fs::File;
 use std::io::BufWriter;
 use std::ops::Range;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Runs seeds of a simulated cluster over virtual time.
 #[derive(Parser)]
 #[command(name = "sim")]
 struct Options {
     /// Seeds to run, as A..B (B excluded).
-    #[arg(long, value_parser = parse_range, default_value = "0..100")]
-    seeds: Range<u64>,
+    #[arg(long, value_parser = parse_range)]
+    seeds: Option<Range<u64>>,
     /// Virtual minutes of faults per seed.
     #[arg(long, default_value_t = 10)]
     minutes: u64,
@@ -33,6 +37,12 @@ struct Options {
     /// Print scenarios and the bugs that can be planted in them.
     #[arg(long)]
     list: bool,
+    /// Add the run to tests/FIGURES.md and the sums to README.md.
+    #[arg(long)]
+    record: bool,
+    /// The night's work: determinism, every planted bug, then seeds (0..50000) for two hours, all recorded.
+    #[arg(long, conflicts_with_all = ["planted", "trace", "scenario", "hashes"])]
+    nightly: bool,
     /// Print the trace hash of each seed instead of sweeping; for comparisons between processes.
     #[arg(long)]
     hashes: bool,
@@ -54,6 +64,19 @@ fn parse_range(text: &str) -> Result<Range<u64>, String> {
 
 /// Exit code for a wrong command line (cli.md section 1).
 const USAGE: u8 = 255;
+const NIGHT: Duration = Duration::from_secs(2 * 3600);
+
+impl Options {
+    fn seeds(&self) -> Range<u64> {
+        let usual = if self.nightly { 0..50_000 } else { 0..100 };
+        self.seeds.clone().unwrap_or(usual)
+    }
+
+    fn threads(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.threads.unwrap_or(cores)
+    }
+}
 
 fn main() -> ExitCode {
     let options = match Options::try_parse() {
@@ -78,6 +101,14 @@ fn main() -> ExitCode {
     if options.list {
         list();
         return ExitCode::SUCCESS;
+    }
+    if options.nightly {
+        let good = nightly::run(options.seeds(), options.minutes, options.threads(), NIGHT);
+        return if good {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
     }
     let Some(scenario) = choose(&options) else {
         return ExitCode::from(USAGE);
@@ -135,17 +166,15 @@ fn say(failure: &Failure) {
 }
 
 fn run(scenario: &'static dyn Scenario, options: &Options) -> ExitCode {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = options.threads.unwrap_or(cores);
     let planted = options.planted.as_deref();
     let started = std::time::Instant::now();
     let summary = sweep(
         scenario,
-        options.seeds.clone(),
+        options.seeds(),
         options.minutes,
         planted,
         planted.is_some(),
-        threads,
+        options.threads(),
         &say,
     );
     let (passed, failed) = (summary.passed, summary.failures.len());
@@ -179,6 +208,22 @@ fn run(scenario: &'static dyn Scenario, options: &Options) -> ExitCode {
                     "warning: nothing counted for `{name}`: these seeds prove nothing about it"
                 );
             }
+        }
+    }
+    if options.record && planted.is_none() {
+        let seeds = options.seeds();
+        let row = Record {
+            scenario: scenario.name(),
+            seeds: format!("{}..{}", seeds.start, seeds.end),
+            minutes: options.minutes,
+            passed,
+            failed: failed as u64,
+            seconds_per_seed: summary.busy_seconds / runs as f64,
+            counters: &summary.counters,
+        };
+        if let Err(error) = record(&row) {
+            println!("not recorded: {error}");
+            succeeded = false;
         }
     }
     println!("{passed} passed, {failed} failed");
@@ -226,7 +271,7 @@ fn trace(scenario: &dyn Scenario, seed: u64, options: &Options) -> ExitCode {
 }
 
 fn hashes(scenario: &dyn Scenario, options: &Options) -> ExitCode {
-    for seed in options.seeds.clone() {
+    for seed in options.seeds() {
         let mut run = Run::new(
             scenario.name(),
             seed,
