@@ -237,7 +237,7 @@ fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
         batches_in_flight: section.batches_in_flight.max(1),
         software: env!("CARGO_PKG_VERSION").into(),
         images_retained: section.images_retained.max(1),
-        planted: hadal_qjournal::Planted::default(),
+        planted: Default::default(),
     })
 }
 
