@@ -74,6 +74,7 @@ async fn namenode(env: SimEnv) {
         batches_in_flight: 4,
         software: "simulated".into(),
         images_retained: 2,
+        planted: Default::default(),
     };
     loop {
         match hadal_namenode::run(env.clone(), config.clone()).await {
