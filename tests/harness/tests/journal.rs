@@ -36,3 +36,73 @@ fn work_goes_on_with_a_majority_of_journalnodes_and_waits_for_one() {
     cluster.start_node("nn1");
     assert_eq!(cluster.dfs(&["-ls", "-C", "-R", "/"]).ok().stdout, names);
 }
+
+/// Without a majority a write ends within its time with an error that names the JournalNodes that are gone, nothing that
+/// was acknowledged is lost, and a NameNode started afterwards has it all.
+#[test]
+fn a_lost_majority_is_named_to_the_writer() {
+    let _alone = alone();
+    let cluster = TestCluster::start(1);
+    cluster.dfs(&["-mkdir", "/kept"]).ok();
+    for id in ["jn1", "jn2"] {
+        cluster.kill_node(id);
+    }
+    let refused = cluster.run(&["-D", "client.retry_window=10s", "dfs", "-mkdir", "/lost"]);
+    assert_eq!((refused.code, &*refused.stdout), (1, ""));
+    for text in ["mkdir: ", "jn1", "jn2"] {
+        assert!(refused.stderr.contains(text), "{}", refused.stderr);
+    }
+    for id in ["jn1", "jn2"] {
+        cluster.start_node(id);
+    }
+    eventually("writes go on by themselves", SOON, || {
+        let output = cluster.dfs(&["-mkdir", "-p", "/after"]);
+        (output.code == 0).then_some(()).ok_or(output.stderr)
+    });
+    let names = cluster.dfs(&["-ls", "-C", "/"]).ok().stdout;
+    for name in ["/kept", "/after"] {
+        assert!(names.lines().any(|line| line == name), "{name}: {names}");
+    }
+}
+
+/// T-N1: edits that are only in the quorum outlive restarts of the NameNode. T-N4: a JournalNode that is down is told as
+/// lagging by the edits it misses, and not at all as written to after a restart of the NameNode.
+#[test]
+fn t_n1_t_n4_edits_in_the_quorum_outlive_restarts_and_lag_is_told() {
+    let _alone = alone();
+    let cluster = TestCluster::start(1);
+    let restart = || {
+        cluster.dev(&["stop", "nn1"]).ok();
+        cluster.start_node("nn1");
+        eventually("the NameNode leaves safe mode", SOON, || {
+            let output = cluster.run(&["dfsadmin", "-safemode", "get"]);
+            (output.stdout.contains("OFF"))
+                .then_some(())
+                .ok_or(output.stdout + &output.stderr)
+        });
+    };
+    cluster.dfs(&["-mkdir", "/one"]).ok();
+    restart();
+    cluster.dfs(&["-mkdir", "/two"]).ok();
+    restart();
+    assert_eq!(cluster.dfs(&["-ls", "-C", "/"]).ok().stdout, "/one\n/two\n");
+    let lag_of_jn3 = |wanted: &dyn Fn(&serde_json::Value) -> bool| {
+        eventually("the lag of jn3", SOON, || {
+            let stats = cluster.debug(&["nn-stats"])?;
+            let lags = stats["journal_lag"].as_array().ok_or("no list")?.clone();
+            let known = lags.iter().find(|lag| lag["name"] == "jn3");
+            let behind = known.ok_or(stats.to_string())?["behind"].clone();
+            wanted(&behind)
+                .then_some(())
+                .ok_or_else(|| stats.to_string())
+        });
+    };
+    lag_of_jn3(&|behind| *behind == 0);
+    cluster.kill_node("jn3");
+    cluster.dfs(&["-mkdir", "/three"]).ok();
+    lag_of_jn3(&|behind| *behind == 1);
+    restart();
+    lag_of_jn3(&serde_json::Value::is_null);
+    let names = cluster.dfs(&["-ls", "-C", "/"]).ok().stdout;
+    assert_eq!(names, "/one\n/three\n/two\n");
+}

@@ -1,0 +1,185 @@
+//! Nodes whose disk is full: small file systems in memory in the place of their directories. Mounting them needs root,
+//! and the tests say so by failing where they are run by somebody else.
+
+use harness::{Random, TestCluster, alone, eventually};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(40);
+
+/// A file system of some MiB, unmounted when this is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// In the place of this directory, with what is in it. Nobody uses the directory.
+    fn instead_of(dir: &Path, mebibytes: u32) -> Self {
+        let before = dir.with_extension("before");
+        std::fs::rename(dir, &before).expect("the directory moves");
+        let disk = Self::at(dir, mebibytes);
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(before.join(".")).arg(dir);
+        assert!(copy.status().expect("cp").success(), "{copy:?}");
+        std::fs::remove_dir_all(before).expect("the old directory goes");
+        disk
+    }
+
+    fn at(dir: &Path, mebibytes: u32) -> Self {
+        std::fs::create_dir_all(dir).expect("a mount point");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]);
+        let status = mount.arg(dir).status().expect("mount");
+        assert!(
+            status.success(),
+            "{mount:?} failed: tests of full disks mount small file systems, which needs root"
+        );
+        Self(dir.to_owned())
+    }
+
+    /// Takes all the space there is; it is free again once the file is removed.
+    fn fill(&self) -> PathBuf {
+        use std::io::Write;
+        let path = self.0.join("filler");
+        let mut file = std::fs::File::create(&path).expect("a file");
+        // Smaller and smaller pieces, so that nothing is left.
+        for size in [1 << 16, 1 << 12, 1] {
+            let piece = vec![0x5a; size];
+            while file.write_all(&piece).is_ok() {}
+        }
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a node that was not stopped, for a test failed, may still use it.
+        let status = Command::new("umount").arg("-l").arg(&self.0).status();
+        if !status.is_ok_and(|status| status.success()) {
+            eprintln!("{} stays mounted", self.0.display());
+        }
+    }
+}
+
+/// `get` onto a full disk fails with the reason and leaves no file that looks whole.
+#[test]
+fn get_onto_a_full_disk_is_an_error() {
+    let _alone = alone();
+    let cluster = TestCluster::start(1);
+    let content = Random::default().bytes(3_000_000);
+    cluster.write_local("three", &content);
+    cluster.dfs(&["-put", "three", "/three"]).ok();
+    let disk = SmallDisk::at(&cluster.local("small"), 1);
+    let output = cluster.dfs(&["-get", "/three", "small/three"]);
+    assert_eq!((output.code, &*output.stdout), (1, ""));
+    assert!(
+        output.stderr.starts_with("get: ") && output.stderr.contains("No space left on device"),
+        "{}",
+        output.stderr
+    );
+    assert!(!cluster.local("small/three").exists());
+    drop(disk);
+    cluster.dfs(&["-get", "/three", "small/three"]).ok();
+    assert!(std::fs::read(cluster.local("small/three")).unwrap() == content);
+}
+
+/// A DataNode without space refuses blocks with an error, not a hang; what it holds can be read; it takes blocks again
+/// once there is space.
+#[test]
+fn a_datanode_on_a_full_disk_refuses_blocks_and_goes_on_with_space() {
+    let _alone = alone();
+    let cluster = TestCluster::start(1);
+    let mut random = Random::default();
+    let (kept, more) = (random.bytes(1_000_000), random.bytes(4_000_000));
+    cluster.write_local("kept", &kept);
+    cluster.write_local("more", &more);
+    cluster.kill_node("dn1");
+    let disk = SmallDisk::instead_of(&cluster.data("dn1"), 256);
+    cluster.start_node("dn1");
+    eventually("a put", SOON, || {
+        let output = cluster.dfs(&["-put", "-f", "kept", "/kept"]);
+        (output.code == 0).then_some(()).ok_or(output.stderr)
+    });
+    let filler = disk.fill();
+    let output = cluster.run(&[
+        "-D",
+        "client.retry_window=5s",
+        "dfs",
+        "-put",
+        "more",
+        "/more",
+    ]);
+    assert_eq!((output.code, &*output.stdout), (1, ""));
+    assert!(output.stderr.starts_with("put: "), "{}", output.stderr);
+    assert!(cluster.dfs(&["-cat", "/kept"]).ok().bytes == kept);
+    std::fs::remove_file(filler).unwrap();
+    eventually("a put with space", SOON, || {
+        let running = cluster
+            .processes()
+            .iter()
+            .any(|line| line.contains("dn1.toml"));
+        if !running {
+            cluster.start_node("dn1");
+        }
+        let output = cluster.dfs(&["-put", "-f", "more", "/more"]);
+        (output.code == 0).then_some(()).ok_or(output.stderr)
+    });
+    assert!(cluster.dfs(&["-cat", "/kept"]).ok().bytes == kept);
+    assert!(cluster.dfs(&["-cat", "/more"]).ok().bytes == more);
+    cluster.dev(&["down"]).ok();
+}
+
+/// One JournalNode without space is one JournalNode down. Without space on a majority nothing is acknowledged, and all
+/// that was is there when there is space again.
+#[test]
+fn journalnodes_on_full_disks_acknowledge_nothing_and_lose_nothing() {
+    let _alone = alone();
+    let cluster = TestCluster::start(1);
+    cluster.dfs(&["-mkdir", "/before"]).ok();
+    let ids = ["jn1", "jn2"];
+    cluster.dev(&["down"]).ok();
+    let disks = ids.map(|id| SmallDisk::instead_of(&cluster.data(id), 64));
+    cluster.up().ok();
+    let mut acknowledged = vec!["/before".to_owned()];
+    // Segments are written into space they have already, so many edits are needed until none is left.
+    let mut fillers = Vec::new();
+    for (n, disk) in disks.iter().enumerate() {
+        fillers.push(disk.fill());
+        for k in 0..3 {
+            let name = format!("/full-{n}-{k}");
+            let args = ["-D", "client.retry_window=5s", "dfs", "-mkdir", &name];
+            let output = cluster.run(&args);
+            match output.code {
+                0 => acknowledged.push(name),
+                code => assert!(
+                    code == 1 && output.stderr.starts_with("mkdir: "),
+                    "{}",
+                    output.stderr
+                ),
+            }
+        }
+    }
+    for filler in fillers {
+        std::fs::remove_file(filler).unwrap();
+    }
+    let running = |id: &str| {
+        let config = format!("{id}.toml");
+        cluster
+            .processes()
+            .iter()
+            .any(|line| line.contains(&config))
+    };
+    eventually("writes go on with space", SOON, || {
+        for id in ["jn1", "jn2", "jn3", "nn1"] {
+            if !running(id) {
+                cluster.start_node(id);
+            }
+        }
+        let output = cluster.dfs(&["-mkdir", "-p", "/after"]);
+        (output.code == 0).then_some(()).ok_or(output.stderr)
+    });
+    let names = cluster.dfs(&["-ls", "-C", "/"]).ok().stdout;
+    for name in &acknowledged {
+        assert!(names.lines().any(|line| line == name), "{name}: {names}");
+    }
+    cluster.dev(&["down"]).ok();
+}
