@@ -37,34 +37,6 @@ fn work_goes_on_with_a_majority_of_journalnodes_and_waits_for_one() {
     assert_eq!(cluster.dfs(&["-ls", "-C", "-R", "/"]).ok().stdout, names);
 }
 
-/// Without a majority a write ends within its time with an error that names the JournalNodes that are gone, nothing that
-/// was acknowledged is lost, and a NameNode started afterwards has it all.
-#[test]
-fn a_lost_majority_is_named_to_the_writer() {
-    let _alone = alone();
-    let cluster = TestCluster::start(1);
-    cluster.dfs(&["-mkdir", "/kept"]).ok();
-    for id in ["jn1", "jn2"] {
-        cluster.kill_node(id);
-    }
-    let refused = cluster.run(&["-D", "client.retry_window=10s", "dfs", "-mkdir", "/lost"]);
-    assert_eq!((refused.code, &*refused.stdout), (1, ""));
-    for text in ["mkdir: ", "jn1", "jn2"] {
-        assert!(refused.stderr.contains(text), "{}", refused.stderr);
-    }
-    for id in ["jn1", "jn2"] {
-        cluster.start_node(id);
-    }
-    eventually("writes go on by themselves", SOON, || {
-        let output = cluster.dfs(&["-mkdir", "-p", "/after"]);
-        (output.code == 0).then_some(()).ok_or(output.stderr)
-    });
-    let names = cluster.dfs(&["-ls", "-C", "/"]).ok().stdout;
-    for name in ["/kept", "/after"] {
-        assert!(names.lines().any(|line| line == name), "{name}: {names}");
-    }
-}
-
 /// T-N1: edits that are only in the quorum outlive restarts of the NameNode. T-N4: a JournalNode that is down is told as
 /// lagging by the edits it misses, and not at all as written to after a restart of the NameNode.
 #[test]
