@@ -110,6 +110,13 @@ pub enum BlockEvent {
         /// Replicas dropped.
         replicas: u64,
     },
+    /// Every block of a DataNode has its factor on others: it may be stopped.
+    Decommissioned {
+        /// Who.
+        datanode: DatanodeUuid,
+        /// Node id.
+        name: String,
+    },
     /// A full report of one storage is processed.
     Reported {
         /// Node id.

@@ -1,5 +1,6 @@
 //! DataNodes come, beat, fall silent and go (A-08..A-17, T-H24).
 
+use crate::registry::host_of;
 use crate::{BlockEvent, BlockManager};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -98,16 +99,6 @@ impl BlockManager {
         self.check_safe_mode();
     }
 
-    /// Stops placing blocks on a DataNode, or allows it again; `false` when it is unknown. (Its replicas still count:
-    /// decommissioning proper is not there yet.)
-    pub fn set_decommissioning(&mut self, datanode: DatanodeUuid, on: bool) -> bool {
-        let Some(node) = self.nodes.find(datanode) else {
-            return false;
-        };
-        self.nodes.node_mut(node).decommissioning = on;
-        true
-    }
-
     fn register(&mut self, from: &str, registration: &Registration) -> Result<Response, Fault> {
         self.check_registration(from, registration)?;
         if let Some(other) = self.nodes.find_name(&registration.name)
@@ -148,6 +139,7 @@ impl BlockManager {
         for report in &registration.storages {
             self.note_storage(node, report)?;
         }
+        self.apply_exclusion(node);
         self.event(BlockEvent::Registered {
             datanode: registration.uuid,
             name: registration.name.clone(),
@@ -166,6 +158,16 @@ impl BlockManager {
             return Err(Fault::new(
                 FaultClass::Forbidden,
                 format!("the certificate of {from} does not allow to register as datanode {name}"),
+            ));
+        }
+        let address = &registration.address;
+        if !self.hosts.admits(name, host_of(address), address) {
+            return Err(Fault::new(
+                FaultClass::Forbidden,
+                format!(
+                    "Datanode denied communication with namenode because the host is not in the include-list: {name} \
+                     ({address}); add it there and run dfsadmin -refreshNodes"
+                ),
             ));
         }
         let (oldest, newest) = (self.config.oldest_layout, self.config.newest_layout);
@@ -288,7 +290,7 @@ impl BlockManager {
 
     /// Takes a DataNode out of the live ones with all its replicas. Costs a pass over the partitions it has
     /// replicas in.
-    fn drop_node(&mut self, node: u32) -> u64 {
+    pub(crate) fn drop_node(&mut self, node: u32) -> u64 {
         let entry = self.nodes.node_mut(node);
         entry.alive = false;
         entry.stale = false;

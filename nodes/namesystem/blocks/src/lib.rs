@@ -21,6 +21,7 @@ mod api;
 mod commands;
 mod config;
 mod datanodes;
+mod decommission;
 mod entry;
 mod failed_copies;
 mod manager;
@@ -46,5 +47,6 @@ pub use api::{
     BlockEvent, BlockStats, NotEnoughTargets, PlacementRequest, RecoveryError, StoredBlock,
 };
 pub use config::BlockConfig;
+pub use decommission::HostLists;
 pub use manager::BlockManager;
 pub use planted::Planted;

@@ -1,5 +1,6 @@
 //! The block manager: one type in front of partitions, DataNodes, safe mode and replication work.
 
+use crate::decommission::HostLists;
 use crate::partition::{Counters, Partition, PartitionCommand};
 use crate::random::Random;
 use crate::registry::Registry;
@@ -28,6 +29,8 @@ pub struct BlockManager {
     /// Sums over the partitions.
     pub(crate) totals: Counters,
     pub(crate) nodes: Registry,
+    /// Who may register, and who is being decommissioned.
+    pub(crate) hosts: HostLists,
     pub(crate) safe_mode: SafeMode,
     pub(crate) admission: Admission,
     /// Looking for a place draws numbers but changes nothing else.
@@ -69,6 +72,7 @@ impl BlockManager {
             partitions: (0..PARTITION_COUNT).map(Partition::new).collect(),
             totals: Counters::default(),
             nodes: Registry::default(),
+            hosts: HostLists::default(),
             safe_mode: SafeMode::new(),
             admission: Admission::default(),
             random: RefCell::new(Random::new(seed)),

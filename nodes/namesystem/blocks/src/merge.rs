@@ -179,6 +179,7 @@ impl Partition {
                     let count = usize::from(entry.count);
                     let wanted = usize::from(entry.replication);
                     let simple = entry.is_plain()
+                        && view.nodes.leaving == 0
                         && count < INLINE
                         && count < wanted
                         && !entry

@@ -173,7 +173,7 @@ impl BlockManager {
     fn acceptable(&self, node: u32, taste: Taste, choice: &Choice<'_>, turn: usize) -> Option<u32> {
         let entry = self.nodes.node(node);
         if !entry.alive
-            || entry.decommissioning
+            || entry.is_leaving()
             || choice.nodes.contains(&node)
             || choice.excluded.contains(&node)
         {
@@ -231,7 +231,7 @@ impl BlockManager {
     }
 
     /// A block with its readable replicas, nearest to `reader_host` first (same host, same rack, others at random;
-    /// stale DataNodes last). Of an open block the pipeline; when all replicas are corrupt those, with `corrupt` set.
+    /// stale DataNodes behind, decommissioned ones last). Of an open block the pipeline; when all replicas are corrupt those, with `corrupt` set.
     /// `offset` is 0 and the token empty: the caller's to fill.
     #[must_use]
     pub fn locate(&self, block: BlockId, reader_host: &str) -> Option<LocatedBlock> {
@@ -288,7 +288,7 @@ impl BlockManager {
                 Some(rack) if rack == entry.rack => 1,
                 _ => 2u8,
             };
-            (entry.stale, distance)
+            (entry.is_leaving(), entry.stale, distance)
         });
         Some(LocatedBlock {
             block: entry.block(),

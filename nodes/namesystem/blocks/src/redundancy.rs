@@ -51,7 +51,9 @@ impl Partition {
             return;
         };
         let (old, has_corrupt) = (entry.level(), entry.has_corrupt());
-        let (live, wanted) = (self.live(entry), usize::from(entry.replication));
+        // What leaves is still there to copy from, but no longer counts.
+        let there = self.live(entry);
+        let (live, wanted) = (self.staying(entry, view), usize::from(entry.replication));
         let pending = if entry.has_pending() {
             self.pending
                 .get(&key)
@@ -63,7 +65,11 @@ impl Partition {
         let level = if !complete {
             None
         } else if live < wanted {
-            (live + pending < wanted).then(|| level_of(live, wanted))
+            let level = match live {
+                0 if there > 0 => HIGHEST,
+                _ => level_of(live, wanted),
+            };
+            (live + pending < wanted).then_some(level)
         } else if pending == 0 && self.is_on_one_rack(key, live, view) {
             Some(BADLY_DISTRIBUTED)
         } else {
@@ -110,7 +116,7 @@ impl Partition {
             return false;
         }
         let mut racks = self
-            .live_replicas(key)
+            .staying_replicas(key, view)
             .into_iter()
             .map(|storage| view.nodes.rack_of(storage));
         let first = racks.next();
@@ -129,7 +135,7 @@ impl Partition {
     /// Too many replicas: picks which go, unless a storage's content may be stale, for then some may be gone already
     /// on another active's order (F-02, T-H6).
     fn choose_excess(&mut self, key: u64, surplus: usize, view: &View<'_>, out: &mut Vec<Effect>) {
-        let mut candidates = self.live_replicas(key);
+        let mut candidates = self.staying_replicas(key, view);
         candidates.retain(|storage| view.nodes.is_usable(*storage));
         if candidates
             .iter()
@@ -284,7 +290,6 @@ fn choose_one(candidates: &[u32], hint: Option<u32>, view: &View<'_>) -> Option<
         let node = view.nodes.owner(*storage);
         (
             !node.stale,
-            !node.decommissioning,
             view.nodes.storage(*storage).report.remaining,
             *storage,
         )

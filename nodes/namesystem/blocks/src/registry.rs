@@ -1,6 +1,7 @@
 //! DataNodes, their storages and racks.
 
 use crate::commands::{Deletions, Outbox};
+use crate::decommission::Service;
 use crate::session::{ReportSession, Touched};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -24,7 +25,7 @@ pub(crate) struct Datanode {
     pub(crate) alive: bool,
     /// No heartbeat for the stale interval.
     pub(crate) stale: bool,
-    pub(crate) decommissioning: bool,
+    pub(crate) service: Service,
     pub(crate) last_heartbeat: Tick,
     pub(crate) streams: u32,
     pub(crate) failed_volumes: u32,
@@ -44,6 +45,11 @@ pub(crate) struct Datanode {
 }
 
 impl Datanode {
+    /// Decommissioned or about to be: its replicas do not count towards a block's factor.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.service != Service::Normal
+    }
+
     /// Host part of its address.
     pub(crate) fn host(&self) -> &str {
         host_of(&self.address)
@@ -101,6 +107,8 @@ pub(crate) struct Registry {
     pub(crate) racks: Vec<String>,
     /// More than one rack has live DataNodes.
     pub(crate) many_racks: bool,
+    /// How many DataNodes are leaving, dead ones included.
+    pub(crate) leaving: usize,
     by_uuid: BTreeMap<DatanodeUuid, u32>,
     by_name: BTreeMap<String, u32>,
     by_host: BTreeMap<String, Vec<u32>>,
@@ -221,7 +229,7 @@ impl Registry {
                     storages: Vec::new(),
                     alive: false,
                     stale: false,
-                    decommissioning: false,
+                    service: Service::Normal,
                     last_heartbeat: now,
                     streams: 0,
                     failed_volumes: 0,
@@ -285,6 +293,7 @@ impl Registry {
         }
         let racks = self.rack_nodes.iter().filter(|nodes| !nodes.is_empty());
         self.many_racks = racks.count() > 1;
+        self.leaving = self.nodes.iter().filter(|node| node.is_leaving()).count();
     }
 
     /// Index of a storage of a DataNode, added (content stale, not reported) when new.

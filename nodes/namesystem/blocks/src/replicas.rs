@@ -195,7 +195,7 @@ impl Partition {
         if !entry.is_complete() {
             return;
         }
-        let live = self.live(entry);
+        let live = self.staying(entry, view);
         let wanted = usize::from(entry.replication).max(usize::from(view.config.min_replication));
         let stamp = entry.stamp;
         let enough_for_stale = live >= usize::from(view.config.min_replication);

@@ -40,6 +40,7 @@ impl BlockManager {
                     self.hand_out_copies();
                 }
             }
+            self.check_decommissions();
             self.round = now.after_ms(self.config.replication_interval_ms);
         }
         self.check_safe_mode();
@@ -194,8 +195,13 @@ impl BlockManager {
         if entry.has_pending() || !entry.is_complete() {
             return false;
         }
-        let badly_distributed = live.len() >= wanted;
-        let missing = wanted.saturating_sub(live.len()).max(1);
+        let staying: Vec<u32> = live
+            .iter()
+            .copied()
+            .filter(|storage| !self.nodes.owner(*storage).is_leaving())
+            .collect();
+        let badly_distributed = staying.len() >= wanted;
+        let missing = wanted.saturating_sub(staying.len()).max(1);
         let limit = if level == 0 {
             self.config.max_transfers_hard
         } else {
@@ -221,7 +227,7 @@ impl BlockManager {
                 .map(|storage| self.nodes.node_of(*storage))
                 .collect()
         };
-        let existing = nodes_of(&live);
+        let existing = nodes_of(&staying);
         let mut excluded = nodes_of(&partition.table.replicas(key));
         let corrupt = partition.corrupt.get(&key);
         excluded.extend(

@@ -1,5 +1,6 @@
 //! Safe mode by hand, counts and lists.
 
+use crate::decommission::Service;
 use crate::partition::Partition;
 use crate::{BlockManager, BlockStats, StoredBlock};
 use alloc::format;
@@ -209,7 +210,8 @@ impl BlockManager {
                 let node = self.nodes.node(at);
                 let state = match node {
                     _ if !node.alive => "dead",
-                    _ if node.decommissioning => "decommissioning",
+                    _ if node.service == Service::Decommissioned => "decommissioned",
+                    _ if node.is_leaving() => "decommissioning",
                     _ if node.stale => "stale",
                     _ => "live",
                 };

@@ -159,7 +159,11 @@ impl Partition {
         let targets: SmallVec<[u32; 3]> = open
             .into_iter()
             .flat_map(|open| open.expected)
-            .filter(|storage| !replicas.contains(storage) && view.nodes.is_usable(*storage))
+            .filter(|storage| {
+                !replicas.contains(storage)
+                    && view.nodes.is_usable(*storage)
+                    && !view.nodes.owner(*storage).is_leaving()
+            })
             .map(|storage| view.nodes.node_of(storage))
             .collect();
         if !targets.is_empty() {

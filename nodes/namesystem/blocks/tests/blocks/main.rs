@@ -2,6 +2,7 @@
 
 mod barrier;
 mod datanodes;
+mod decommission;
 mod failed_copies;
 mod placement;
 mod recovery;
