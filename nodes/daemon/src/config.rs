@@ -126,6 +126,10 @@ pub struct Namenode {
     pub batches_in_flight: usize,
     /// Images kept.
     pub images_retained: usize,
+    /// File of DataNodes that may register, one per line; all when empty (`dfs.hosts`).
+    pub hosts: PathBuf,
+    /// File of DataNodes to decommission (`dfs.hosts.exclude`). Both are read at start and by `-refreshNodes`.
+    pub hosts_exclude: PathBuf,
 }
 
 impl Default for Namenode {
@@ -155,6 +159,8 @@ impl Default for Namenode {
             report_slots: 6,
             batches_in_flight: 4,
             images_retained: 2,
+            hosts: PathBuf::new(),
+            hosts_exclude: PathBuf::new(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `hadal namenode`, `journalnode`, `datanode`: one shard each, until SIGTERM.
 
-use crate::groups;
+use crate::{groups, hosts};
 use anyhow::{Context, Result, bail};
 use hadal_blockpool::ActorConfig;
 use hadal_blocks::BlockConfig;
@@ -234,6 +234,7 @@ fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
         namesystem,
         blocks,
         groups: groups::lookup(&config.cluster.groups)?,
+        hosts: hosts::lookup(&section.hosts, &section.hosts_exclude)?,
         batches_in_flight: section.batches_in_flight.max(1),
         software: env!("CARGO_PKG_VERSION").into(),
         images_retained: section.images_retained.max(1),

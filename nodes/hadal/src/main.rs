@@ -12,6 +12,7 @@ mod files;
 mod fsck;
 mod getconf;
 mod groups;
+mod hosts;
 mod humanize;
 mod pages;
 mod session;

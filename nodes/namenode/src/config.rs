@@ -1,6 +1,6 @@
 //! What a NameNode is told at start.
 
-use hadal_blocks::BlockConfig;
+use hadal_blocks::{BlockConfig, HostLists};
 use hadal_namesystem::NamesystemConfig;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -48,6 +48,9 @@ impl Default for HaSettings {
     }
 }
 
+/// Reads the include and exclude lists again; what is wrong with them as text.
+pub type HostLookup = Arc<dyn Fn() -> Result<HostLists, String> + Send + Sync>;
+
 /// Settings of a NameNode.
 #[derive(Clone)]
 pub struct NamenodeConfig {
@@ -67,6 +70,8 @@ pub struct NamenodeConfig {
     pub blocks: BlockConfig,
     /// Who is in which group.
     pub groups: GroupLookup,
+    /// Which DataNodes may register and which are decommissioned: asked at start and at `-refreshNodes`.
+    pub hosts: HostLookup,
     /// Batches of edits on their way to the JournalNodes; what comes meanwhile is one more batch (group commit).
     pub batches_in_flight: usize,
     /// Software version.

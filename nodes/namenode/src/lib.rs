@@ -20,7 +20,9 @@ mod peers;
 mod serve;
 mod tail;
 
-pub use config::{GroupLookup, HaSettings, JournalnodePeer, NamenodeConfig, NamenodePeer};
+pub use config::{
+    GroupLookup, HaSettings, HostLookup, JournalnodePeer, NamenodeConfig, NamenodePeer,
+};
 pub use error::{FormatError, RunError};
 pub use format::{FormatOptions, format};
 pub use life::run;

@@ -97,6 +97,10 @@ fn controller<E: Env>(
 async fn load<E: Env>(node: &Rc<Node<E>>) -> Result<LogDigest, RunError> {
     let (mut namesystem, digest) = checkpoint::load(node).await?;
     namesystem.start(node.env.now());
+    match (node.config.hosts)() {
+        Ok(hosts) => namesystem.set_hosts(node.env.now(), hosts),
+        Err(why) => tracing::error!("include and exclude lists are not read: {why}"),
+    }
     tracing::info!("namespace loaded at txid {}", namesystem.applied());
     *node.namesystem.borrow_mut() = Some(namesystem);
     Ok(digest)

@@ -237,6 +237,18 @@ impl<E: Env> Node<E> {
         self.kick();
     }
 
+    /// `dfsadmin -refreshNodes`: the lists as they are now; on an error those read before stay.
+    pub(crate) fn refresh_nodes(&self) -> Result<admin::Response, Fault> {
+        let mut slot = self.namesystem.borrow_mut();
+        let namesystem = slot.as_mut().ok_or_else(|| self.starting())?;
+        let hosts =
+            (self.config.hosts)().map_err(|why| Fault::new(FaultClass::InvalidArgument, why))?;
+        namesystem.set_hosts(self.env.now(), hosts);
+        drop(slot);
+        self.kick();
+        Ok(admin::Response::Done)
+    }
+
     fn caller(&self, peer: &Principal, namesystem: &Namesystem) -> Caller {
         let groups = (self.config.groups)(&peer.name);
         let settings = namesystem.config();

@@ -94,6 +94,7 @@ async fn serve_connection<E: Env>(node: Rc<Node<E>>, conn: NetConn<E>) {
                                 };
                                 election::command(&node, command, Ordering::Operator(responder));
                             }
+                            Request::RefreshNodes => responder.answer(node.refresh_nodes()),
                             other => node.admin_call(other, responder),
                         }
                     }

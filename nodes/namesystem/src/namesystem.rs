@@ -16,7 +16,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use hadal_blocks::{BlockConfig, BlockEvent, BlockManager};
+use hadal_blocks::{BlockConfig, BlockEvent, BlockManager, HostLists};
 use hadal_proto::client::{ClientCall, Reply, Request, Response};
 use hadal_proto::edit::{Edit, EditOp};
 use hadal_proto::{Fault, FaultClass, admin, datanode};
@@ -234,6 +234,13 @@ impl Namesystem {
         self.blocks.become_standby(now, self.ha);
         self.drain_block_events();
         dirty
+    }
+
+    /// Takes the operator's include and exclude lists (`dfsadmin -refreshNodes`, start): in every role, so that a new
+    /// active goes on where the old one was.
+    pub fn set_hosts(&mut self, now: Tick, hosts: HostLists) {
+        self.blocks.set_hosts(now, hosts);
+        self.drain_block_events();
     }
 
     /// Names the active NameNode, for redirects; empty when unknown.

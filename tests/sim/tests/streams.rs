@@ -71,6 +71,7 @@ async fn namenode(env: SimEnv) {
             ..BlockConfig::default()
         },
         groups: Arc::new(|_| Vec::new()),
+        hosts: std::sync::Arc::new(|| Ok(Default::default())),
         batches_in_flight: 4,
         software: "simulated".into(),
         images_retained: 2,

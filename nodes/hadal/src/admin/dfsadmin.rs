@@ -142,11 +142,7 @@ pub(crate) fn run(global: &Global, console: Arc<Console>, verb: Dfsadmin) -> Res
                 done(operator, "segment_txid", txid, &words);
                 Ok(0)
             }
-            Dfsadmin::RefreshNodes => {
-                operator.ask_active(&Request::RefreshNodes).await?;
-                operator.console.line("Refresh nodes successful");
-                Ok(0)
-            }
+            Dfsadmin::RefreshNodes => refresh_nodes(operator).await,
             Dfsadmin::PrintTopology => topology(operator).await,
             Dfsadmin::TriggerBlockReport { id, .. } => trigger_report(operator, &id).await,
             Dfsadmin::RefreshNamenodes { id } => refresh_namenodes(operator, &id).await,
@@ -154,6 +150,23 @@ pub(crate) fn run(global: &Global, console: Arc<Console>, verb: Dfsadmin) -> Res
             Dfsadmin::Other(_) => unreachable!("answered above"),
         }
     })
+}
+
+/// Every NameNode reads its lists: a standby that takes over goes on with them.
+async fn refresh_nodes(operator: &Operator) -> Result<i32> {
+    let mut failed = Vec::new();
+    for member in &operator.config.cluster.namenodes {
+        match operator.ask_namenode(member, &Request::RefreshNodes).await {
+            Ok(_) => operator
+                .console
+                .line(format!("Refresh nodes successful for {}", member.address)),
+            Err(error) => failed.push(format!("Refresh nodes failed for {}: {error}", member.id)),
+        }
+    }
+    if failed.is_empty() {
+        return Ok(0);
+    }
+    anyhow::bail!("{}", failed.join("\n"))
 }
 
 async fn at_txid(operator: &Operator, request: &Request) -> Result<u64> {

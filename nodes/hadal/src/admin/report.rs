@@ -130,9 +130,10 @@ fn node_lines(node: &DatanodeStatus, now_ms: u64) -> Vec<String> {
         .capacity
         .saturating_sub(sums.used)
         .saturating_sub(sums.remaining);
-    let status = match is_decommissioning(node) {
-        true => "Decommission in progress",
-        false => "Normal",
+    let status = match node.state.as_str() {
+        "decommissioning" => "Decommission in progress",
+        "decommissioned" => "Decommissioned",
+        _ => "Normal",
     };
     vec![
         format!("Name: {} ({})", node.address, node.name),

@@ -114,6 +114,7 @@ fn namenode_config(planted: Planted) -> NamenodeConfig {
             ..BlockConfig::default()
         },
         groups: Arc::new(|_| Vec::new()),
+        hosts: Arc::new(|| Ok(Default::default())),
         batches_in_flight: 4,
         software: "simulated".into(),
         images_retained: 2,
