@@ -30,6 +30,7 @@ extern crate alloc;
 mod apply;
 mod barrier;
 mod caller;
+mod checkpointer;
 mod children;
 mod config;
 mod digest;
@@ -54,6 +55,7 @@ mod trail;
 mod tree;
 
 pub use caller::Caller;
+pub use checkpointer::{CheckpointConfig, CheckpointOrder, Checkpointer, Unwanted, UploadOutcome};
 pub use config::NamesystemConfig;
 pub use image::{ImageError, ImageLoader, ImageSource, Loaded, Section};
 pub use lease::{NAMENODE_HOLDER, TRUNCATE_HOLDER};

@@ -19,6 +19,7 @@ pub mod election;
 pub mod fault;
 pub mod frame;
 pub mod ha;
+pub mod image;
 mod primitives;
 pub mod protocol;
 pub mod qjournal;

@@ -21,11 +21,13 @@ pub enum ProtocolId {
     Election = 6,
     /// NameNodes to each other about health and hand-over.
     Ha = 7,
+    /// Images between NameNodes, and from a NameNode to an operator.
+    Image = 8,
 }
 
 impl ProtocolId {
     /// All protocols.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Client,
         Self::Datanode,
         Self::Qjournal,
@@ -33,6 +35,7 @@ impl ProtocolId {
         Self::Admin,
         Self::Election,
         Self::Ha,
+        Self::Image,
     ];
 
     /// The protocol of that number.
@@ -56,6 +59,7 @@ impl ProtocolId {
             Self::Admin => caller == Role::Admin,
             Self::Election => caller != Role::Journalnode,
             Self::Ha => matches!(caller, Role::Namenode | Role::Admin),
+            Self::Image => matches!(caller, Role::Namenode | Role::Admin),
         }
     }
 }

@@ -10,7 +10,7 @@ use hadal_env::{Conn, NetError, RecvStream, SendStream};
 use hadal_proto::codec::Wire;
 use hadal_proto::frame::{Prelude, STREAM_HEADER_CAP, StreamKind};
 use hadal_proto::{
-    FaultClass, Protocol, ProtocolId, admin, client, datanode, election, ha, qjournal, transfer,
+    FaultClass, Protocol, ProtocolId, admin, client, datanode, election, ha, image, qjournal, transfer,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -185,6 +185,7 @@ fn spoken(protocol: ProtocolId) -> u16 {
         ProtocolId::Admin => admin::AdminProtocol::VERSION,
         ProtocolId::Election => election::ElectionProtocol::VERSION,
         ProtocolId::Ha => ha::HaProtocol::VERSION,
+        ProtocolId::Image => image::ImageProtocol::VERSION,
     }
 }
 
