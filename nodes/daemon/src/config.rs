@@ -130,6 +130,14 @@ pub struct Namenode {
     pub hosts: PathBuf,
     /// File of DataNodes to decommission (`dfs.hosts.exclude`). Both are read at start and by `-refreshNodes`.
     pub hosts_exclude: PathBuf,
+    /// A standby makes an image after so many edits.
+    pub checkpoint_txns: u64,
+    /// A standby makes an image after so long, if there was any edit.
+    pub checkpoint_period: Duration,
+    /// How often a standby looks whether an image is due.
+    pub checkpoint_check_period: Duration,
+    /// Most bytes per second of one image sent to another node; 0 for no limit.
+    pub image_transfer_rate: Size,
 }
 
 impl Default for Namenode {
@@ -161,6 +169,10 @@ impl Default for Namenode {
             images_retained: 2,
             hosts: PathBuf::new(),
             hosts_exclude: PathBuf::new(),
+            checkpoint_txns: 1_000_000,
+            checkpoint_period: Duration(3_600_000),
+            checkpoint_check_period: Duration(60_000),
+            image_transfer_rate: Size(0),
         }
     }
 }

@@ -167,9 +167,8 @@ pub(crate) struct NodeArgs {
 }
 
 /// Start-up options Hadoop's daemons have, and these have not.
-const DAEMON_OPTIONS: [&str; 13] = [
+const DAEMON_OPTIONS: [&str; 12] = [
     "backup",
-    "bootstrapStandby",
     "checkpoint",
     "genclusterid",
     "importCheckpoint",
@@ -204,10 +203,17 @@ pub(crate) struct NamenodeArgs {
     /// Make a new namespace
     #[arg(long)]
     format: bool,
+    /// Join the namespace that another NameNode of the configuration serves
+    #[arg(
+        long = "bootstrapStandby",
+        alias = "bootstrap-standby",
+        conflicts_with = "format"
+    )]
+    bootstrap_standby: bool,
     /// Name of the cluster to format
     #[arg(long = "clusterid", alias = "cluster-id", value_name = "NAME")]
     cluster_id: Option<String>,
-    /// Format although there is a namespace: all its data is lost
+    /// Format or join although there is a namespace in the directory: all its data there is lost
     #[arg(long)]
     force: bool,
     /// Never ask: fail where a question would be
@@ -340,6 +346,9 @@ fn run_namenode(global: &Global, console: &Console, args: NamenodeArgs) -> Resul
         return Ok(code);
     }
     let daemon = global.daemon(args.node.id)?;
+    if args.bootstrap_standby {
+        return daemons::bootstrap_standby(&daemon, args.force, args.non_interactive);
+    }
     match args.format {
         true => daemons::format(
             &daemon,

@@ -9,8 +9,10 @@ use hadal_daemon::config::{Config, Member};
 use hadal_datanode::{DatanodeConfig, NamenodeList, NamenodePeer};
 use hadal_env::Net;
 use hadal_journalnode::JournalnodeConfig;
-use hadal_namenode::{FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig};
-use hadal_namesystem::NamesystemConfig;
+use hadal_namenode::{
+    BootstrapError, FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig, RunError,
+};
+use hadal_namesystem::{CheckpointConfig, NamesystemConfig};
 use hadal_quic::{Identity, QuicNet, TransportOptions};
 use hadal_shard::{ShardEnv, ShardOptions, run_on_this_thread, udp};
 use std::net::SocketAddr;
@@ -239,6 +241,13 @@ fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
         software: env!("CARGO_PKG_VERSION").into(),
         images_retained: section.images_retained.max(1),
         planted: Default::default(),
+        checkpoint: CheckpointConfig {
+            txns: section.checkpoint_txns.max(1),
+            period_ms: section.checkpoint_period.0,
+            check_ms: section.checkpoint_check_period.0,
+            ..CheckpointConfig::default()
+        },
+        image_bytes_per_second: section.image_transfer_rate.0,
     })
 }
 
@@ -280,6 +289,50 @@ pub(crate) fn format(args: &DaemonArgs, format: &FormatArgs) -> Result<i32> {
         member.id, info.cluster_id, info.block_pool_id
     );
     Ok(0)
+}
+
+/// Exit codes of `-bootstrapStandby`, HDFS's.
+const NO_NAMENODE: i32 = 2;
+const OTHER_VERSION: i32 = 3;
+const ALREADY_FORMATTED: i32 = 5;
+const EDITS_UNAVAILABLE: i32 = 6;
+
+/// `hadal namenode -bootstrapStandby`.
+pub(crate) fn bootstrap_standby(
+    args: &DaemonArgs,
+    force: bool,
+    non_interactive: bool,
+) -> Result<i32> {
+    let config = load(args)?;
+    let member = member(&config.cluster.namenodes, args.id.as_deref(), "namenode")?;
+    let settings = namenode_config(&config, &member.id)?;
+    let identity = identity(&config, &member.id)?;
+    let force = force || (!non_interactive && asked_to_reformat(&settings.dir)?);
+    let any: SocketAddr = (member.address.ip(), 0).into();
+    let timeout = config.cluster.connection_timeout;
+    let outcome = run_on_this_thread(ShardOptions::new("bootstrap"), |shard| async move {
+        let net = endpoint(any, &identity, timeout, false)?;
+        let env = shard.env(net);
+        anyhow::Ok(hadal_namenode::bootstrap_standby(env, &settings, force).await)
+    })??;
+    let error = match outcome {
+        Ok(done) => {
+            println!(
+                "{} joined cluster {}, block pool {}: image {} of {}",
+                member.id, done.info.cluster_id, done.info.block_pool_id, done.image, done.from
+            );
+            return Ok(0);
+        }
+        Err(error) => error,
+    };
+    eprintln!("namenode -bootstrapStandby: {error}");
+    Ok(match error {
+        BootstrapError::NoNamenode { .. } | BootstrapError::Fetch(_) => NO_NAMENODE,
+        BootstrapError::Run(RunError::Layout { .. }) => OTHER_VERSION,
+        BootstrapError::Run(_) => 1,
+        BootstrapError::Exists { .. } => ALREADY_FORMATTED,
+        BootstrapError::MissingEdits { .. } => EDITS_UNAVAILABLE,
+    })
 }
 
 /// On a terminal, asks before a namespace is given up (as HDFS does).

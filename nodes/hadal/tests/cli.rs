@@ -123,8 +123,8 @@ fn what_is_not_there_says_so_by_name() {
         (&["debug", "verifyMeta"], "debug verifyMeta"),
         (&["fsck", "/", "-delete"], "fsck -delete"),
         (
-            &["namenode", "-bootstrapStandby", "-force"],
-            "namenode -bootstrapStandby",
+            &["namenode", "-initializeSharedEdits", "-force"],
+            "namenode -initializeSharedEdits",
         ),
         (&["balancer", "-threshold", "5"], "balancer"),
         (&["oiv", "-i", "f"], "oiv"),

@@ -172,6 +172,8 @@ fn apply<E: Env>(
         count += 1;
     }
     *digest = LogDigest(batch.digest());
+    // Images carry it.
+    node.start_log(*digest);
     Ok(count)
 }
 

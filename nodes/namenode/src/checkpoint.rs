@@ -5,6 +5,7 @@
 //! txid, so that the log read behind it is known to continue the one the image was made from.
 
 use crate::error::RunError;
+use crate::images::images_dir;
 use crate::node::Node;
 use bytes::{Buf, BytesMut};
 use hadal_env::Env;
@@ -12,7 +13,7 @@ use hadal_namesystem::{ImageLoader, ImageSource, Namesystem, NamesystemConfig, S
 use hadal_proto::qjournal::LogDigest;
 use hadal_proto::{Fault, FaultClass};
 use hadal_types::TxId;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use store_fsimage::{Image, ImageError, ImageWriter, SectionId, newest, retain};
 
@@ -20,11 +21,6 @@ use store_fsimage::{Image, ImageError, ImageWriter, SectionId, newest, retain};
 const LOG_SECTION: SectionId = SectionId(0);
 /// Longest chunk accepted; the namesystem makes them of about 256 KiB.
 const CHUNK_MAX: usize = 64 << 20;
-
-/// Where images are.
-pub(crate) fn images_dir(dir: &Path) -> PathBuf {
-    dir.join("images")
-}
 
 /// The newest readable image, or an empty namespace; with the journal's digest at its txid.
 pub(crate) async fn load<E: Env>(node: &Rc<Node<E>>) -> Result<(Namesystem, LogDigest), RunError> {
@@ -37,6 +33,8 @@ pub(crate) async fn load<E: Env>(node: &Rc<Node<E>>) -> Result<(Namesystem, LogD
     let seed = node.env.random_u64();
     let Some(found) = found else {
         let empty = Namesystem::format(config.namesystem.clone(), config.blocks.clone(), seed);
+        node.start_log(LogDigest::default());
+        node.images.loaded(TxId(0));
         return Ok((empty, LogDigest::default()));
     };
     for skipped in &found.skipped {
@@ -44,6 +42,8 @@ pub(crate) async fn load<E: Env>(node: &Rc<Node<E>>) -> Result<(Namesystem, LogD
     }
     let (loaded, digest) = read(&found.image, &config.namesystem).await?;
     tracing::info!("image {} loaded", loaded.txid());
+    node.start_log(digest);
+    node.images.loaded(loaded.txid());
     Ok((
         Namesystem::load(
             config.namesystem.clone(),
@@ -167,20 +167,66 @@ async fn save<E: Env>(node: &Rc<Node<E>>) -> Result<TxId, Fault> {
             }
         }
     }
-    write(node, view, digest)
-        .await
-        .map_err(|error| Fault::new(FaultClass::DiskFailed, error.to_string()))?;
-    if let Some(namesystem) = node.namesystem.borrow_mut().as_mut() {
-        namesystem.set_last_checkpoint(txid);
+    match write(node, view, digest, &|| false).await? {
+        Saved::Published(txid) => Ok(txid),
+        Saved::Cancelled => unreachable!("nobody cancels it"),
     }
-    Ok(txid)
+}
+
+/// How the saving of an image ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Saved {
+    /// It is durable and published.
+    Published(TxId),
+    /// It was given up, and what there was of it is removed.
+    Cancelled,
+}
+
+/// A checkpoint on a standby: an image of everything applied, which is all committed, until `stop` says to give up (C-06).
+/// It is asked between chunks: a write is never interrupted (Q28).
+pub(crate) async fn save_standby<E: Env>(
+    node: &Rc<Node<E>>,
+    stop: &dyn Fn() -> bool,
+) -> Result<Saved, Fault> {
+    if node.saving.replace(true) {
+        return Err(Fault::new(
+            FaultClass::Busy,
+            "an image is being saved already",
+        ));
+    }
+    let saved = match node.view_with_digest() {
+        Some((view, digest)) if !stop() => write(node, view, digest, stop).await,
+        _ => Ok(Saved::Cancelled),
+    };
+    node.saving.set(false);
+    saved
 }
 
 async fn write<E: Env>(
     node: &Rc<Node<E>>,
     view: View,
     digest: LogDigest,
-) -> Result<(), ImageError> {
+    stop: &dyn Fn() -> bool,
+) -> Result<Saved, Fault> {
+    let txid = view.txid();
+    let written = write_image(node, view, digest, stop)
+        .await
+        .map_err(|error| Fault::new(FaultClass::DiskFailed, error.to_string()))?;
+    if matches!(written, Saved::Published(_)) {
+        node.images.saved(txid);
+        if let Some(namesystem) = node.namesystem.borrow_mut().as_mut() {
+            namesystem.set_last_checkpoint(txid);
+        }
+    }
+    Ok(written)
+}
+
+async fn write_image<E: Env>(
+    node: &Rc<Node<E>>,
+    view: View,
+    digest: LogDigest,
+    stop: &dyn Fn() -> bool,
+) -> Result<Saved, ImageError> {
     let dir = images_dir(&node.config.dir);
     let disk = node.env.disk();
     let txid = view.txid();
@@ -191,6 +237,10 @@ async fn write<E: Env>(
         .await?;
     let mut current = None;
     for (section, chunk) in ImageSource::new(view) {
+        if stop() {
+            writer.abort().await?;
+            return Ok(Saved::Cancelled);
+        }
         if current != Some(section) {
             writer.section(SectionId(u32::from(section as u8)), false);
             current = Some(section);
@@ -204,5 +254,5 @@ async fn write<E: Env>(
     let info = writer.finish().await?;
     tracing::info!("image {txid} saved: {} bytes", info.length);
     retain(disk, &dir, node.config.images_retained).await?;
-    Ok(())
+    Ok(Saved::Published(txid))
 }

@@ -1,7 +1,7 @@
 //! What a NameNode is told at start.
 
 use hadal_blocks::{BlockConfig, HostLists};
-use hadal_namesystem::NamesystemConfig;
+use hadal_namesystem::{CheckpointConfig, NamesystemConfig};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,4 +80,8 @@ pub struct NamenodeConfig {
     pub images_retained: usize,
     /// Bugs the simulator plants in the journal writer.
     pub planted: hadal_qjournal::Planted,
+    /// When a standby makes images.
+    pub checkpoint: CheckpointConfig,
+    /// Most bytes per second of one image sent to another node; 0 for no limit.
+    pub image_bytes_per_second: u64,
 }

@@ -1,7 +1,7 @@
 //! Why a NameNode could not be formatted, start or go on.
 
 use hadal_env::DiskError;
-use hadal_proto::DecodeError;
+use hadal_proto::{DecodeError, Fault};
 use store_fsimage::ImageError;
 use store_record::RecordError;
 use thiserror::Error;
@@ -105,5 +105,65 @@ pub enum FormatError {
         address: String,
         /// Why.
         reason: String,
+    },
+}
+
+/// No image could be fetched; nothing of it is left.
+#[derive(Debug, Error)]
+pub enum FetchError {
+    /// The NameNode, or the disk here, said no.
+    #[error("no image from {name}: {fault}")]
+    Refused {
+        /// Who.
+        name: String,
+        /// What it said.
+        fault: Fault,
+    },
+    /// It does not answer, or the way to it breaks again and again.
+    #[error("no image from {name} at {address}: {reason}; is it running?")]
+    Unreachable {
+        /// Who.
+        name: String,
+        /// Where.
+        address: String,
+        /// What happened last.
+        reason: String,
+    },
+}
+
+/// A NameNode could not be set up from another; the directory holds no namespace then.
+#[derive(Debug, Error)]
+pub enum BootstrapError {
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// There is a namespace already.
+    #[error("{dir} already holds a namespace: pass -force to give it up")]
+    Exists {
+        /// Which directory.
+        dir: String,
+    },
+    /// No other NameNode answers.
+    #[error("no other NameNode to start from: {reasons}")]
+    NoNamenode {
+        /// Who was asked, and what came of it.
+        reasons: String,
+    },
+    /// The image could not be fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The image is too old for the journal (T-H28).
+    #[error(
+        "Unable to read transaction ids {from}-{to} from the JournalNodes ({asked}), which are needed behind image {image}; save the namespace on the other NameNode and try again"
+    )]
+    MissingEdits {
+        /// The image's txid.
+        image: u64,
+        /// First missing.
+        from: u64,
+        /// Last needed.
+        to: u64,
+        /// Who was asked.
+        asked: String,
     },
 }

@@ -74,7 +74,7 @@ pub async fn format<E: Env>(
             });
         }
     }
-    let images = crate::checkpoint::images_dir(&config.dir);
+    let images = crate::images::images_dir(&config.dir);
     if disk.exists(&images).await.map_err(RunError::from)? {
         disk.remove_dir_all(&images).await.map_err(RunError::from)?;
     }

@@ -55,6 +55,16 @@ pub(crate) async fn read<D: Disk>(disk: &D, dir: &Path) -> Result<Option<Namespa
         .map_err(|error| damaged(error.to_string()))
 }
 
+/// Removes the identity, durable at return: what is in the directory is no namespace any more.
+pub(crate) async fn remove<D: Disk>(disk: &D, dir: &Path) -> Result<(), RunError> {
+    let path = path(dir);
+    if disk.exists(&path).await? {
+        disk.remove_file(&path).await?;
+        disk.sync_dir(dir).await?;
+    }
+    Ok(())
+}
+
 /// Writes the identity, durable at return.
 pub(crate) async fn write<D: Disk>(
     disk: &D,

@@ -6,23 +6,33 @@
 //! journal writer and the world meet.
 #![forbid(unsafe_code)]
 
+mod bootstrap;
 mod catch_up;
 mod checkpoint;
+mod checkpointer;
 mod config;
 mod election;
 mod error;
+mod fetch;
 mod format;
 mod identity;
+mod images;
+#[cfg(test)]
+mod images_tests;
 mod life;
 mod links;
 mod node;
 mod peers;
 mod serve;
 mod tail;
+mod transfer;
+mod upload;
 
+pub use bootstrap::{Bootstrapped, bootstrap_standby};
 pub use config::{
     GroupLookup, HaSettings, HostLookup, JournalnodePeer, NamenodeConfig, NamenodePeer,
 };
-pub use error::{FormatError, RunError};
+pub use error::{BootstrapError, FetchError, FormatError, RunError};
+pub use fetch::{Description, Fetched, describe, fetch_image};
 pub use format::{FormatOptions, format};
 pub use life::run;

@@ -2,6 +2,7 @@
 
 use crate::catch_up::catch_up;
 use crate::checkpoint;
+use crate::checkpointer;
 use crate::config::NamenodeConfig;
 use crate::election::{self, Order};
 use crate::error::RunError;
@@ -55,6 +56,7 @@ pub async fn run<E: Env>(env: E, mut config: NamenodeConfig) -> Result<(), RunEr
     for peer in 0..node.peers.len() {
         env.spawn("namenode peer link", peers::run(Rc::clone(&node), peer));
     }
+    env.spawn("namenode checkpoints", checkpointer::run(Rc::clone(&node)));
     env.spawn(
         "namenode accept",
         serve::accept_connections(Rc::clone(&node)),

@@ -2,6 +2,7 @@
 
 use crate::config::NamenodeConfig;
 use crate::election::{self, Order};
+use crate::images::Images;
 use crate::links::{self, Link};
 use crate::peers::Peer;
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use hadal_proto::admin::{self, AdminProtocol, JournalLag};
 use hadal_proto::client::{ClientCall, ClientProtocol};
 use hadal_proto::datanode::{self, DatanodeProtocol};
 use hadal_proto::ha::{HaProtocol, Health};
+use hadal_proto::image;
 use hadal_proto::qjournal::{Call, LogDigest};
 use hadal_proto::{Fault, FaultClass};
 use hadal_qjournal::writer::{AppendError, EditBatch, Event, Output, Writer};
@@ -65,6 +67,7 @@ pub(crate) struct Node<E: Env> {
     /// Since when this standby knows of committed edits it has not applied.
     pub(crate) behind_since: Cell<Option<Tick>>,
     pub(crate) saving: Cell<bool>,
+    pub(crate) images: Rc<Images<E>>,
     /// Wakes who waits for edits to be committed.
     pub(crate) committed: Notify,
     waiting: RefCell<BTreeMap<u64, Waiting>>,
@@ -86,6 +89,7 @@ impl<E: Env> Node<E> {
     ) -> Self {
         let links = config.journalnodes.iter().map(|_| Link::new()).collect();
         let peers = config.peers.iter().map(|_| Peer::default()).collect();
+        let images = Rc::new(Images::new(env.clone(), &config));
         Self {
             env,
             config,
@@ -102,6 +106,7 @@ impl<E: Env> Node<E> {
             silent: RefCell::new(None),
             behind_since: Cell::new(None),
             saving: Cell::new(false),
+            images,
             committed: Notify::new(),
             waiting: RefCell::new(BTreeMap::new()),
             next_ticket: Cell::new(1),
@@ -247,6 +252,17 @@ impl<E: Env> Node<E> {
         drop(slot);
         self.kick();
         Ok(admin::Response::Done)
+    }
+
+    /// Who this is, for a NameNode that joins.
+    pub(crate) fn describe(&self) -> Result<image::Response, Fault> {
+        let slot = self.namesystem.borrow();
+        let namesystem = slot.as_ref().ok_or_else(|| self.starting())?;
+        Ok(image::Response::Description {
+            info: self.config.namesystem.info.clone(),
+            state: namesystem.state(),
+            committed: namesystem.committed(),
+        })
     }
 
     fn caller(&self, peer: &Principal, namesystem: &Namesystem) -> Caller {

@@ -2,11 +2,14 @@
 
 use crate::checkpoint;
 use crate::election;
+use crate::fetch;
 use crate::node::{NetConn, Node, Ordering};
+use crate::upload;
 use hadal_env::{Conn, Env, Net};
 use hadal_failover::Command;
 use hadal_proto::admin::{Request, Response};
 use hadal_proto::ha::Health;
+use hadal_proto::image::{self, ImageProtocol};
 use hadal_proto::{Fault, FaultClass, ProtocolId};
 use hadal_quic::{Incoming, accept};
 use hadal_types::HaState;
@@ -106,6 +109,29 @@ async fn serve_connection<E: Env>(node: Rc<Node<E>>, conn: NetConn<E>) {
                 env.spawn("namenode peer calls", async move {
                     while let Some((request, responder)) = requests.next().await {
                         election::peer_call(&node, request, responder);
+                    }
+                });
+            }
+            Incoming::Append(ProtocolId::Image, stream) => {
+                env.spawn("namenode image arrives", async move {
+                    let images = Rc::clone(&node.images);
+                    let received = upload::receive(images, stream, peer.role).await;
+                    let mut slot = node.namesystem.borrow_mut();
+                    if let Some((txid, namesystem)) = received.zip(slot.as_mut()) {
+                        namesystem.set_last_checkpoint(txid);
+                    }
+                });
+            }
+            Incoming::Read(ProtocolId::Image, stream) => {
+                let images = Rc::clone(&node.images);
+                env.spawn("namenode image leaves", fetch::serve(images, stream));
+            }
+            Incoming::Call(ProtocolId::Image, stream) => {
+                let (mut requests, writer) = stream.split::<ImageProtocol>();
+                env.spawn("namenode answers", writer);
+                env.spawn("namenode image calls", async move {
+                    while let Some((image::Request::Describe, responder)) = requests.next().await {
+                        responder.answer(node.describe());
                     }
                 });
             }

@@ -44,6 +44,8 @@ pub(crate) async fn follow<E: Env>(node: &Rc<Node<E>>, digest: &mut LogDigest) -
                         }
                     }
                     *digest = edits.digest_end;
+                    // Checkpoints carry it.
+                    node.start_log(*digest);
                     node.kick();
                 }
                 Output::Missing { from, asked } => tracing::error!(

@@ -286,6 +286,12 @@ impl Namesystem {
         self.barrier.committed()
     }
 
+    /// The newest image known here.
+    #[must_use]
+    pub fn last_checkpoint(&self) -> TxId {
+        self.last_checkpoint
+    }
+
     /// Replies behind the commit barrier.
     #[must_use]
     pub fn parked(&self) -> usize {

@@ -77,7 +77,7 @@ wire_struct! {
 wire_enum! {
     /// Small calls beside the streams.
     pub enum Request {
-        /// Who are you, and what do you have?
+        /// Who are you?
         0 => Describe,
     }
 }
@@ -85,12 +85,11 @@ wire_enum! {
 wire_enum! {
     /// Their answers.
     pub enum Response {
-        /// To Describe: identity, role, newest image, last edit applied.
+        /// To Describe: identity, role, last edit known committed.
         0 => Description {
             info: NamespaceInfo,
             state: HaState,
-            newest: Option<ImageOffer>,
-            applied: TxId,
+            committed: TxId,
         },
     }
 }

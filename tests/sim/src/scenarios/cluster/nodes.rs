@@ -14,7 +14,7 @@ use hadal_journalnode::JournalnodeConfig;
 use hadal_namenode::{
     FormatError, FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig, RunError,
 };
-use hadal_namesystem::NamesystemConfig;
+use hadal_namesystem::{CheckpointConfig, NamesystemConfig};
 use hadal_types::Role;
 use std::future::{Future, pending};
 use std::net::SocketAddr;
@@ -119,6 +119,8 @@ fn namenode_config(planted: Planted) -> NamenodeConfig {
         software: "simulated".into(),
         images_retained: 2,
         planted: planted.journal,
+        checkpoint: CheckpointConfig::default(),
+        image_bytes_per_second: 0,
     }
 }
 

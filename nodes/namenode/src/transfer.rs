@@ -1,0 +1,245 @@
+//! Bytes of images on the wire, both ways; the format is [`hadal_proto::image`]'s.
+
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use hadal_env::{ALIGN, Conn, Disk, Env};
+use hadal_proto::frame::{Ack, FrameKind};
+use hadal_proto::image::{IMAGE_FRAME_BYTES, ImageOffer};
+use hadal_proto::{Fault, FaultClass, Wire};
+use hadal_quic::{AppendSender, Frame, FrameReceiver};
+use hadal_types::Tick;
+use std::pin::{Pin, pin};
+use store_fsimage::{Image, ImageCopy};
+use store_record::checksum::{crc32c, crc32c_append};
+
+/// Longest image accepted: far more than any namespace, far less than what makes arithmetic wrap.
+const IMAGE_BYTES_MAX: u64 = 1 << 44;
+/// How soon a cancelled transfer notices.
+const STOP_CHECK_MS: u64 = 100;
+/// Least bytes of a throttled frame.
+const FRAME_BYTES_MIN: u64 = ALIGN as u64;
+
+/// Why the sending of an image ended early.
+#[derive(Debug)]
+pub(crate) enum SendError {
+    /// The image cannot be read.
+    Image(store_fsimage::ImageError),
+    /// The other side or the way to it.
+    Net(hadal_env::NetError),
+    /// It was given up.
+    Stopped,
+}
+
+/// Resolves once `stop` says so.
+pub(crate) async fn stopped<E: Env>(env: &E, stop: &dyn Fn() -> bool) {
+    while !stop() {
+        env.sleep_until(env.now().after_ms(STOP_CHECK_MS)).await;
+    }
+}
+
+/// The future's value, unless `stopped` comes first; then the future is dropped.
+pub(crate) async fn unless<T>(
+    stopped: &mut Pin<&mut impl Future<Output = ()>>,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    match select(pin!(future), stopped).await {
+        Either::Left((value, _)) => Some(value),
+        Either::Right(_) => None,
+    }
+}
+
+/// Keeps a transfer below its rate.
+struct Pace {
+    start: Tick,
+    sent: u64,
+    bytes_per_second: u64,
+}
+
+impl Pace {
+    fn due(&self) -> Tick {
+        match self
+            .sent
+            .saturating_mul(1_000)
+            .checked_div(self.bytes_per_second)
+        {
+            Some(ms) => self.start.after_ms(ms),
+            None => self.start,
+        }
+    }
+
+    /// Bytes per frame: several a second, so that a slow transfer is even.
+    fn frame_bytes(&self) -> u64 {
+        match self.bytes_per_second {
+            0 => IMAGE_FRAME_BYTES as u64,
+            rate => (rate / 4).clamp(FRAME_BYTES_MIN, IMAGE_FRAME_BYTES as u64),
+        }
+    }
+}
+
+/// Sends the image from `offset` on, and Finish. It was verified before.
+pub(crate) async fn send<E: Env, C: Conn>(
+    env: &E,
+    image: &Image<impl Disk>,
+    sender: &mut AppendSender<C>,
+    offset: u64,
+    bytes_per_second: u64,
+    stop: &dyn Fn() -> bool,
+) -> Result<(), SendError> {
+    let length = image.info().length;
+    let mut stopped = pin!(stopped(env, stop));
+    let mut pace = Pace {
+        start: env.now(),
+        sent: 0,
+        bytes_per_second,
+    };
+    let mut at = offset;
+    while at < length {
+        let wanted = usize::try_from((length - at).min(pace.frame_bytes())).expect("bounded");
+        let bytes = image.read_raw(at, wanted).await.map_err(SendError::Image)?;
+        let count = bytes.len() as u64;
+        let mut aux = Vec::with_capacity(4);
+        crc32c(&bytes).encode(&mut aux);
+        let mut payload = [bytes];
+        let sending = sender.send(FrameKind::Data, 0, at, aux.into(), &mut payload);
+        unless(&mut stopped, sending)
+            .await
+            .ok_or(SendError::Stopped)?
+            .map_err(SendError::Net)?;
+        if count == 0 {
+            // Shorter than it says: somebody cut the file.
+            return Err(SendError::Image(store_fsimage::ImageError::Damaged {
+                txid: image.info().txid,
+                what: "length",
+                offset: at,
+            }));
+        }
+        at += count;
+        pace.sent += count;
+        if pace.due() > env.now() {
+            unless(&mut stopped, env.sleep_until(pace.due()))
+                .await
+                .ok_or(SendError::Stopped)?;
+        }
+    }
+    let finish = sender.send(FrameKind::Finish, 0, length, Bytes::new(), &mut []);
+    unless(&mut stopped, finish)
+        .await
+        .ok_or(SendError::Stopped)?
+        .map_err(SendError::Net)?;
+    sender.finish();
+    Ok(())
+}
+
+/// Whether an offer can be an image at all.
+pub(crate) fn check_offer(offer: &ImageOffer) -> Result<(), Fault> {
+    let length = offer.length;
+    let fits = length >= 2 * ALIGN as u64
+        && length.is_multiple_of(ALIGN as u64)
+        && length <= IMAGE_BYTES_MAX
+        && offer.txid.0 > 0;
+    match fits {
+        true => Ok(()),
+        false => Err(Fault::new(
+            FaultClass::BadRequest,
+            format!(
+                "an image of txid {} and {length} bytes cannot be",
+                offer.txid
+            ),
+        )),
+    }
+}
+
+/// Takes frames into `copy` until Finish; `Ok(true)` then, `Ok(false)` when the stream broke off and can go on.
+///
+/// # Errors
+/// A fault of the sender or of the disk.
+pub(crate) async fn take<C: Conn, D: Disk>(
+    frames: &mut FrameReceiver<C>,
+    copy: &mut ImageCopy<D>,
+    offer: &ImageOffer,
+) -> Result<bool, Fault> {
+    loop {
+        let frame = match frames.next().await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Ok(false),
+            Err(error) => {
+                tracing::debug!("image {} broke off: {error}", offer.txid);
+                return Ok(false);
+            }
+        };
+        let head = &frame.head;
+        match head.kind {
+            FrameKind::KeepAlive => {}
+            FrameKind::Data => take_data(frame, copy, offer).await?,
+            FrameKind::Finish if head.offset == offer.length && copy.offset() == offer.length => {
+                return Ok(true);
+            }
+            FrameKind::Abort => {
+                let fault = hadal_proto::decode(frame.aux)
+                    .unwrap_or_else(|_| Fault::new(FaultClass::Retry, "the sender gave up"));
+                return Err(fault);
+            }
+            FrameKind::Finish | FrameKind::Flush | FrameKind::Sync => {
+                return Err(Fault::new(
+                    FaultClass::BadRequest,
+                    format!(
+                        "{:?} at {} does not end an image of {} bytes of which {} arrived",
+                        head.kind,
+                        head.offset,
+                        offer.length,
+                        copy.offset()
+                    ),
+                ));
+            }
+        }
+    }
+}
+
+async fn take_data<D: Disk>(
+    frame: Frame,
+    copy: &mut ImageCopy<D>,
+    offer: &ImageOffer,
+) -> Result<(), Fault> {
+    let length = u64::from(frame.head.payload_length);
+    if frame.head.offset != copy.offset() || copy.offset() + length > offer.length {
+        return Err(Fault::new(
+            FaultClass::BadRequest,
+            format!(
+                "{length} bytes at {} do not follow {} of {}",
+                frame.head.offset,
+                copy.offset(),
+                offer.length
+            ),
+        ));
+    }
+    let crc = frame
+        .payload
+        .iter()
+        .fold(crc32c(&[]), |crc, piece| crc32c_append(crc, piece));
+    if frame.aux[..] != crc.to_le_bytes() {
+        return Err(Fault::new(
+            FaultClass::Corrupt,
+            format!(
+                "image {} arrived damaged at byte {}",
+                offer.txid, frame.head.offset
+            ),
+        ));
+    }
+    for piece in frame.payload {
+        copy.write(piece)
+            .await
+            .map_err(|error| Fault::new(FaultClass::DiskFailed, error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// An answer on an append stream.
+pub(crate) fn ack(sequence: u64, offset: u64, fault: Option<Fault>) -> Ack {
+    Ack {
+        sequence,
+        offset,
+        fault,
+        bad_node: u8::MAX,
+        slow_nodes: 0,
+    }
+}
