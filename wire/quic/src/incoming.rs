@@ -10,7 +10,8 @@ use hadal_env::{Conn, NetError, RecvStream, SendStream};
 use hadal_proto::codec::Wire;
 use hadal_proto::frame::{Prelude, STREAM_HEADER_CAP, StreamKind};
 use hadal_proto::{
-    FaultClass, Protocol, ProtocolId, admin, client, datanode, election, ha, image, qjournal, transfer,
+    FaultClass, Protocol, ProtocolId, admin, client, datanode, election, ha, image, qjournal,
+    transfer,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 
