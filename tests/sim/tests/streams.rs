@@ -76,6 +76,8 @@ async fn namenode(env: SimEnv) {
         software: "simulated".into(),
         images_retained: 2,
         planted: Default::default(),
+        checkpoint: hadal_namesystem::CheckpointConfig::default(),
+        image_bytes_per_second: 0,
     };
     loop {
         match hadal_namenode::run(env.clone(), config.clone()).await {
