@@ -445,7 +445,8 @@ impl Namesystem {
                         request.name(),
                         self.blocks.safe_mode_message()
                     ),
-                ));
+                )
+                .with_value(u64::from(self.blocks.safe_mode_ends_by_itself())));
             }
         }
         let response = self.dispatch(context, request)?;

@@ -404,6 +404,18 @@ mod tests {
         );
     }
 
+    /// F-03: a call waits for the end of start-up safe mode within its window; one entered by hand is told at once.
+    #[test]
+    fn start_up_safe_mode_is_waited_for() {
+        let mut call = Failover::new(FailoverOptions::default(), 1, 0, true, Tick(0));
+        let by_itself = Fault::new(FaultClass::SafeMode, "starting").with_value(1);
+        let verdict = call.handle_fault(Tick(0), &by_itself, None, 0);
+        assert!(matches!(verdict, Verdict::Retry { namenode: 0, .. }));
+        let by_hand = Fault::new(FaultClass::SafeMode, "by hand");
+        let verdict = call.handle_fault(Tick(60), &by_hand, None, 0);
+        assert_eq!(verdict, Verdict::Surface);
+    }
+
     #[test]
     fn the_others_are_looked_at_after_a_head_start_or_a_silence_then_with_pauses() {
         let mut call = call(2);

@@ -23,7 +23,7 @@ wire_enum! {
         5 => NotEmpty,
         /// The path or a name in it is malformed, or another argument is out of range.
         6 => InvalidArgument,
-        /// Namespace is read-only until enough blocks are reported.
+        /// Namespace is read-only: `value` 0 by an operator's order; 1 after the start, until enough blocks are reported.
         7 => SafeMode,
         /// This NameNode is not the active one; `hint` names who is, when known.
         8 => Standby,
@@ -118,15 +118,17 @@ impl Fault {
     /// Whether the same call may succeed a little later, at this or another NameNode.
     #[must_use]
     pub fn is_retriable(&self) -> bool {
-        matches!(
-            self.class,
-            FaultClass::Standby
-                | FaultClass::JournalUnavailable
-                | FaultClass::RecoveryInProgress
-                | FaultClass::NotReplicatedYet
-                | FaultClass::Busy
-                | FaultClass::Retry
-        )
+        // Start-up safe mode ends by itself, one entered by hand does not (HDFS's RetriableException around it).
+        (self.class == FaultClass::SafeMode && self.value > 0)
+            || matches!(
+                self.class,
+                FaultClass::Standby
+                    | FaultClass::JournalUnavailable
+                    | FaultClass::RecoveryInProgress
+                    | FaultClass::NotReplicatedYet
+                    | FaultClass::Busy
+                    | FaultClass::Retry
+            )
     }
 }
 

@@ -51,6 +51,11 @@ impl SafeMode {
         self.phase != Phase::Off
     }
 
+    /// On, and off again once enough is reported: nobody entered it by hand.
+    pub(crate) fn ends_by_itself(&self) -> bool {
+        self.is_startup() && !self.manual
+    }
+
     pub(crate) fn start(&mut self) {
         if self.phase == Phase::Loading {
             self.phase = Phase::Startup { reached: None };

@@ -56,6 +56,12 @@ impl BlockManager {
         self.safe_mode.is_on()
     }
 
+    /// Safe mode is on, and ends by itself once enough is reported.
+    #[must_use]
+    pub fn safe_mode_ends_by_itself(&self) -> bool {
+        self.safe_mode.ends_by_itself()
+    }
+
     /// Why it is on, in HDFS's words, with examples of blocks that are missing (Q9); empty when it is off.
     #[must_use]
     pub fn safe_mode_message(&self) -> String {
