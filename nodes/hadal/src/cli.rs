@@ -231,7 +231,7 @@ pub(crate) struct DevArgs {
     #[arg(long, default_value = "hadal-dev", global = true)]
     dir: PathBuf,
     /// NameNodes
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 2)]
     namenodes: u16,
     /// JournalNodes
     #[arg(long, default_value_t = 3)]

@@ -8,12 +8,15 @@ use crate::images::images_dir;
 use futures_util::future::{Either, select};
 use hadal_env::{Disk, Env, Expect, Net};
 use hadal_proto::qjournal::{Call, Manifest, QjournalProtocol, Request, Response};
-use hadal_quic::CallClient;
+use hadal_quic::{CallClient, CallError};
 use hadal_types::{CURRENT_LAYOUT, NamespaceInfo, Role, TxId};
 use std::pin::pin;
 
 /// Somebody who does not answer for so long is passed over.
 const ANSWER_WAIT_MS: u64 = 15_000;
+
+/// Between two questions to a NameNode that starts.
+const RETRY_MS: u64 = 100;
 
 /// What was set up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -80,7 +83,7 @@ async fn find_peer<'a, E: Env>(
     let mut reasons = Vec::new();
     for peer in &config.peers {
         let late = env.sleep_until(env.now().after_ms(ANSWER_WAIT_MS));
-        let asked = describe(env, peer);
+        let asked = describe_when_started(env, peer);
         let reason = match select(pin!(asked), pin!(late)).await {
             Either::Left((Ok(description), _)) => return Ok((peer, description)),
             Either::Left((Err(error), _)) => error.to_string(),
@@ -94,6 +97,21 @@ async fn find_peer<'a, E: Env>(
             false => reasons.join("; "),
         },
     })
+}
+
+/// Asks again while the other NameNode says that it starts: both may be set up in one go.
+async fn describe_when_started<E: Env>(
+    env: &E,
+    peer: &NamenodePeer,
+) -> Result<Description, CallError> {
+    loop {
+        match describe(env, peer).await {
+            Err(CallError::Fault(fault)) if fault.is_retriable() => {
+                env.sleep_until(env.now().after_ms(RETRY_MS)).await;
+            }
+            answered => return answered,
+        }
+    }
 }
 
 /// The JournalNodes must hold what comes behind the image, else the new NameNode could not start.
