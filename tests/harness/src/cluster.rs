@@ -14,6 +14,7 @@ use tempfile::TempDir;
 pub struct TestCluster {
     dir: TempDir,
     ports: Ports,
+    namenodes: u16,
     datanodes: u16,
 }
 
@@ -24,7 +25,17 @@ impl TestCluster {
     ///
     /// When it does not get ready.
     pub fn start(datanodes: u16) -> Self {
+        Self::start_with(1, datanodes)
+    }
+
+    /// As [`TestCluster::start`], with several NameNodes: one active, the others standing by.
+    ///
+    /// # Panics
+    ///
+    /// When it does not get ready.
+    pub fn start_with(namenodes: u16, datanodes: u16) -> Self {
         let cluster = Self {
+            namenodes,
             dir: tempfile::tempdir().expect("a temporary directory"),
             ports: Ports::take(),
             datanodes,
@@ -40,6 +51,7 @@ impl TestCluster {
             .args(["dev", "--detach", "--dir"])
             .arg(self.root())
             .args(["--port-base", &self.ports.base().to_string()])
+            .args(["--namenodes", &self.namenodes.to_string()])
             .args(["--datanodes", &self.datanodes.to_string()]);
         run(&mut command)
     }
