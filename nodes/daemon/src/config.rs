@@ -126,6 +126,8 @@ pub struct Namenode {
     pub batches_in_flight: usize,
     /// Images kept.
     pub images_retained: usize,
+    /// Edits kept in the journal below the oldest kept image.
+    pub extra_edits_retained: u64,
     /// File of DataNodes that may register, one per line; all when empty (`dfs.hosts`).
     pub hosts: PathBuf,
     /// File of DataNodes to decommission (`dfs.hosts.exclude`). Both are read at start and by `-refreshNodes`.
@@ -167,6 +169,7 @@ impl Default for Namenode {
             report_slots: 6,
             batches_in_flight: 4,
             images_retained: 2,
+            extra_edits_retained: 1_000_000,
             hosts: PathBuf::new(),
             hosts_exclude: PathBuf::new(),
             checkpoint_txns: 1_000_000,

@@ -240,6 +240,7 @@ fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
         batches_in_flight: section.batches_in_flight.max(1),
         software: env!("CARGO_PKG_VERSION").into(),
         images_retained: section.images_retained.max(1),
+        extra_edits_retained: section.extra_edits_retained,
         planted: Default::default(),
         checkpoint: CheckpointConfig {
             txns: section.checkpoint_txns.max(1),

@@ -253,6 +253,7 @@ async fn write_image<E: Env>(
     }
     let info = writer.finish().await?;
     tracing::info!("image {txid} saved: {} bytes", info.length);
-    retain(disk, &dir, node.config.images_retained).await?;
+    let oldest = retain(disk, &dir, node.config.images_retained).await?;
+    node.images.oldest_kept.set(oldest);
     Ok(Saved::Published(txid))
 }

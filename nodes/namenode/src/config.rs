@@ -78,6 +78,8 @@ pub struct NamenodeConfig {
     pub software: String,
     /// Images kept.
     pub images_retained: usize,
+    /// Edits kept in the journal below the oldest kept image (HDFS: 1 000 000).
+    pub extra_edits_retained: u64,
     /// Bugs the simulator plants in the journal writer.
     pub planted: hadal_qjournal::Planted,
     /// When a standby makes images.

@@ -49,6 +49,8 @@ pub(crate) struct Images<E: Env> {
     pub(crate) serving: Cell<usize>,
     /// Wakes the checkpointer: an image was published, or the role changed.
     pub(crate) wake: Notify,
+    /// The oldest image kept, since images last changed: an active NameNode purges the journal far below it.
+    pub(crate) oldest_kept: Cell<Option<TxId>>,
 }
 
 impl<E: Env> Images<E> {
@@ -66,6 +68,7 @@ impl<E: Env> Images<E> {
             partial: RefCell::new(None),
             serving: Cell::new(0),
             wake: Notify::new(),
+            oldest_kept: Cell::new(None),
         }
     }
 

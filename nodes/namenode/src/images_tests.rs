@@ -67,6 +67,7 @@ fn config(number: u8, bytes_per_second: u64) -> NamenodeConfig {
         batches_in_flight: 4,
         software: String::new(),
         images_retained: 2,
+        extra_edits_retained: 1_000_000,
         checkpoint: CheckpointConfig::default(),
         image_bytes_per_second: bytes_per_second,
         planted: Default::default(),

@@ -379,6 +379,24 @@ impl<E: Env> Node<E> {
         self.in_flight.borrow_mut().clear();
     }
 
+    /// Tells the JournalNodes which edits nobody needs any more: all that the oldest kept image holds, but for the extra
+    /// ones a NameNode that was away may still ask for (F-14).
+    fn purge_journal(&self) {
+        let Some(oldest) = self.images.oldest_kept.take() else {
+            return;
+        };
+        let below = oldest
+            .next()
+            .0
+            .saturating_sub(self.config.extra_edits_retained);
+        let mut writer = self.writer.borrow_mut();
+        if below > 1 && writer.is_writing() {
+            tracing::info!("purging edits below {below} from the journal");
+            // Refused only when the role is lost, and then it is the next one's to do.
+            let _ = writer.purge(TxId(below));
+        }
+    }
+
     /// One turn: takes everything out of the namesystem and the writer and does it, until both are quiet.
     pub(crate) fn turn(self: &Rc<Self>) {
         loop {
@@ -394,6 +412,7 @@ impl<E: Env> Node<E> {
                 self.namesystem_output(output);
             }
             self.send_edits();
+            self.purge_journal();
             quiet &= !election::turn(self);
             loop {
                 let output = self.writer.borrow_mut().poll_output();

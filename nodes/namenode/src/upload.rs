@@ -308,7 +308,8 @@ async fn publish<E: Env>(
 ) -> Result<(), ImageError> {
     let digest = offer.digest.to_le_bytes();
     copy.finish(images.info.namespace_id, digest).await?;
-    retain(images.env.disk(), &images.dir, images.retained).await?;
+    let oldest = retain(images.env.disk(), &images.dir, images.retained).await?;
+    images.oldest_kept.set(oldest);
     Ok(())
 }
 

@@ -75,6 +75,7 @@ async fn namenode(env: SimEnv) {
         batches_in_flight: 4,
         software: "simulated".into(),
         images_retained: 2,
+        extra_edits_retained: 1_000_000,
         planted: Default::default(),
         checkpoint: hadal_namesystem::CheckpointConfig::default(),
         image_bytes_per_second: 0,

@@ -118,6 +118,7 @@ fn namenode_config(planted: Planted) -> NamenodeConfig {
         batches_in_flight: 4,
         software: "simulated".into(),
         images_retained: 2,
+        extra_edits_retained: 1_000_000,
         planted: planted.journal,
         checkpoint: CheckpointConfig::default(),
         image_bytes_per_second: 0,
