@@ -22,6 +22,7 @@ mod images_tests;
 mod life;
 mod links;
 mod node;
+mod parked;
 mod peers;
 mod serve;
 mod tail;

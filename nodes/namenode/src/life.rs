@@ -21,6 +21,9 @@ use hadal_types::{Epoch, NamespaceInfo, Tick};
 use std::pin::pin;
 use std::rc::Rc;
 
+/// A hand-over is hinted at for so long; by then the election knows more.
+const HINT_MS: u64 = 2_000;
+
 /// How a term of office ended.
 enum Left {
     /// The tree is what the journal says: the NameNode goes on as a standby from here.
@@ -243,6 +246,8 @@ async fn serve_until_left<E: Env>(node: &Rc<Node<E>>) -> Left {
     if let End::HandOver { to, reason } = &end {
         tracing::info!("handing the active role over to {to}: {reason}");
         node.handing_over.set(true);
+        let until = node.env.now().after_ms(HINT_MS);
+        *node.successor.borrow_mut() = Some((to.clone(), until));
         let cut_short = {
             let finished = pin!(finish(node));
             let stopped = pin!(stop_order(node));
@@ -369,8 +374,8 @@ fn leave<E: Env>(node: &Rc<Node<E>>) -> Left {
     controller.handle_ready(now, !dirty);
     controller.handle_resigned(now);
     drop(controller);
-    node.turn();
     node.handing_over.set(false);
+    node.turn();
     if dirty {
         tracing::warn!("edits were applied that may not be committed: loading the namespace again");
         Left::Dirty

@@ -4,6 +4,7 @@ use crate::config::NamenodeConfig;
 use crate::election::{self, Order};
 use crate::images::Images;
 use crate::links::{self, Link};
+use crate::parked::{self, Parked};
 use crate::peers::Peer;
 use bytes::Bytes;
 use hadal_blocks::BlockEvent;
@@ -58,6 +59,8 @@ pub(crate) struct Node<E: Env> {
     pub(crate) commands: RefCell<BTreeMap<CommandId, Ordering>>,
     /// The active role is being handed over: what was accepted is finished, nothing is accepted.
     pub(crate) handing_over: Cell<bool>,
+    /// Whom the role was handed to, and until when that is worth a hint.
+    pub(crate) successor: RefCell<Option<(String, Tick)>>,
     /// Wakes the life.
     pub(crate) wake: Notify,
     /// What the journal writer told and the life has not looked at.
@@ -70,6 +73,8 @@ pub(crate) struct Node<E: Env> {
     pub(crate) images: Rc<Images<E>>,
     /// Wakes who waits for edits to be committed.
     pub(crate) committed: Notify,
+    /// Calls that wait until the role is taken.
+    pub(crate) parked: Parked,
     waiting: RefCell<BTreeMap<u64, Waiting>>,
     next_ticket: Cell<u64>,
     pub(crate) next_command: Cell<u64>,
@@ -101,6 +106,7 @@ impl<E: Env> Node<E> {
             orders: RefCell::new(VecDeque::new()),
             commands: RefCell::new(BTreeMap::new()),
             handing_over: Cell::new(false),
+            successor: RefCell::new(None),
             wake: Notify::new(),
             events: RefCell::new(VecDeque::new()),
             silent: RefCell::new(None),
@@ -108,6 +114,7 @@ impl<E: Env> Node<E> {
             saving: Cell::new(false),
             images,
             committed: Notify::new(),
+            parked: Parked::default(),
             waiting: RefCell::new(BTreeMap::new()),
             next_ticket: Cell::new(1),
             next_command: Cell::new(1),
@@ -164,7 +171,13 @@ impl<E: Env> Node<E> {
     fn active_hint(&self) -> String {
         let hint = self.controller.borrow().active_hint(self.env.now());
         let other = hint.filter(|hint| hint.name != self.config.name);
-        other.map(|hint| hint.name).unwrap_or_default()
+        if let Some(other) = other {
+            return other.name;
+        }
+        let successor = self.successor.borrow();
+        let fresh = |until: &Tick| self.env.now() < *until;
+        let named = successor.as_ref().filter(|(_, until)| fresh(until));
+        named.map(|(name, _)| name.clone()).unwrap_or_default()
     }
 
     /// A client's call arrived.
@@ -175,11 +188,18 @@ impl<E: Env> Node<E> {
         responder: Responder<ClientProtocol>,
     ) {
         let mutation = call.request.is_mutation();
+        let asks_for_state = matches!(call.request, hadal_proto::client::Request::GetServiceState);
+        let mut responder = responder;
+        if !asks_for_state && self.role_changes() {
+            match self.parked.push(peer, call.clone(), responder) {
+                Ok(()) => return,
+                Err(full) => responder = full,
+            }
+        }
         let mut slot = self.namesystem.borrow_mut();
         let Some(namesystem) = slot.as_mut() else {
             return responder.answer(Err(self.starting()));
         };
-        let asks_for_state = matches!(call.request, hadal_proto::client::Request::GetServiceState);
         if namesystem.state() == HaState::Active {
             if !self.may_serve(namesystem) && !asks_for_state {
                 let fault = self.lost_journal_of_a_pair();
@@ -411,6 +431,7 @@ impl<E: Env> Node<E> {
                 quiet = false;
                 self.namesystem_output(output);
             }
+            parked::release(self);
             self.send_edits();
             self.purge_journal();
             quiet &= !election::turn(self);

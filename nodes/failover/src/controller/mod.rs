@@ -347,6 +347,12 @@ impl Controller {
         }
     }
 
+    /// Whether it asks for the lease, or holds it and claims the journal: soon active, or not.
+    #[must_use]
+    pub fn is_standing(&self) -> bool {
+        matches!(self.phase, Phase::Asking { .. } | Phase::Claiming { .. })
+    }
+
     /// The epoch served in; `None` unless it serves (the lease may have lapsed unnoticed: ask
     /// [`Controller::may_serve`]).
     #[must_use]
