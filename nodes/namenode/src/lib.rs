@@ -24,6 +24,7 @@ mod links;
 mod node;
 mod parked;
 mod peers;
+mod segments;
 mod serve;
 mod tail;
 mod transfer;

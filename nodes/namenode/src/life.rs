@@ -227,6 +227,7 @@ fn begin<E: Env>(node: &Rc<Node<E>>, epoch: Epoch, end: CommitMark) -> bool {
     let mut slot = node.namesystem.borrow_mut();
     let namesystem = slot.as_mut().expect("loaded before it serves");
     namesystem.become_active(now, node.env.wall_ms(), epoch, end.txid.next());
+    node.segment.set(end.txid.next());
     tracing::info!("active in epoch {epoch} from txid {}", end.txid.next());
     true
 }

@@ -77,6 +77,8 @@ pub(crate) struct Node<E: Env> {
     pub(crate) parked: Parked,
     waiting: RefCell<BTreeMap<u64, Waiting>>,
     next_ticket: Cell<u64>,
+    /// Where the present segment of the journal begins, while active.
+    pub(crate) segment: Cell<TxId>,
     pub(crate) next_command: Cell<u64>,
     /// Encoded edits that wait for a place among the batches in flight.
     edits: RefCell<VecDeque<(TxId, Bytes)>>,
@@ -117,6 +119,7 @@ impl<E: Env> Node<E> {
             parked: Parked::default(),
             waiting: RefCell::new(BTreeMap::new()),
             next_ticket: Cell::new(1),
+            segment: Cell::new(TxId(0)),
             next_command: Cell::new(1),
             edits: RefCell::new(VecDeque::new()),
             in_flight: RefCell::new(VecDeque::new()),
@@ -399,24 +402,6 @@ impl<E: Env> Node<E> {
         self.in_flight.borrow_mut().clear();
     }
 
-    /// Tells the JournalNodes which edits nobody needs any more: all that the oldest kept image holds, but for the extra
-    /// ones a NameNode that was away may still ask for (F-14).
-    fn purge_journal(&self) {
-        let Some(oldest) = self.images.oldest_kept.take() else {
-            return;
-        };
-        let below = oldest
-            .next()
-            .0
-            .saturating_sub(self.config.extra_edits_retained);
-        let mut writer = self.writer.borrow_mut();
-        if below > 1 && writer.is_writing() {
-            tracing::info!("purging edits below {below} from the journal");
-            // Refused only when the role is lost, and then it is the next one's to do.
-            let _ = writer.purge(TxId(below));
-        }
-    }
-
     /// One turn: takes everything out of the namesystem and the writer and does it, until both are quiet.
     pub(crate) fn turn(self: &Rc<Self>) {
         loop {
@@ -433,7 +418,7 @@ impl<E: Env> Node<E> {
             }
             parked::release(self);
             self.send_edits();
-            self.purge_journal();
+            self.care_for_segments();
             quiet &= !election::turn(self);
             loop {
                 let output = self.writer.borrow_mut().poll_output();

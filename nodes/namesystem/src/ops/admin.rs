@@ -75,8 +75,8 @@ impl Namesystem {
         }
     }
 
-    /// Ends the segment with an `EndSegment` edit and starts the next; returns its first txid.
-    fn roll_edits(&mut self, wall_ms: u64) -> hadal_types::TxId {
+    /// Ends the segment with an `EndSegment` edit and starts the next; returns its first txid. Active only.
+    pub fn roll_edits(&mut self, wall_ms: u64) -> hadal_types::TxId {
         self.own_edit(wall_ms, EditOp::EndSegment);
         let next = self.applied().next();
         self.barrier.roll(next);
