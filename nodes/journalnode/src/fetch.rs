@@ -5,7 +5,7 @@ use crate::peers;
 use hadal_env::Env;
 use hadal_proto::qjournal::{Call, READ_CAP, Request, Response, SegmentState};
 use hadal_proto::{Fault, FaultClass};
-use hadal_qjournal::acceptor::FetchId;
+use hadal_qjournal::acceptor::{FetchId, StoreOp};
 use std::rc::Rc;
 use store_journal::{JournalError, SegmentCopy};
 
@@ -35,6 +35,14 @@ pub(crate) async fn run<E: Env>(
         .borrow_mut()
         .handle_fetched(now, fetch, outcome);
     node.pump();
+    // Overtaken meanwhile: nobody will ask for the copy any more.
+    let wanted =
+        node.writes.borrow().iter().any(
+            |(_, op)| matches!(op, StoreOp::Install { fetch: wanted, .. } if *wanted == fetch),
+        );
+    if !wanted {
+        node.copies.borrow_mut().remove(&fetch);
+    }
 }
 
 enum Stop {
@@ -79,6 +87,19 @@ async fn copy<E: Env>(
     };
     let client = peers::client(node, peer).await.map_err(retry)?;
     let journal = node.journal.borrow().clone().ok_or(Stop::Replaced)?;
+    // A finalised segment that rotted keeps its end.
+    if let Some(own) = journal.segment(segment.first)
+        && own.finalised
+        && own.last != Some(segment.last)
+    {
+        let message = format!(
+            "segment {} is finalised here at {}, at {source} at {}",
+            segment.first,
+            own.last.unwrap_or_default(),
+            segment.last
+        );
+        return Err(Stop::Peer(Fault::new(FaultClass::Corrupt, message)));
+    }
     let mut copy = journal
         .begin_copy(segment.first, segment.epoch, segment.digest_before.0)
         .await?;

@@ -107,7 +107,7 @@ pub(crate) async fn open<E: Env>(
     })
 }
 
-fn loaded(info: &SegmentInfo) -> LoadedSegment {
+pub(crate) fn loaded(info: &SegmentInfo) -> LoadedSegment {
     let (doubtful_from, damaged) = match info.end {
         Some(End::Doubtful(from)) => (Some(from), false),
         Some(End::Damaged(from)) => (Some(from), true),

@@ -160,6 +160,10 @@ impl<E: Env> Node<E> {
                     let task = fetch::run(Rc::clone(self), fetch, source, segment);
                     self.env.spawn("journalnode fetch", task);
                 }
+                Output::Ask { ask, peer, request } => {
+                    let question = peers::question(Rc::clone(self), ask, peer, request);
+                    self.env.spawn("journalnode question", question);
+                }
                 Output::Exchange { peer, request } => {
                     if let Some(peer) = self.peers.iter().find(|known| known.name == peer) {
                         peer.tell(request);

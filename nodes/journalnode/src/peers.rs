@@ -5,7 +5,9 @@ use futures_util::future::{Either, select};
 use hadal_daemon::Notify;
 use hadal_env::{Env, Expect, Net};
 use hadal_proto::qjournal::{QjournalProtocol, Request, Response};
-use hadal_quic::CallClient;
+use hadal_proto::{Fault, FaultClass};
+use hadal_qjournal::acceptor::AskId;
+use hadal_quic::{CallClient, CallError};
 use hadal_types::Role;
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -85,6 +87,44 @@ pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, index: usize) {
         let name = peer.name.clone();
         node.acceptor.borrow_mut().handle_counts(now, &name, counts);
         node.pump();
+    }
+}
+
+/// Puts one question of the core to a peer.
+pub(crate) async fn question<E: Env>(
+    node: Rc<Node<E>>,
+    ask: AskId,
+    name: String,
+    request: Request,
+) {
+    let deadline = node.env.now().after_ms(ANSWER_MS);
+    let outcome = {
+        let asked = pin!(put(&node, &name, &request));
+        let timer = pin!(node.env.sleep_until(deadline));
+        match select(asked, timer).await {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right(_) => Err(unanswered(&name, "no answer in time")),
+        }
+    };
+    let now = node.env.now();
+    node.acceptor.borrow_mut().handle_answer(now, ask, outcome);
+    node.pump();
+}
+
+fn unanswered(name: &str, why: impl std::fmt::Display) -> Fault {
+    Fault::new(FaultClass::Retry, format!("JournalNode {name}: {why}"))
+}
+
+async fn put<E: Env>(node: &Rc<Node<E>>, name: &str, request: &Request) -> Result<Response, Fault> {
+    let peer = node.peers.iter().position(|peer| peer.name == name);
+    let peer = peer.ok_or_else(|| unanswered(name, "not among the configured peers"))?;
+    let client = client(node, peer)
+        .await
+        .map_err(|reason| unanswered(name, reason))?;
+    match client.call(request).await {
+        Ok(response) => Ok(response),
+        Err(CallError::Fault(fault)) => Err(fault),
+        Err(error) => Err(unanswered(name, error)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Answers made of records.
 
+use crate::load::loaded;
 use crate::node::Node;
 use hadal_env::Env;
 use hadal_proto::qjournal::{CommitMark, Edits, LogDigest, QjournalProtocol, Response};
@@ -24,7 +25,32 @@ pub(crate) async fn answer<E: Env>(
     run: Run,
 ) {
     let outcome = read(&node, &run).await;
+    let unreadable = outcome
+        .as_ref()
+        .is_err_and(|f| f.class == FaultClass::Corrupt);
     responder.answer(outcome.map(|edits| Response::Edits { edits }));
+    if unreadable {
+        examine(&node, run.segment).await;
+    }
+}
+
+/// Tells the core what is left of a segment that could not be read.
+async fn examine<E: Env>(node: &Rc<Node<E>>, first: TxId) {
+    let Some(journal) = node.journal.borrow().clone() else {
+        return;
+    };
+    match journal.scan(first).await {
+        Ok(info) => {
+            let scanned = loaded(&info);
+            if let Some(from) = scanned.state.doubtful_from {
+                tracing::error!("segment {first} is damaged from txid {from} on");
+            }
+            let now = node.env.now();
+            node.acceptor.borrow_mut().handle_scanned(now, scanned);
+            node.pump();
+        }
+        Err(error) => tracing::error!("segment {first} cannot be scanned: {error}"),
+    }
 }
 
 async fn read<E: Env>(node: &Rc<Node<E>>, run: &Run) -> Result<Edits, Fault> {

@@ -142,7 +142,12 @@ async fn perform<E: Env>(
             let copy =
                 copy.ok_or_else(|| format!("the copy of segment {} is gone", segment.first))?;
             let journal = journal(node)?;
-            let installed = journal.install(copy, Place::InProgress, Behind::Cut).await;
+            let place = if segment.finalized {
+                Place::Finalised
+            } else {
+                Place::InProgress
+            };
+            let installed = journal.install(copy, place, Behind::Cut).await;
             installed.map_err(text).map(|_| ())
         }
         StoreOp::Purge { below } => {

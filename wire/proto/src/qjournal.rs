@@ -225,6 +225,10 @@ wire_enum! {
         /// (at most [`AWAIT_CAP_MS`]) an empty run. Refused with `NotFound` by a node that lacks them and will not get
         /// them by waiting, or that knows of more than it has: ask another one (protocols.md section 3).
         13 => AwaitCommitted { after: TxId, wait_ms: u32, max_bytes: u32 },
+        /// From the writer of `epoch` to a learner that takes its stream: you have the segment that starts at `segment` up
+        /// to `upto`, everything that was sent when I first saw you; if the rest of your log is whole, vote again. Done
+        /// once that is durable, also by a node that votes already; refused as `Learner` with what is missing.
+        14 => EndLearning { epoch: Epoch, segment: TxId, upto: TxId },
     }
 }
 

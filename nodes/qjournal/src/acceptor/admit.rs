@@ -45,9 +45,11 @@ impl Acceptor {
         }
         match call {
             Call::NewEpoch { .. } if self.record.info.is_none() => self.check_namespace(0),
+            // A learner takes these from the writer whose epoch it adopted.
+            Call::StartSegment { epoch, .. } | Call::FinalizeSegment { epoch, .. } => {
+                self.check_writer(*epoch)
+            }
             Call::NewEpoch { .. }
-            | Call::StartSegment { .. }
-            | Call::FinalizeSegment { .. }
             | Call::PrepareRecovery { .. }
             | Call::AcceptRecovery { .. }
             | Call::Purge { .. } => self.check_voter(),
@@ -73,6 +75,15 @@ impl Acceptor {
             )),
             Some(_) => Ok(()),
         }
+    }
+
+    /// Whether the writer of this epoch may write here: to a voter that promised it, or to a learner that adopted it.
+    pub(super) fn check_writer(&self, epoch: Epoch) -> Result<(), Fault> {
+        if self.standing() == Standing::Learner {
+            return self.check_taught(epoch);
+        }
+        self.check_voter()?;
+        self.check_epoch(epoch)
     }
 
     pub(super) fn check_voter(&self) -> Result<(), Fault> {

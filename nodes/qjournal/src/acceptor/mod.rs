@@ -5,16 +5,18 @@
 //! reply speaks of the state at the moment of decision, and leaves when exactly that state is on disk.
 
 mod admit;
+mod learn;
 mod output;
 mod read;
 mod record;
 mod recover;
 mod segments;
 mod standing;
+mod sync;
 mod wait;
 mod write;
 
-pub use output::{FetchId, Output, StoreOp, StreamKey, Ticket, WriteId};
+pub use output::{AskId, FetchId, Output, StoreOp, StreamKey, Ticket, WriteId};
 pub use record::{Accepted, AcceptorRecord};
 pub use segments::LoadedSegment;
 
@@ -30,9 +32,11 @@ use hadal_proto::qjournal::{
 };
 use hadal_proto::{Fault, FaultClass};
 use hadal_types::{Epoch, NamespaceInfo, Principal, Role, Tick, TxId};
+use learn::Learning;
 use recover::PendingFetch;
 use segments::{Segment, Segments};
 use standing::Confirmation;
+use sync::Sync;
 use wait::Waiter;
 
 /// Settings of an [`Acceptor`].
@@ -48,6 +52,8 @@ pub struct AcceptorConfig {
     pub count_interval_ms: u64,
     /// A peer that could not be asked for counts is asked again after this.
     pub peer_retry_ms: u64,
+    /// Every so often the next peer is asked for segments this node lacks.
+    pub sync_interval_ms: u64,
     /// For identities.
     pub seed: u64,
     /// Switched-off rules.
@@ -64,6 +70,7 @@ impl AcceptorConfig {
             digest,
             count_interval_ms: 1_000,
             peer_retry_ms: 1_000,
+            sync_interval_ms: 2_000,
             seed,
             planted: Planted::default(),
         }
@@ -101,6 +108,9 @@ pub struct Acceptor {
     fetch: Option<PendingFetch>,
     /// Calls that wait until more is committed.
     waiters: Vec<Waiter>,
+    sync: Sync,
+    learning: Learning,
+    next_ask: u64,
     next_ticket: u64,
     next_fetch: u64,
     /// Writes handed out, and how many of them are durable.
@@ -143,6 +153,9 @@ impl Acceptor {
             open,
             fetch: None,
             waiters: Vec::new(),
+            sync: Sync::default(),
+            learning: Learning::default(),
+            next_ask: 0,
             next_ticket: 0,
             next_fetch: 0,
             issued: 0,
@@ -153,7 +166,9 @@ impl Acceptor {
             raise_at: None,
             stopped: false,
         };
+        acceptor.start_learning();
         acceptor.start_confirming(now);
+        acceptor.start_sync(now);
         acceptor
     }
 
@@ -235,6 +250,11 @@ impl Acceptor {
                 standing: _,
                 known,
             } => self.exchange_counts(ticket, &name, incarnation, &known),
+            Call::EndLearning {
+                epoch,
+                segment,
+                upto,
+            } => self.end_learning(now, ticket, epoch, segment, upto),
             Call::AwaitCommitted {
                 after,
                 wait_ms,
@@ -280,6 +300,7 @@ impl Acceptor {
             }
         }
         self.retry_confirming(now);
+        self.run_sync(now);
         self.serve_waiters(now);
     }
 
@@ -293,6 +314,7 @@ impl Acceptor {
             .into_iter()
             .chain(self.confirmation.retry_at)
             .chain(self.next_waiter())
+            .chain(self.sync.at)
             .min()
     }
 
@@ -310,8 +332,7 @@ impl Acceptor {
             return Err(forbidden(from, "write"));
         }
         self.check_namespace(header.namespace_id)?;
-        self.check_voter()?;
-        self.check_epoch(header.epoch)
+        self.check_writer(header.epoch)
     }
 
     /// This node in short.
@@ -416,6 +437,12 @@ impl Acceptor {
             self.reply(ticket, outcome);
             return;
         }
+        self.make_fresh(now, info, initial);
+        self.reply(ticket, Ok(Response::Done));
+    }
+
+    /// Makes this node an empty one of the namespace.
+    fn make_fresh(&mut self, now: Tick, info: NamespaceInfo, initial: bool) {
         let namespace_id = info.namespace_id;
         let count = self.record.count + 1;
         let known = core::mem::take(&mut self.record.known);
@@ -429,6 +456,7 @@ impl Acceptor {
         self.segments.clear();
         self.open = None;
         self.fetch = None;
+        self.sync.reset();
         self.persist();
         self.store(StoreOp::Format { namespace_id });
         let high = crate::next_random(&mut self.random);
@@ -437,8 +465,8 @@ impl Acceptor {
         self.record.uuid = (u128::from(high) << 64) | u128::from(low);
         self.record.learner = !initial;
         self.persist();
+        self.start_learning();
         self.confirm_fresh(now);
-        self.reply(ticket, Ok(Response::Done));
     }
 
     fn raise_count(&mut self) {

@@ -20,6 +20,10 @@ pub struct WriteId(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct FetchId(pub u64);
 
+/// Pairs a question to a peer with its answer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct AskId(pub u64);
+
 /// The driver's name for one append stream.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct StreamKey(pub u64);
@@ -64,7 +68,8 @@ pub enum StoreOp {
         /// Last txid.
         last: TxId,
     },
-    /// Put the fetched copy in the place of the segment, atomically.
+    /// Put the fetched copy in the place of the segment, atomically. A finalised copy takes the place of one in progress
+    /// or of a damaged finalised one with the same last txid; any other one that of one in progress.
     Install {
         /// Which fetch brought it.
         fetch: FetchId,
@@ -125,7 +130,8 @@ pub enum Output {
         committed: CommitMark,
     },
     /// Copy a segment from a JournalNode into a temporary file, make it durable, compare its end and digest, then
-    /// call [`super::Acceptor::handle_fetched`]. It may be abandoned when a newer fetch is asked for.
+    /// call [`super::Acceptor::handle_fetched`]. It may be abandoned when a newer fetch is asked for. Unless an
+    /// [`StoreOp::Install`] follows at once the copy is not needed any more.
     Fetch {
         /// Name of the fetch.
         fetch: FetchId,
@@ -133,6 +139,15 @@ pub enum Output {
         source: String,
         /// What it must hold.
         segment: SegmentState,
+    },
+    /// Call a peer; the answer, or a fault when there is none, goes to [`super::Acceptor::handle_answer`].
+    Ask {
+        /// Name of the question.
+        ask: AskId,
+        /// Node id.
+        peer: String,
+        /// What.
+        request: Request,
     },
     /// Call a peer; the answer goes to [`super::Acceptor::handle_counts`].
     Exchange {

@@ -9,13 +9,21 @@ use hadal_proto::qjournal::{Prepared, Response, SegmentState};
 use hadal_proto::{Fault, FaultClass};
 use hadal_types::{Epoch, Tick, TxId};
 
-/// A copy on its way, and the call that waits for it.
+/// A copy on its way.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct PendingFetch {
-    id: FetchId,
-    ticket: Ticket,
-    epoch: Epoch,
-    segment: SegmentState,
+    pub(super) id: FetchId,
+    pub(super) purpose: Purpose,
+    pub(super) segment: SegmentState,
+}
+
+/// What it is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    /// A recovery; the call waits for it.
+    Recovery { ticket: Ticket, epoch: Epoch },
+    /// A round over the peers.
+    Sync,
 }
 
 impl Acceptor {
@@ -71,17 +79,16 @@ impl Acceptor {
                 self.reply_of_epoch(ticket, epoch, Err(fault));
             }
             Ok(Judged::Differs) => {
-                let id = FetchId(self.next_fetch);
-                self.next_fetch += 1;
+                let id = self.next_fetch_id();
                 let pending = PendingFetch {
                     id,
-                    ticket,
-                    epoch,
+                    purpose: Purpose::Recovery { ticket, epoch },
                     segment: *target,
                 };
-                if let Some(older) = self.fetch.replace(pending) {
+                let older = self.fetch.replace(pending);
+                if let Some(Purpose::Recovery { ticket, .. }) = older.map(|older| older.purpose) {
                     let fault = Fault::new(FaultClass::Retry, "another recovery took its place");
-                    self.reply(older.ticket, Err(fault));
+                    self.reply(ticket, Err(fault));
                 }
                 self.outputs.push_back(Output::Fetch {
                     fetch: id,
@@ -146,7 +153,24 @@ impl Acceptor {
             return;
         }
         let pending = self.fetch.take().expect("just seen");
-        let (ticket, epoch, target) = (pending.ticket, pending.epoch, pending.segment);
+        let target = pending.segment;
+        match pending.purpose {
+            Purpose::Recovery { ticket, epoch } => {
+                self.recovery_fetched(fetch, ticket, epoch, target, outcome);
+            }
+            Purpose::Sync => self.sync_fetched(now, fetch, target, outcome),
+        }
+        self.serve_waiters(now);
+    }
+
+    fn recovery_fetched(
+        &mut self,
+        fetch: FetchId,
+        ticket: Ticket,
+        epoch: Epoch,
+        target: SegmentState,
+        outcome: Result<(), Fault>,
+    ) {
         let judged = outcome
             .and_then(|()| self.still_promised(epoch))
             .and_then(|()| self.judge_acceptance(epoch, &target));
@@ -154,8 +178,10 @@ impl Acceptor {
             Err(fault) => self.reply_of_epoch(ticket, epoch, Err(fault)),
             Ok(Judged::Finalized) => self.reply_of_epoch(ticket, epoch, Ok(Response::Done)),
             Ok(Judged::Equal | Judged::Differs) => {
+                // What rotted in a finalised segment is repaired in place.
+                let own = self.segments.get(target.first);
                 let segment = SegmentState {
-                    finalized: false,
+                    finalized: own.is_some_and(|own| own.state.finalized),
                     doubtful_from: None,
                     ..target
                 };
@@ -167,7 +193,11 @@ impl Acceptor {
                 self.reply_of_epoch(ticket, epoch, Ok(Response::Done));
             }
         }
-        self.serve_waiters(now);
+    }
+
+    pub(super) fn next_fetch_id(&mut self) -> FetchId {
+        self.next_fetch += 1;
+        FetchId(self.next_fetch)
     }
 }
 

@@ -150,6 +150,17 @@ impl Segments {
             .map(Segment::end)
     }
 
+    /// Another segment that is finalised holds some of the same txids.
+    pub(super) fn overlaps_finalized(&self, target: &SegmentState) -> bool {
+        self.by_first
+            .range(..=target.last)
+            .rev()
+            .filter(|(first, _)| **first != target.first)
+            .filter(|(_, segment)| segment.state.finalized)
+            .take(2)
+            .any(|(first, segment)| *first > target.first || segment.state.last >= target.first)
+    }
+
     /// The highest mark that agrees with this node's own log.
     pub(super) fn committed(&self) -> CommitMark {
         let with_records = self

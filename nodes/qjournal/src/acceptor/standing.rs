@@ -60,15 +60,9 @@ impl Acceptor {
             return;
         }
         self.confirmation.retry_at = None;
-        let all_reached = self
-            .config
-            .peers
-            .iter()
-            .all(|peer| self.confirmation.answers.get(peer) == Some(&true));
         let waits = match self.standing() {
-            Standing::Unconfirmed => true,
-            // Every peer must hear of its new life.
-            Standing::Learner => !all_reached,
+            // A learner tells its peers of its new life, and hears when their promises rise.
+            Standing::Unconfirmed | Standing::Learner => true,
             Standing::Unformatted | Standing::Voter => false,
         };
         if waits {
@@ -109,17 +103,16 @@ impl Acceptor {
         };
         self.learn(peer, counts.incarnation, &counts.known);
         match counts.known_of_you {
-            Some(known) if self.is_older_than(known) => {
-                self.become_learner();
-                // Its new life must be told from the forgotten one: counts never fall, also across wipes.
-                self.record.count = known.count + 1;
-                self.persist();
-                self.gossip();
-            }
+            // Its new life must be told from the forgotten one: counts never fall, also across wipes.
+            Some(known) if self.is_older_than(known) => self.forgot(known),
             // "I know nothing of you" is an answer, too.
             _ => {
                 self.confirmation.answers.insert(peer.to_string(), true);
                 self.judge_confirmation();
+                let name = &self.config.name;
+                let me = counts.known.iter().find(|known| known.name == *name);
+                let knows_me_as = me.map(|known| known.incarnation);
+                self.told_promise(peer, counts.standing, knows_me_as, counts.promised);
             }
         }
     }
@@ -128,13 +121,6 @@ impl Acceptor {
     fn is_older_than(&self, known: Incarnation) -> bool {
         known.count > self.record.count
             || (known.count == self.record.count && known.uuid != self.record.uuid)
-    }
-
-    fn become_learner(&mut self) {
-        if self.record.info.is_some() && !self.record.learner {
-            self.record.learner = true;
-            self.persist();
-        }
     }
 
     /// A node votes when every reachable peer, at least f, confirmed its count.
@@ -155,7 +141,7 @@ impl Acceptor {
         for count in known {
             if count.name == self.config.name {
                 if self.is_older_than(count.incarnation) {
-                    self.become_learner();
+                    self.forgot(count.incarnation);
                 }
             } else if self.config.peers.contains(&count.name) {
                 changed |= self.record.learn(&count.name, count.incarnation);

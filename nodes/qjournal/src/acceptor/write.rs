@@ -90,7 +90,13 @@ impl Acceptor {
                 "a segment cannot start at txid 0",
             ));
         }
-        if first <= self.record.mark.txid {
+        // A node that joins late may have heard already that the writer's edits here are committed; but what it holds of
+        // them is never started anew.
+        let holds = self.segments.holding(first).is_some_and(|(held, _)| {
+            let decided = held.state.finalized && held.state.last >= first;
+            decided || (held.state.first == first && !held.is_empty())
+        });
+        if first <= self.record.mark.txid && holds {
             return Err(out_of_sync(
                 self.record.mark.txid.next(),
                 format!(
@@ -188,11 +194,19 @@ impl Acceptor {
 
     /// The txid to acknowledge, `None` for a mere mark.
     fn take_batch(&mut self, head: &BatchHead, records: Bytes) -> Result<Option<TxId>, Fault> {
-        self.check_voter()?;
-        self.check_epoch(head.epoch)?;
+        self.check_writer(head.epoch)?;
         if head.count == 0 {
             self.note_mark(head.committed);
             return Ok(None);
+        }
+        if let Some(segment) = self.segments.get(head.segment)
+            && (segment.state.finalized, segment.state.epoch) == (true, head.epoch)
+            && segment.state.doubtful_from.is_none()
+            && head.last() <= segment.state.last
+        {
+            // Copied from a peer meanwhile: within one epoch a txid has one record, and these are decided.
+            self.note_mark(head.committed);
+            return Ok(Some(head.last()));
         }
         let Some(segment) = self.open.and_then(|open| self.segments.get(open)) else {
             return Err(out_of_sync(TxId(0), "no segment is open"));
@@ -334,6 +348,7 @@ impl Acceptor {
         // The newest segment stays, whatever was asked: recovery starts from it.
         let newest = self.segments.newest().map(|segment| segment.state.first);
         let below = newest.map_or(below, |newest| newest.min(below));
+        self.sync.purged_below = self.sync.purged_below.max(below);
         if self.segments.purge(below) {
             self.record.accepted.retain(|entry| entry.first >= below);
             self.persist();

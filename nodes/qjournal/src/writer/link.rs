@@ -46,12 +46,17 @@ pub(super) enum Asked {
     /// In the writing phase: the segment with this number.
     StartSegment(u64),
     FinalizeSegment(u64),
+    /// Of a learner: vote again.
+    EndLearning,
 }
 
 impl Asked {
     /// Belongs to a claim, not to the log.
     pub(super) fn is_of_claim(self) -> bool {
-        !matches!(self, Self::StartSegment(_) | Self::FinalizeSegment(_))
+        !matches!(
+            self,
+            Self::StartSegment(_) | Self::FinalizeSegment(_) | Self::EndLearning
+        )
     }
 }
 
@@ -94,6 +99,14 @@ pub(super) struct Link {
     pub(super) finalized: u64,
     /// It missed something of the present segment and catch-up is off.
     pub(super) out_of_sync: bool,
+    /// It may have forgotten promises: it is sent everything, and its word counts for nothing.
+    pub(super) learner: bool,
+    /// What was sent to anybody when the learner was first seen: it votes again once it has that.
+    pub(super) goal: Option<TxId>,
+    /// It was told that this writer knows it for a learner.
+    pub(super) declared: bool,
+    /// It is not asked to vote again before.
+    pub(super) teach_at: Option<Tick>,
 }
 
 impl Link {
@@ -128,6 +141,27 @@ impl Link {
         };
     }
 
+    /// It forgot what it was sent, and what it promised. Whether that is news.
+    pub(super) fn forgot(&mut self) -> bool {
+        if self.learner {
+            return false;
+        }
+        self.close_stream();
+        self.learner = true;
+        // It promises nothing; it takes the stream once it has adopted the epoch.
+        self.promised = true;
+        self.stage = Stage::Unstarted;
+        (self.sent, self.acked) = (TxId(0), TxId(0));
+        self.finalized = 0;
+        (self.goal, self.declared, self.teach_at) = (None, false, None);
+        true
+    }
+
+    /// What it acknowledged, as far as that counts.
+    pub(super) fn counted(&self) -> TxId {
+        if self.learner { TxId(0) } else { self.acked }
+    }
+
     pub(super) fn may_ask(&self) -> bool {
         self.connected
             && self.asked.is_none()
@@ -140,6 +174,11 @@ impl Link {
     pub(super) fn describe(&self) -> Option<String> {
         if let Some(trouble) = &self.trouble {
             return Some(trouble.message.clone());
+        }
+        if self.learner && self.connected {
+            return Some(
+                "learner: it is sent what it may have forgotten, then it votes again".into(),
+            );
         }
         if self.out_of_sync {
             return Some("out of sync: it missed edits of this segment".into());

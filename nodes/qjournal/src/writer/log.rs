@@ -11,15 +11,15 @@ use hadal_types::{Tick, TxId};
 
 /// One segment of this writer.
 #[derive(Clone, Copy, Hash, Debug)]
-struct Segment {
+pub(super) struct Segment {
     /// The end of the log before it.
-    before: CommitMark,
+    pub(super) before: CommitMark,
     /// Its own end, once rolled.
     end: Option<CommitMark>,
 }
 
 impl Segment {
-    fn first(&self) -> TxId {
+    pub(super) fn first(&self) -> TxId {
         self.before.txid.next()
     }
 }
@@ -67,12 +67,12 @@ impl Log {
         }
     }
 
-    fn segment(&self, number: u64) -> Option<&Segment> {
+    pub(super) fn segment(&self, number: u64) -> Option<&Segment> {
         self.segments
             .get(usize::try_from(number.checked_sub(self.oldest)?).ok()?)
     }
 
-    fn newest(&self) -> u64 {
+    pub(super) fn newest(&self) -> u64 {
         self.oldest + self.segments.len() as u64 - 1
     }
 
@@ -191,7 +191,7 @@ impl Writer {
             return;
         }
         for jn in 0..self.links.len() {
-            self.pump(jn);
+            self.pump(now, jn);
         }
     }
 
@@ -221,7 +221,7 @@ impl Writer {
             return;
         };
         let mut moved = false;
-        let mut acked: alloc::vec::Vec<TxId> = self.links.iter().map(|link| link.acked).collect();
+        let mut acked: alloc::vec::Vec<TxId> = self.links.iter().map(Link::counted).collect();
         acked.sort_unstable_by(|a, b| b.cmp(a));
         let upto = acked[enough - 1];
         if upto > log.committed.txid {
@@ -241,7 +241,8 @@ impl Writer {
         }
         loop {
             let number = log.finalized;
-            let holders = self.links.iter().filter(|link| link.finalized > number);
+            let voters = self.links.iter().filter(|link| !link.learner);
+            let holders = voters.filter(|link| link.finalized > number);
             if number >= log.to_finalize() || holders.count() < enough {
                 break;
             }
@@ -268,7 +269,8 @@ impl Writer {
             return;
         }
         let number = log.reported;
-        let started = self.links.iter().filter(|link| {
+        let voters = self.links.iter().filter(|link| !link.learner);
+        let started = voters.filter(|link| {
             link.segment > number || (link.segment == number && link.stage == Stage::Open)
         });
         if number <= log.newest() && started.count() >= enough {
@@ -299,7 +301,7 @@ impl Writer {
     }
 
     /// Sends one JournalNode whatever it can take.
-    fn pump(&mut self, jn: Jn) {
+    fn pump(&mut self, now: Tick, jn: Jn) {
         loop {
             if !self.links[jn].may_ask() {
                 return;
@@ -316,6 +318,13 @@ impl Writer {
             if log.finishing && link.segment > log.newest() {
                 return;
             }
+            if link.learner && self.teach(jn) {
+                return;
+            }
+            let Phase::Writing(log) = &self.phase else {
+                return;
+            };
+            let link = &self.links[jn];
             let Some(segment) = log.segment(link.segment).copied() else {
                 self.skip_to_newest(jn);
                 continue;
@@ -358,6 +367,9 @@ impl Writer {
                     self.skip_to_newest(jn);
                     continue;
                 }
+                if self.roll_for_learner(now, jn) {
+                    return;
+                }
                 self.links[jn].trouble = Some(Trouble::new(format!(
                     "lacks edits from txid {} on, which are not in memory any more; it joins again with the next segment",
                     position.next()
@@ -368,7 +380,7 @@ impl Writer {
         }
     }
 
-    fn skip_to_newest(&mut self, jn: Jn) {
+    pub(super) fn skip_to_newest(&mut self, jn: Jn) {
         if let Phase::Writing(log) = &self.phase {
             let stream = self.links[jn].close_stream();
             if let Some(stream) = stream {
@@ -514,6 +526,9 @@ impl Writer {
                     link.stage = Stage::Unstarted;
                 }
             }
+            (Asked::EndLearning, Response::Done) => {
+                (link.learner, link.goal, link.declared) = (false, None, false);
+            }
             (asked, _) if asked.is_of_claim() => {}
             (asked, response) => {
                 link.trouble = Some(Trouble::new(format!(
@@ -528,6 +543,7 @@ impl Writer {
     /// An append stream was refused.
     pub(super) fn stream_refused(&mut self, now: Tick, jn: Jn, fault: &Fault) {
         match fault.class {
+            FaultClass::Learner => self.learner_found(now, jn),
             FaultClass::OutOfSync if self.config.catch_up && fault.value > 0 => {
                 let expected = TxId(fault.value);
                 let link = &mut self.links[jn];

@@ -6,6 +6,7 @@
 
 mod claim;
 mod config;
+mod learner;
 mod link;
 mod log;
 mod output;
@@ -301,6 +302,9 @@ impl Writer {
             if link.retry_at.is_some_and(|at| at <= now) {
                 link.retry_at = None;
             }
+            if link.teach_at.is_some_and(|at| at <= now) {
+                link.teach_at = None;
+            }
         }
         self.drive(now);
         if let Phase::Claiming(claim) = &self.phase
@@ -319,12 +323,13 @@ impl Writer {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {
         let retries = self.links.iter().filter_map(|link| link.retry_at);
+        let lessons = self.links.iter().filter_map(|link| link.teach_at);
         let phase = match &self.phase {
             Phase::Claiming(claim) => Some(claim.deadline),
             Phase::Writing(log) => log.next_timeout(&self.config),
             Phase::Idle | Phase::Recovered(_) | Phase::Over => None,
         };
-        retries.chain(phase).min()
+        retries.chain(lessons).chain(phase).min()
     }
 
     /// The next thing to do.
@@ -462,6 +467,9 @@ impl Writer {
         if left_over && asked != Asked::NewEpoch {
             return;
         }
+        if self.refused_by_learner(now, jn, asked, fault) {
+            return;
+        }
         if fault.is_retriable() {
             self.links[jn].retry_at = Some(now.after_ms(RETRY_MS));
             return;
@@ -488,7 +496,7 @@ impl Writer {
         let troubled = self
             .links
             .iter()
-            .filter(|link| link.trouble.is_some() || link.out_of_sync)
+            .filter(|link| link.trouble.is_some() || link.out_of_sync || link.learner)
             .count();
         (self.links.len() - troubled < self.majority()).then(|| {
             self.links

@@ -302,7 +302,9 @@ fn settle(state: &mut State, jn: u8, kept: usize, torn: bool) -> Result<bool, St
                 };
                 node.acceptor.handle_fetched(NOW, fetch, outcome);
             }
-            acceptor::Output::Read { .. } | acceptor::Output::Exchange { .. } => {
+            acceptor::Output::Read { .. }
+            | acceptor::Output::Ask { .. }
+            | acceptor::Output::Exchange { .. } => {
                 return Err("not asked for".into());
             }
             acceptor::Output::Stop { reason } => return Err(reason),

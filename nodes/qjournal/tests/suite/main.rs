@@ -7,6 +7,7 @@
 mod explore;
 mod faults;
 mod journal;
+mod learner;
 mod model;
 mod quorum;
 mod tail;

@@ -126,10 +126,14 @@ impl Disk {
                 segment.finalized = true;
             }
             StoreOp::Install { fetch, segment } => {
-                let copy = self.fetched.remove(&fetch).expect("fetched before");
+                let mut copy = self.fetched.remove(&fetch).expect("fetched before");
+                copy.finalized = segment.finalized;
                 assert_eq!(copy.state(), segment);
                 let old = self.segments.insert(segment.first, copy);
-                assert!(old.is_none_or(|old| !old.finalized || old.bad.is_some()));
+                if let Some(old) = old.filter(|old| old.finalized) {
+                    assert!(old.bad.is_some() && segment.finalized);
+                    assert_eq!(old.last(), segment.last, "a repair keeps the end");
+                }
             }
             StoreOp::Purge { below } => {
                 while let Some((&first, segment)) = self.segments.first_key_value() {

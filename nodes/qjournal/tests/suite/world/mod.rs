@@ -375,8 +375,22 @@ impl World {
                     let outcome = self.fetch(source, &segment).map(|copy| {
                         self.nodes[jn].disk.fetched.insert(fetch, copy);
                     });
-                    let acceptor = self.nodes[jn].acceptor.as_mut().expect("runs");
-                    acceptor.handle_fetched(self.now, fetch, outcome);
+                    if let Some(acceptor) = self.nodes[jn].acceptor.as_mut() {
+                        acceptor.handle_fetched(self.now, fetch, outcome);
+                    }
+                }
+                acceptor::Output::Ask { ask, peer, request } => {
+                    let other = (0..self.nodes.len())
+                        .find(|other| name(*other) == peer)
+                        .expect("a peer");
+                    let from = Principal {
+                        role: Role::Journalnode,
+                        name: name(jn),
+                    };
+                    let outcome = self.call_as(other, &from, request);
+                    if let Some(acceptor) = self.nodes[jn].acceptor.as_mut() {
+                        acceptor.handle_answer(self.now, ask, outcome);
+                    }
                 }
                 acceptor::Output::Exchange { peer, request } => {
                     let other = (0..self.nodes.len())
