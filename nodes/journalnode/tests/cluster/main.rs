@@ -351,3 +351,89 @@ fn unreadable_promises_are_not_new_ones() {
     };
     assert!(error.to_string().contains("learner"));
 }
+
+/// T-N6 over the wire: segments finalised while a JournalNode was down are copied, and durable there.
+#[test]
+fn t_n6_missed_segments_are_copied() {
+    let cluster = Cluster::formatted(41);
+    let world = cluster.world.handle();
+    let jn2 = cluster.journalnodes[2];
+    cluster.run(41, move |mut nn| async move {
+        claimed(&mut nn).await;
+        assert!(nn.begin().await && nn.write(2).await);
+        world.crash(jn2, Crash::Power);
+        for _ in 0..4 {
+            assert!(nn.write(30).await && nn.roll().await);
+        }
+        world.restart(jn2);
+    });
+    cluster.world.run_for(Duration::from_secs(60));
+    cluster.restart(2, Crash::Power);
+    cluster.world.run_for(Duration::from_secs(10));
+    cluster.run(42, |mut nn| async move {
+        let mut ends = Vec::new();
+        for jn in [0, 2] {
+            let call = Call::GetManifest {
+                from: TxId(1),
+                in_progress: false,
+            };
+            let Ok(Response::Manifest { manifest }) = nn.call(jn, call).await else {
+                panic!("a manifest");
+            };
+            assert!(manifest.damaged.is_empty());
+            let end = |s: &hadal_proto::qjournal::SegmentState| (s.first, s.last, s.digest_end);
+            ends.push(manifest.segments.iter().map(end).collect::<Vec<_>>());
+        }
+        assert_eq!(ends[0].len(), 4);
+        assert_eq!(ends[0], ends[1]);
+    });
+}
+
+/// T-N7, T-N8 over the wire: a JournalNode on an empty disk is formatted and filled by its peers and the writer, votes
+/// again, and carries the cluster with one of the others gone.
+#[test]
+fn t_n7_t_n8_a_wiped_journalnode_votes_again() {
+    for seed in 51..=54 {
+        let cluster = Cluster::new(seed);
+        let empty = cluster.world.disk_of(cluster.journalnodes[2]).image();
+        cluster.run(seed, |mut nn| async move {
+            for jn in 0..3 {
+                let call = Call::Format {
+                    info: info(),
+                    initial: true,
+                    force: false,
+                };
+                nn.call(jn, call).await.expect("formats");
+            }
+        });
+        let world = cluster.world.handle();
+        let disk = cluster.world.disk_of(cluster.journalnodes[2]);
+        let jns = cluster.journalnodes.clone();
+        cluster.run(seed, move |mut nn| async move {
+            claimed(&mut nn).await;
+            assert!(nn.begin().await && nn.write(3).await && nn.roll().await);
+            assert!(nn.write(3).await);
+            world.crash(jns[2], Crash::Power);
+            disk.put_back(&empty);
+            world.restart(jns[2]);
+            let mut voter = false;
+            for _ in 0..200 {
+                assert!(nn.write(1).await, "two voters are enough meanwhile");
+                nn.pause(250).await;
+                if let Ok(Response::State { state }) = nn.call(2, Call::GetState).await {
+                    voter = state.standing == Standing::Voter;
+                }
+                if voter {
+                    break;
+                }
+            }
+            assert!(voter, "it votes again: {:?}", nn.writer.lags());
+            world.crash(jns[0], Crash::Power);
+            assert!(nn.write(2).await, "it counts");
+        });
+        cluster.run(seed + 100, |mut nn| async move {
+            assert!(claimed(&mut nn).await >= 9);
+            assert!(nn.begin().await && nn.write(1).await);
+        });
+    }
+}

@@ -220,6 +220,20 @@ impl Namenode {
         }
     }
 
+    /// Goes on for a while.
+    pub async fn pause(&mut self, ms: u64) {
+        let end = self.env.now().after_ms(ms);
+        while self.env.now() < end {
+            self.env.sleep_until(self.env.now().after_ms(20)).await;
+            self.connect_all().await;
+            self.writer.handle_timeout(self.env.now());
+            while let Some(output) = self.writer.poll_output() {
+                self.carry_out(output).await;
+            }
+            self.read_ack().await;
+        }
+    }
+
     pub async fn claim(&mut self) -> Result<CommitMark, ClaimError> {
         self.writer.start_claim(self.env.now());
         let outcome = self.wait(|event| match event {
