@@ -114,9 +114,11 @@ async fn load<E: Env>(node: &Rc<Node<E>>) -> Result<LogDigest, RunError> {
 /// One stretch as a standby and, when the lease is won, the term of office that follows.
 async fn term<E: Env>(node: &Rc<Node<E>>, digest: &mut LogDigest) -> Result<Left, RunError> {
     stand_by(node, digest).await?;
+    let lease_won = node.env.now();
     let Some((epoch, end)) = claim(node).await else {
         return Ok(Left::Clean);
     };
+    let claimed = node.env.now();
     let caught_up = {
         let catching_up = pin!(catch_up(node, digest, end));
         let ordered = pin!(stop_order(node));
@@ -136,6 +138,7 @@ async fn term<E: Env>(node: &Rc<Node<E>>, digest: &mut LogDigest) -> Result<Left
     if !begin(node, epoch, end) {
         return Ok(leave(node));
     }
+    log_split(node, epoch, lease_won, claimed);
     let left = serve_until_left(node).await;
     if let Left::Clean = left {
         *digest = node.digest();
@@ -230,6 +233,23 @@ fn begin<E: Env>(node: &Rc<Node<E>>, epoch: Epoch, end: CommitMark) -> bool {
     node.segment.set(end.txid.next());
     tracing::info!("active in epoch {epoch} from txid {}", end.txid.next());
     true
+}
+
+/// Where the time of a failover went.
+fn log_split<E: Env>(node: &Rc<Node<E>>, epoch: Epoch, lease_won: Tick, claimed: Tick) {
+    let renewed = node.controller.borrow().other_renewed();
+    let lease = match renewed {
+        Some(renewed) => format!(
+            "{} ms after the last renewal of another NameNode",
+            lease_won.ms_since(renewed)
+        ),
+        None => "with no other NameNode heard of".into(),
+    };
+    tracing::info!(
+        "active in epoch {epoch}: lease {lease}, claim {} ms, catch-up {} ms",
+        claimed.ms_since(lease_won),
+        node.env.now().ms_since(claimed)
+    );
 }
 
 /// Why a term of office ends.

@@ -2,16 +2,22 @@
 //! it, its nodes killed and started again. The tests are in `tests/`.
 
 mod binary;
+mod client;
 mod cluster;
+mod load;
 mod output;
 mod ports;
 mod random;
+mod roles;
 
 pub use binary::hadal;
+pub use client::{TestClient, refusal};
 pub use cluster::TestCluster;
+pub use load::{CALLERS, Load};
 pub use output::{Output, run};
 pub use ports::Ports;
 pub use random::Random;
+pub use roles::Roles;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

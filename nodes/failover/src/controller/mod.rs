@@ -28,7 +28,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use command::Pending;
 use hadal_proto::Fault;
-use hadal_proto::election::{Refusal, Response};
+use hadal_proto::election::{ActiveView, Refusal, Response};
 use hadal_types::{Epoch, HaState, Tick};
 use health::Peer;
 use lease::LeaseBook;
@@ -83,6 +83,8 @@ pub struct Controller {
     reachable_since: Option<Tick>,
     /// Since when a majority says that nobody holds the lease.
     vacant_since: Option<Tick>,
+    /// When another holder's lease was last renewed, as far as JournalNodes told.
+    other_renewed: Option<Tick>,
     pending: Option<Pending>,
     outputs: VecDeque<Output>,
 }
@@ -122,6 +124,7 @@ impl Controller {
             ready_at: Tick::NEVER,
             reachable_since: None,
             vacant_since: None,
+            other_renewed: None,
             pending: None,
             outputs: VecDeque::new(),
             config,
@@ -150,6 +153,7 @@ impl Controller {
                     Response::Refused { refusal, view } => (false, Some(refusal), view),
                     Response::View { view } => (false, None, view),
                 };
+                self.note_renewal(now, &view);
                 let link = &mut self.book.links[jn];
                 link.heard = Some((now, view));
                 link.trouble = None;
@@ -173,6 +177,22 @@ impl Controller {
             }
         }
         self.advance(now);
+    }
+
+    /// A lease with that much left was renewed a ttl before it ends.
+    fn note_renewal(&mut self, now: Tick, view: &ActiveView) {
+        if !view.holder.is_empty() && view.holder != self.config.name {
+            let age_ms = u64::from(self.config.lease_ttl_ms.saturating_sub(view.left_ms));
+            let renewed = Tick(now.0.saturating_sub(age_ms * 1_000_000));
+            self.other_renewed = self.other_renewed.max(Some(renewed));
+        }
+    }
+
+    /// When another NameNode last renewed its lease, as JournalNodes told: about when it was last alive, if it died.
+    /// For logs; `None` when no other was heard of.
+    #[must_use]
+    pub fn other_renewed(&self) -> Option<Tick> {
+        self.other_renewed
     }
 
     fn refused(&mut self, jn: Jn, ours: bool, refusal: Refusal) {
