@@ -17,7 +17,7 @@ const FILE_EVERY: u64 = 6;
 
 /// What the callers noticed.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// When each acknowledged change was asked for, and when acknowledged.
     changes: Vec<(Instant, Instant)>,
     /// Full paths that must be there, and nothing else.

@@ -11,7 +11,6 @@ use std::time::Duration;
 const ROLES_WAIT: Duration = Duration::from_secs(40);
 
 /// Who is what, asked through connections that stay.
-#[derive(Debug)]
 pub struct Roles<'a> {
     cluster: &'a TestCluster,
     client: &'a TestClient,
