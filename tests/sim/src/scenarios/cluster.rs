@@ -1,4 +1,4 @@
-//! The whole cluster: JournalNodes, a NameNode, DataNodes and clients, the real drivers and the real client
+//! The whole cluster: JournalNodes, one NameNode or two, DataNodes and clients, the real drivers and the real client
 //! library, under a swarm of faults.
 //!
 //! Promises checked, with the rules in [`model`], [`workload`] and [`check`]: acknowledged operations of the
@@ -50,6 +50,11 @@ const FAULTS: [Fault; 16] = [
 
 /// From nothing to the first directory.
 const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// NameNodes of a seed's cluster: in a third of all one that serves alone, in the others two.
+fn namenodes(seed: u64) -> usize {
+    if seed.is_multiple_of(3) { 1 } else { 2 }
+}
 
 /// One finished operation of a client.
 #[derive(Clone, Debug)]
@@ -155,7 +160,12 @@ impl Scenario for WholeCluster {
         });
         let mut rng = world.rng(Stream::Workload, 0);
         let ctx = Ctx::new(world.handle());
-        let cluster = Cluster::start(&world, &mut rng, Planted::named(run.planted));
+        let cluster = Cluster::start(
+            &world,
+            &mut rng,
+            namenodes(run.seed),
+            Planted::named(run.planted),
+        );
         world.plant(run.planted, &cluster.daemons());
         let clients = rng.range(2, 4) as usize;
         let names: Vec<String> = (1..=clients).map(|n| format!("user{n}")).collect();

@@ -17,16 +17,16 @@ fn victims(rng: &mut Rng, cluster: &Groups) -> Vec<NodeId> {
         // A majority and the writer.
         1 => {
             journalnodes.truncate(2);
-            journalnodes.push(cluster.namenode);
+            journalnodes.extend(cluster.some_namenode(rng));
             journalnodes
         }
         2 => {
-            journalnodes.push(cluster.namenode);
+            journalnodes.extend(cluster.some_namenode(rng));
             journalnodes
         }
         // The whole site.
         _ => {
-            journalnodes.push(cluster.namenode);
+            journalnodes.extend(&cluster.namenodes);
             journalnodes.extend(&cluster.datanodes);
             journalnodes
         }
@@ -37,8 +37,18 @@ fn victims(rng: &mut Rng, cluster: &Groups) -> Vec<NodeId> {
 #[derive(Clone)]
 struct Groups {
     journalnodes: Vec<NodeId>,
-    namenode: NodeId,
+    namenodes: Vec<NodeId>,
     datanodes: Vec<NodeId>,
+}
+
+impl Groups {
+    /// Any of them: which one is active is not for a fault to know.
+    fn some_namenode(&self, rng: &mut Rng) -> Option<NodeId> {
+        match self.namenodes.as_slice() {
+            [alone] => Some(*alone),
+            several => rng.pick(several).copied(),
+        }
+    }
 }
 
 /// Power failures of several nodes at once until `end`; in a seeded half of all runs. In another half, overlapping,
@@ -46,7 +56,7 @@ struct Groups {
 pub(super) fn start(world: &Handle, cluster: &Cluster, mut rng: Rng, end: Duration) {
     let groups = Groups {
         journalnodes: cluster.journalnodes.clone(),
-        namenode: cluster.namenode,
+        namenodes: cluster.namenodes.clone(),
         datanodes: cluster.datanodes.clone(),
     };
     let (blackouts, last_words) = (rng.chance(1, 2), rng.chance(1, 2));
@@ -94,7 +104,8 @@ async fn strike_together(handle: Handle, groups: Groups, mut rng: Rng, end: Dura
     }
 }
 
-/// What a NameNode applied and told others, DataNodes above all, while no JournalNode heard it, is gone with it.
+/// What a NameNode applied and told others, DataNodes above all, while no JournalNode heard it, is gone with it. One of
+/// two may also live on: it comes back to a cluster that another one leads.
 async fn cut_off_and_kill(handle: Handle, groups: Groups, mut rng: Rng, end: Duration) {
     loop {
         handle
@@ -104,18 +115,25 @@ async fn cut_off_and_kill(handle: Handle, groups: Groups, mut rng: Rng, end: Dur
             return;
         }
         handle.count("NameNode cut off and killed", 1);
-        let namenode = groups.namenode;
+        let Some(namenode) = groups.some_namenode(&mut rng) else {
+            return;
+        };
         for journalnode in &groups.journalnodes {
             handle.cut_one_way(namenode, *journalnode);
         }
         handle
             .sleep(Duration::from_millis(rng.range(50, 4_000)))
             .await;
-        handle.crash(namenode, Crash::Process);
+        let ends = groups.namenodes.len() == 1 || rng.chance(1, 2);
+        if ends {
+            handle.crash(namenode, Crash::Process);
+        }
         for journalnode in &groups.journalnodes {
             handle.heal_between(namenode, *journalnode);
         }
-        let wait = Duration::from_millis(rng.range(100, 3_000));
-        handle.at(wait, move |handle| handle.restart(namenode));
+        if ends {
+            let wait = Duration::from_millis(rng.range(100, 3_000));
+            handle.at(wait, move |handle| handle.restart(namenode));
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use super::model::{File, Found, content};
 use super::nodes::{
-    Cluster, Dfs, JOURNALNODES, journalnode_address, journalnode_name, namenode_address, wait_ms,
+    Cluster, Dfs, JOURNALNODES, journalnode_address, journalnode_name, namenode_address,
+    namenode_name, wait_ms,
 };
 use super::workload::{RACE_EVERY, SHARED, VAULT, check_bytes};
 use super::{Ctx, START_LIMIT};
@@ -33,6 +34,14 @@ const READ_LIMIT: Duration = Duration::from_secs(600);
 const PROBE_BYTES: u64 = 100_000;
 /// A disk that rots loses a bit in each so many bytes.
 const ROT_EVERY: u64 = 4096;
+/// A standby may be so late after an edit.
+const TAIL_WAIT_MS: u64 = 2_000;
+/// Tries to find one active NameNode and the other one caught up, a second apart.
+const SETTLE_ATTEMPTS: u32 = 60;
+/// Words of the statistics.
+const ACTIVE: &str = "active";
+/// See [`ACTIVE`].
+const STANDBY: &str = "standby";
 /// Tries to read a JournalNode, a second apart.
 const AUDIT_ATTEMPTS: u32 = 60;
 
@@ -65,46 +74,26 @@ pub(super) fn after_healing(world: &Handle, ctx: &Ctx, cluster: &Cluster, power_
             world.crash(*node, Crash::Power);
         }
     }
-    let progress = Rc::new(RefCell::new("nothing".to_owned()));
-    let whole = Rc::new(Cell::new(false));
-    make_whole(world, &daemons);
     let dfs = cluster.admin_dfs(world);
-    let env = world.env_of(cluster.admin);
-    let live = cluster.datanodes.len() as u64;
-    let task = becomes_whole(
-        dfs.clone(),
-        env,
-        live,
-        Rc::clone(&progress),
-        Rc::clone(&whole),
-    );
-    world.spawn_on(cluster.admin, "becomes whole", task);
-    let clients = ctx.trees.borrow().len();
-    let done = || whole.get() && ctx.ended.get() == clients;
-    for _ in 0..HEAL_LIMIT.as_secs() {
-        if world.run_until(Duration::from_secs(1), done) || world.violation().is_some() {
-            break;
-        }
-        // Crashes decided before the faults stopped can still end a node.
-        make_whole(world, &daemons);
-    }
-    if world.violation().is_some() {
+    let mut up: Vec<usize> = (0..cluster.namenodes.len()).collect();
+    let Some(active) = wait_whole(world, ctx, cluster, &dfs, &up) else {
         return;
-    }
-    if !done() {
-        let ended = ctx.ended.get();
-        let detail = format!(
-            "not whole {HEAL_LIMIT:?} after the last fault: {}; {ended} of {clients} clients ended; {}",
-            progress.borrow(),
-            cluster.statuses(world)
-        );
-        return world.violate(Promise::P7, detail);
+    };
+    // What the standby knows is seen when it serves.
+    if up.len() > 1 && world.rng(Stream::Faults, 3).chance(1, 2) {
+        world.count("last failovers", 1);
+        world.crash(cluster.namenodes[active], Crash::Process);
+        up.retain(|index| *index != active);
+        if wait_whole(world, ctx, cluster, &dfs, &up).is_none() {
+            return;
+        }
     }
     last_blow(world, cluster);
     let finished = Rc::new(Cell::new(false));
     let verify = verify(
         ctx.clone(),
         dfs,
+        up,
         world.env_of(cluster.admin),
         Rc::clone(&finished),
     );
@@ -127,10 +116,60 @@ pub(super) fn after_healing(world: &Handle, ctx: &Ctx, cluster: &Cluster, power_
     }
 }
 
-async fn stats(dfs: &Dfs) -> Result<NamenodeStats, ClientError> {
-    let expect = Expect::node(Role::Namenode, "nn1");
+/// Waits until the cluster with these NameNodes is whole, for as long as that may take; which one is active.
+fn wait_whole(
+    world: &Handle,
+    ctx: &Ctx,
+    cluster: &Cluster,
+    dfs: &Dfs,
+    up: &[usize],
+) -> Option<usize> {
+    let mut daemons = cluster.daemons();
+    daemons.retain(|node| {
+        let namenode = cluster.namenodes.iter().position(|other| other == node);
+        namenode.is_none_or(|index| up.contains(&index))
+    });
+    let progress = Rc::new(RefCell::new("nothing".to_owned()));
+    let whole = Rc::new(Cell::new(None));
+    make_whole(world, &daemons);
+    let task = becomes_whole(
+        dfs.clone(),
+        up.to_vec(),
+        world.env_of(cluster.admin),
+        cluster.datanodes.len() as u64,
+        Rc::clone(&progress),
+        Rc::clone(&whole),
+    );
+    world.spawn_on(cluster.admin, "becomes whole", task);
+    let clients = ctx.trees.borrow().len();
+    let done = || whole.get().is_some() && ctx.ended.get() == clients;
+    for _ in 0..HEAL_LIMIT.as_secs() {
+        if world.run_until(Duration::from_secs(1), done) || world.violation().is_some() {
+            break;
+        }
+        // Crashes decided before the faults stopped can still end a node.
+        make_whole(world, &daemons);
+    }
+    if world.violation().is_some() {
+        return None;
+    }
+    if !done() {
+        let ended = ctx.ended.get();
+        let detail = format!(
+            "not whole {HEAL_LIMIT:?} after the last fault: {}; {ended} of {clients} clients ended; {}",
+            progress.borrow(),
+            cluster.statuses(world)
+        );
+        world.violate(Promise::P7, detail);
+        return None;
+    }
+    whole.get()
+}
+
+async fn stats_of(dfs: &Dfs, index: usize) -> Result<NamenodeStats, ClientError> {
+    let expect = Expect::node(Role::Namenode, namenode_name(index));
     match dfs
-        .admin(namenode_address(), &expect, &Request::NamenodeStats)
+        .admin(namenode_address(index), &expect, &Request::NamenodeStats)
         .await?
     {
         Response::NamenodeStats { stats } => Ok(stats),
@@ -138,29 +177,58 @@ async fn stats(dfs: &Dfs) -> Result<NamenodeStats, ClientError> {
     }
 }
 
-/// Ends when a directory can be made, safe mode is off and no block lacks a replica.
+/// The active NameNode, once the others stand by and have applied all it committed.
+async fn stats(dfs: &Dfs, up: &[usize]) -> Result<(usize, NamenodeStats), String> {
+    let mut active = None;
+    let mut applied = Vec::new();
+    for index in up {
+        let stats = stats_of(dfs, *index)
+            .await
+            .map_err(|error| format!("{}: {error}", namenode_name(*index)))?;
+        match stats.state.as_str() {
+            ACTIVE if active.is_none() => active = Some((*index, stats)),
+            STANDBY => applied.push((*index, stats.last_applied)),
+            other => return Err(format!("{} is {other}", namenode_name(*index))),
+        }
+    }
+    let (index, stats) = active.ok_or("no NameNode is active")?;
+    match applied.iter().find(|(_, txid)| *txid < stats.committed) {
+        Some((behind, txid)) => Err(format!(
+            "{} has applied {txid} of {}",
+            namenode_name(*behind),
+            stats.committed
+        )),
+        None => Ok((index, stats)),
+    }
+}
+
+/// Ends when a directory can be made, safe mode is off, no block lacks a replica and every NameNode has its place.
 async fn becomes_whole(
     dfs: Dfs,
+    up: Vec<usize>,
     env: SimEnv,
     live: u64,
     progress: Rc<RefCell<String>>,
-    whole: Rc<Cell<bool>>,
+    whole: Rc<Cell<Option<usize>>>,
 ) {
     let mut attempt = 0;
     loop {
         attempt += 1;
         let made = dfs.mkdirs(&format!("/healed{attempt}"), 0o755, true).await;
-        let state = match (made, stats(&dfs).await) {
+        if up.len() > 1 {
+            wait_ms(&env, TAIL_WAIT_MS).await;
+        }
+        let state = match (made, stats(&dfs, &up).await) {
             (Err(error), _) => format!("mkdir fails: {error}"),
             (_, Err(error)) => format!("no statistics: {error}"),
-            (Ok(_), Ok(stats)) => {
+            (Ok(_), Ok((active, stats))) => {
                 if !stats.safe_mode
                     && stats.under_replicated == 0
                     && stats.missing == 0
                     && stats.live_datanodes == live
                 {
                     match probe(&dfs, &format!("/probe{attempt}")).await {
-                        Ok(()) => return whole.set(true),
+                        Ok(()) => return whole.set(Some(active)),
                         Err(error) => format!("a new file: {error}"),
                     }
                 } else {
@@ -208,6 +276,23 @@ fn last_blow(world: &Handle, cluster: &Cluster) {
     }
 }
 
+/// The active's statistics; the standby may need a moment for the last edits.
+async fn stats_when_settled(
+    dfs: &Dfs,
+    up: &[usize],
+    env: &SimEnv,
+) -> Result<(usize, NamenodeStats), String> {
+    let mut last = stats(dfs, up).await;
+    for _ in 0..SETTLE_ATTEMPTS {
+        if last.is_ok() {
+            break;
+        }
+        wait_ms(env, 1000).await;
+        last = stats(dfs, up).await;
+    }
+    last
+}
+
 async fn walk(dfs: &Dfs, root: &str) -> Result<BTreeMap<String, Found>, ClientError> {
     let mut found = BTreeMap::new();
     let mut dirs = vec![root.to_owned()];
@@ -229,10 +314,10 @@ async fn walk(dfs: &Dfs, root: &str) -> Result<BTreeMap<String, Found>, ClientEr
     Ok(found)
 }
 
-async fn verify(ctx: Ctx, dfs: Dfs, env: SimEnv, finished: Rc<Cell<bool>>) {
+async fn verify(ctx: Ctx, dfs: Dfs, up: Vec<usize>, env: SimEnv, finished: Rc<Cell<bool>>) {
     let world = ctx.handle.clone();
-    match stats(&dfs).await {
-        Ok(stats) if stats.committed.0 < ctx.frontier.get() => {
+    match stats_when_settled(&dfs, &up, &env).await {
+        Ok((_, stats)) if stats.committed.0 < ctx.frontier.get() => {
             let detail = format!(
                 "committed {}, acknowledged {}",
                 stats.committed,

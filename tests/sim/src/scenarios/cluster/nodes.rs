@@ -12,7 +12,8 @@ use hadal_datanode::{DatanodeConfig, NamenodePeer};
 use hadal_env::{Clock, Env};
 use hadal_journalnode::JournalnodeConfig;
 use hadal_namenode::{
-    FormatError, FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig, RunError,
+    BootstrapError, FormatError, FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig,
+    RunError,
 };
 use hadal_namesystem::{CheckpointConfig, NamesystemConfig};
 use hadal_types::Role;
@@ -38,7 +39,8 @@ pub(super) type Dfs = DistributedFileSystem<SimEnv>;
 /// The cluster's nodes.
 pub(super) struct Cluster {
     pub(super) journalnodes: Vec<NodeId>,
-    pub(super) namenode: NodeId,
+    /// One that serves alone, or two of which one stands by.
+    pub(super) namenodes: Vec<NodeId>,
     pub(super) datanodes: Vec<NodeId>,
     /// The superuser's machine, which no fault takes down.
     pub(super) admin: NodeId,
@@ -51,8 +53,12 @@ pub(super) fn journalnode_address(index: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, index as u8 + 1], 8485))
 }
 
-pub(super) fn namenode_address() -> SocketAddr {
-    SocketAddr::from(([10, 0, 1, 1], 8020))
+pub(super) fn namenode_address(index: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 1, index as u8 + 1], 8020))
+}
+
+pub(super) fn namenode_name(index: usize) -> String {
+    format!("nn{}", index + 1)
 }
 
 fn datanode_address(index: usize) -> SocketAddr {
@@ -78,9 +84,9 @@ fn journalnode_config(index: usize, planted: Planted) -> JournalnodeConfig {
     config
 }
 
-fn namenode_config(planted: Planted) -> NamenodeConfig {
+fn namenode_config(index: usize, namenodes: usize, planted: Planted) -> NamenodeConfig {
     NamenodeConfig {
-        name: "nn1".into(),
+        name: namenode_name(index),
         dir: PathBuf::from("/name"),
         journalnodes: (0..JOURNALNODES)
             .map(|index| JournalnodePeer {
@@ -88,10 +94,16 @@ fn namenode_config(planted: Planted) -> NamenodeConfig {
                 address: journalnode_address(index),
             })
             .collect(),
-        peers: Vec::new(),
+        peers: (0..namenodes)
+            .filter(|peer| *peer != index)
+            .map(|peer| hadal_namenode::NamenodePeer {
+                name: namenode_name(peer),
+                address: namenode_address(peer),
+            })
+            .collect(),
         ha: HaSettings::default(),
         namesystem: NamesystemConfig {
-            alone: true,
+            alone: namenodes == 1,
             superuser: SUPERUSER.into(),
             min_block_size: 1 << 10,
             block_size: BLOCK_BYTES,
@@ -125,17 +137,19 @@ fn namenode_config(planted: Planted) -> NamenodeConfig {
     }
 }
 
-fn datanode_config(index: usize, planted: Planted) -> DatanodeConfig {
+fn datanode_config(index: usize, namenodes: usize, planted: Planted) -> DatanodeConfig {
     DatanodeConfig {
         name: format!("dn{}", index + 1),
         dirs: vec![PathBuf::from("/data")],
         address: datanode_address(index).to_string(),
         http_address: String::new(),
         rack: "/default-rack".into(),
-        namenodes: vec![NamenodePeer {
-            name: "nn1".into(),
-            address: namenode_address(),
-        }],
+        namenodes: (0..namenodes)
+            .map(|index| NamenodePeer {
+                name: namenode_name(index),
+                address: namenode_address(index),
+            })
+            .collect(),
         actor: ActorConfig {
             heartbeat_interval_ms: 500,
             report_interval_ms: 60_000,
@@ -167,14 +181,25 @@ async fn journalnode(env: SimEnv, config: JournalnodeConfig) {
     }
 }
 
-async fn namenode(env: SimEnv, planted: Planted) {
+/// The first one formats the namespace, the others take it over from it.
+async fn namenode(env: SimEnv, index: usize, namenodes: usize, planted: Planted) {
     env.world().count("namenode starts", 1);
-    let config = namenode_config(planted);
+    let config = namenode_config(index, namenodes, planted);
     loop {
         match hadal_namenode::run(env.clone(), config.clone()).await {
             Ok(()) => return env.stop(0, "ended"),
             Err(RunError::NotFormatted { .. }) => {}
             Err(error) => return env.stop(EXIT_FAILED, &error.to_string()),
+        }
+        if index > 0 {
+            match hadal_namenode::bootstrap_standby(env.clone(), &config, false).await {
+                Ok(_) => env.world().count("bootstraps", 1),
+                Err(BootstrapError::Run(error)) => {
+                    return env.stop(EXIT_FAILED, &error.to_string());
+                }
+                Err(_) => env.sleep_until(env.now().after_ms(500)).await,
+            }
+            continue;
         }
         // A format cut short may have reached some JournalNodes.
         let options = FormatOptions {
@@ -190,16 +215,17 @@ async fn namenode(env: SimEnv, planted: Planted) {
     }
 }
 
-async fn datanode(env: SimEnv, index: usize, planted: Planted) {
+async fn datanode(env: SimEnv, index: usize, namenodes: usize, planted: Planted) {
     env.world().count("datanode starts", 1);
-    if let Err(error) = hadal_datanode::run(env.clone(), datanode_config(index, planted)).await {
+    let config = datanode_config(index, namenodes, planted);
+    if let Err(error) = hadal_datanode::run(env.clone(), config).await {
         env.stop(EXIT_FAILED, &error.to_string());
     }
 }
 
 impl Cluster {
     /// Adds and starts all nodes.
-    pub(super) fn start(world: &Handle, rng: &mut Rng, planted: Planted) -> Self {
+    pub(super) fn start(world: &Handle, rng: &mut Rng, namenodes: usize, planted: Planted) -> Self {
         let journalnodes = (0..JOURNALNODES)
             .map(|index| {
                 let start = move |env: SimEnv| -> Task {
@@ -209,11 +235,20 @@ impl Cluster {
                 world.add_node(&name, Role::Journalnode, address, start)
             })
             .collect();
-        let start = move |env: SimEnv| -> Task { Box::pin(namenode(env, planted)) };
-        let namenode = world.add_node("nn1", Role::Namenode, namenode_address(), start);
+        let namenode_ids = (0..namenodes)
+            .map(|index| {
+                let start = move |env: SimEnv| -> Task {
+                    Box::pin(namenode(env, index, namenodes, planted))
+                };
+                let (name, address) = (namenode_name(index), namenode_address(index));
+                world.add_node(&name, Role::Namenode, address, start)
+            })
+            .collect();
         let datanodes = (0..rng.range(3, 4) as usize)
             .map(|index| {
-                let start = move |env: SimEnv| -> Task { Box::pin(datanode(env, index, planted)) };
+                let start = move |env: SimEnv| -> Task {
+                    Box::pin(datanode(env, index, namenodes, planted))
+                };
                 let name = format!("dn{}", index + 1);
                 world.add_node(&name, Role::Datanode, datanode_address(index), start)
             })
@@ -225,7 +260,7 @@ impl Cluster {
         let auditor = world.add_node_with(&NodeSpec::new("auditor", Role::Namenode, address), idle);
         Self {
             journalnodes,
-            namenode,
+            namenodes: namenode_ids,
             datanodes,
             admin,
             auditor,
@@ -236,14 +271,16 @@ impl Cluster {
     /// Nodes that faults may end.
     pub(super) fn daemons(&self) -> Vec<NodeId> {
         let mut all = self.journalnodes.clone();
-        all.push(self.namenode);
+        all.extend(&self.namenodes);
         all.extend(&self.datanodes);
         all
     }
 
     /// A client on that machine.
     pub(super) fn dfs(&self, world: &Handle, node: NodeId) -> Dfs {
-        let mut options = ClientOptions::new([("nn1", namenode_address())]);
+        let mut options = ClientOptions::new(
+            (0..self.namenodes.len()).map(|index| (namenode_name(index), namenode_address(index))),
+        );
         options.packet_bytes = 16 << 10;
         options.write_window_bytes = 64 << 10;
         options.stream_timeout_ms = 20_000;
