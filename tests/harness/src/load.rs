@@ -166,7 +166,7 @@ async fn step(
     if status.map_err(told(format!("status {path}")))?.is_none() {
         wrong(format!("{path} is not there after it was acknowledged"));
     }
-    if number % FILE_EVERY != 0 {
+    if !number.is_multiple_of(FILE_EVERY) {
         return Ok(());
     }
     let (new, kept) = (format!("{own}/new{number}"), format!("{own}/f{number}"));
@@ -195,7 +195,7 @@ async fn step(
     if read.map_err(told(format!("read {kept}")))? != content.as_bytes() {
         wrong(format!("{kept} has another content than was written"));
     }
-    if number % (2 * FILE_EVERY) == 0 {
+    if number.is_multiple_of(2 * FILE_EVERY) {
         let start = Instant::now();
         let deleted = dfs.delete(&kept, false).await;
         if !deleted.map_err(told(format!("delete {kept}")))? {
