@@ -186,7 +186,8 @@ impl Partition {
 
     /// Deletes corrupt replicas once the good ones reach the factor; with minimal replication already stale ones (of
     /// which a newer version exists), and as many as are in the way of the factor: a DataNode that has a corrupt
-    /// replica takes no good one (HDFS's `hasMoreCorruptReplicas`, which deletes all at once). Never while a storage may have accepted
+    /// replica takes no good one (HDFS's `hasMoreCorruptReplicas`, which deletes all at once). In the way is also one on
+    /// the last DataNode that could take a copy: there HDFS never heals. Never while a storage may have accepted
     /// deletions of another active (F-02).
     pub(crate) fn delete_corrupt(&mut self, key: u64, view: &View<'_>, out: &mut Vec<Effect>) {
         let Some(entry) = self.table.get(key) else {
@@ -214,12 +215,13 @@ impl Partition {
             return;
         };
         let older = |replica: &CorruptReplica| replica.block.generation_stamp.0 < stamp;
+        let nodes = view.nodes.alive.len();
         let mut kept = corrupt
             .iter()
             .filter(|replica| !replica.deleting && !older(replica))
             .count();
         for replica in corrupt.iter_mut().filter(|replica| !replica.deleting) {
-            let in_the_way = enough_for_stale && live + kept > wanted;
+            let in_the_way = enough_for_stale && (live + kept > wanted || live + kept >= nodes);
             if live >= wanted || older(replica) || in_the_way {
                 kept -= usize::from(!older(replica));
                 replica.deleting = true;

@@ -230,6 +230,7 @@ impl BlockManager {
         let existing = nodes_of(&staying);
         let mut excluded = nodes_of(&partition.table.replicas(key));
         let corrupt = partition.corrupt.get(&key);
+        let has_corrupt = corrupt.is_some();
         excluded.extend(
             corrupt
                 .into_iter()
@@ -246,6 +247,13 @@ impl BlockManager {
         let mut targets = self.place(missing, block.length, &[], &existing, &avoiding);
         if targets.is_empty() && !unwanted.is_empty() {
             targets = self.place(missing, block.length, &[], &existing, &excluded);
+        }
+        if targets.is_empty() && has_corrupt {
+            // No DataNode is free of replicas: a corrupt one may have to make room.
+            self.with_partition(at, |partition, view, out| {
+                partition.delete_corrupt(key, view, out);
+            });
+            return false;
         }
         let rack = |node: u32| self.nodes.node(node).rack;
         if targets.is_empty()

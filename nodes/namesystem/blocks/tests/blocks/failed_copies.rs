@@ -133,6 +133,46 @@ fn the_second_rotten_replica_is_found_by_its_own_copy() {
     assert_eq!((w.live(b.id), w.m.stats().corrupt), (3, 0));
 }
 
+/// A rotten replica and no DataNode free of replicas: it goes, so that its DataNode can take a good one.
+#[test]
+fn a_rotten_replica_makes_room_on_the_last_datanode() {
+    let mut w = World::active(config(), &[RACK; 3]);
+    let b = w.stored_on(3, &[0, 1, 2]);
+    let corrupt = bad(&w, b, 0);
+    w.m.report_bad_blocks(w.now, &[corrupt]);
+    assert_eq!(w.deletions(0), [b]);
+    w.deleted(0, b);
+    let (_, work) = ordered(&mut w).expect("a copy is ordered");
+    assert_eq!(work.targets[0].name, "dn0");
+    w.received(0, b);
+    assert_eq!((w.live(b.id), w.m.stats().corrupt), (3, 0));
+}
+
+/// The same when a DataNode was free of replicas when the rot was found, and died then (cluster seed 51, ten minutes).
+#[test]
+fn a_rotten_replica_makes_room_when_the_last_free_datanode_dies() {
+    let mut w = World::active(config(), &[RACK; 4]);
+    let b = w.stored_on(3, &[0, 1, 2]);
+    let corrupt = bad(&w, b, 0);
+    w.m.report_bad_blocks(w.now, &[corrupt]);
+    assert!(w.deletions(0).is_empty(), "dn3 is free to take the copy");
+    let beat = |w: &mut World| {
+        w.advance(3_000);
+        for dn in 0..3 {
+            w.heartbeat(dn);
+        }
+        w.settle();
+    };
+    while w.m.stats().dead_datanodes == 0 {
+        beat(&mut w);
+    }
+    // The copy to dn3 that was under way is given up after a while.
+    for _ in 0..200 {
+        beat(&mut w);
+    }
+    assert_eq!(w.deletions(0).first(), Some(&b));
+}
+
 /// A target that refused is avoided while there are others, and used when there are none.
 #[test]
 fn a_target_that_refused_is_avoided() {
