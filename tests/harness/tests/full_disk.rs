@@ -7,6 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(40);
+/// Edits to a full journal: more than fit into the space its segment has already.
+const EDIT_RUNS: usize = 100;
+const EDITS_PER_RUN: usize = 400;
 
 /// A file system of some MiB, unmounted when this is dropped.
 struct SmallDisk(PathBuf);
@@ -128,10 +131,10 @@ fn a_datanode_on_a_full_disk_refuses_blocks_and_goes_on_with_space() {
     cluster.dev(&["down"]).ok();
 }
 
-/// One JournalNode without space is one JournalNode down. Without space on a majority nothing is acknowledged, and all
-/// that was is there when there is space again.
+/// Without space on a majority of JournalNodes edits are refused in the end, and all that was acknowledged is there when
+/// there is space again.
 #[test]
-fn journalnodes_on_full_disks_acknowledge_nothing_and_lose_nothing() {
+fn journalnodes_on_full_disks_refuse_edits_and_lose_nothing() {
     let _alone = alone();
     let cluster = TestCluster::start(1);
     cluster.dfs(&["-mkdir", "/before"]).ok();
@@ -140,24 +143,23 @@ fn journalnodes_on_full_disks_acknowledge_nothing_and_lose_nothing() {
     let disks = ids.map(|id| SmallDisk::instead_of(&cluster.data(id), 64));
     cluster.up().ok();
     let mut acknowledged = vec!["/before".to_owned()];
+    let fillers = disks.each_ref().map(SmallDisk::fill);
     // Segments are written into space they have already, so many edits are needed until none is left.
-    let mut fillers = Vec::new();
-    for (n, disk) in disks.iter().enumerate() {
-        fillers.push(disk.fill());
-        for k in 0..3 {
-            let name = format!("/full-{n}-{k}");
-            let args = ["-D", "client.retry_window=5s", "dfs", "-mkdir", &name];
-            let output = cluster.run(&args);
-            match output.code {
-                0 => acknowledged.push(name),
-                code => assert!(
-                    code == 1 && output.stderr.starts_with("mkdir: "),
-                    "{}",
-                    output.stderr
-                ),
-            }
+    let refused = (0..EDIT_RUNS).find_map(|run| {
+        let paths: Vec<String> = (0..EDITS_PER_RUN)
+            .map(|edit| format!("/{run}-{edit}-{}", "x".repeat(200)))
+            .collect();
+        let mut args = vec!["-D", "client.retry_window=5s", "dfs", "-mkdir"];
+        args.extend(paths.iter().map(String::as_str));
+        let output = cluster.run(&args);
+        if output.code == 0 {
+            acknowledged.extend(paths);
+            return None;
         }
-    }
+        Some(output.stderr)
+    });
+    let refused = refused.expect("a full majority refuses edits in the end");
+    assert!(refused.starts_with("mkdir: "), "{refused}");
     for filler in fillers {
         std::fs::remove_file(filler).unwrap();
     }
