@@ -6,7 +6,7 @@ use crate::node::{ActorSlot, Node};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt, select_biased};
 use hadal_blockpool::{ActorOutput, ClaimOutcome, Failure};
-use hadal_env::{Env, Expect, Net};
+use hadal_env::{Env, Expect, Net, NetErrorKind};
 use hadal_proto::Fault;
 use hadal_proto::FaultClass;
 use hadal_proto::datanode::{
@@ -49,6 +49,7 @@ pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, slot: Rc<ActorSlot>) {
         match opened {
             Ok((conn, (client, driver))) => {
                 quiet = false;
+                *slot.distrust.borrow_mut() = Default::default();
                 *slot.client.borrow_mut() = Some(client.clone());
                 serve(&node, &slot, client, driver).await;
                 *slot.client.borrow_mut() = None;
@@ -63,6 +64,12 @@ pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, slot: Rc<ActorSlot>) {
                     );
                     quiet = true;
                 }
+                let tries = match error.kind {
+                    NetErrorKind::Untrusted => slot.distrust.borrow().0.saturating_add(1),
+                    _ => 0,
+                };
+                *slot.distrust.borrow_mut() = (tries, error.to_string());
+                node.check_trusted();
             }
         }
         slot.core.borrow_mut().handle_disconnected(node.env.now());
@@ -303,7 +310,8 @@ async fn handle<E: Env>(node: &Rc<Node<E>>, slot: &Rc<ActorSlot>, outcome: Outco
             let known = node.service.borrow_mut().handle_info(&info);
             if let Err(error) = known {
                 // this actor only; another NameNode may be the right one.
-                slot.core.borrow_mut().handle_refused(error.to_string());
+                let reason = format!("{error}; {}", node.whose_data());
+                slot.core.borrow_mut().handle_refused(reason);
                 return;
             }
             let outcome = node.open_store(&info).await;

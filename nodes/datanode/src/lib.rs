@@ -26,5 +26,5 @@ pub const EXIT_EPOCH_RECORD: i32 = 74;
 /// Exit code when more volumes failed than `datanode.failed_volumes_tolerated` allows.
 pub const EXIT_VOLUMES_FAILED: i32 = 75;
 /// Exit code when every NameNode refuses this DataNode for good: another cluster, another version, a certificate that
-/// may not.
+/// may not, or one that is not trusted from the start on.
 pub const EXIT_REFUSED: i32 = 76;

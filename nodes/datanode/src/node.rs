@@ -35,6 +35,8 @@ pub(crate) struct ActorSlot {
     pub(crate) client: RefCell<Option<CallClient<DatanodeProtocol>>>,
     /// This NameNode is served no more.
     pub(crate) removed: Cell<bool>,
+    /// How many of the last tries to connect ended for a certificate, and what was said of it.
+    pub(crate) distrust: RefCell<(u32, String)>,
 }
 
 /// Everything the tasks of one DataNode share. One shard: no locks.
@@ -64,6 +66,8 @@ pub(crate) struct Node<E: Env> {
     peers: RefCell<BTreeMap<SocketAddr, NetConn<E>>>,
 }
 
+/// So many tries in a row end for a certificate before it is taken for wrong.
+const DISTRUSTED_TRIES: u32 = 4;
 /// Connections to other DataNodes kept.
 const PEERS_MAX: usize = 1024;
 
@@ -172,6 +176,7 @@ impl<E: Env> Node<E> {
             wake: Notify::new(),
             client: RefCell::new(None),
             removed: Cell::new(false),
+            distrust: RefCell::default(),
         });
         self.actors.borrow_mut().insert(index, Rc::clone(&slot));
         self.env
@@ -230,6 +235,38 @@ impl<E: Env> Node<E> {
                 ),
             );
         }
+    }
+
+    /// Ends a process that never met a NameNode, because none of them and this node trust each other: its certificate
+    /// is read at the start only. One that served before goes on trying, for then a NameNode is at fault (Q37).
+    pub(crate) fn check_trusted(&self) {
+        let slots = self.slots();
+        let distrusted = |slot: &Rc<ActorSlot>| {
+            let (tries, reason) = &*slot.distrust.borrow();
+            (*tries >= DISTRUSTED_TRIES).then(|| reason.clone())
+        };
+        let reasons: Option<Vec<String>> = slots.iter().map(distrusted).collect();
+        if let Some(reasons) = reasons.filter(|reasons| !reasons.is_empty())
+            && self.store.borrow().is_none()
+        {
+            let (name, reasons) = (&self.config.name, reasons.join("; "));
+            let text = format!("no NameNode and {name} trust each other: {reasons}");
+            self.env.stop(crate::EXIT_REFUSED, &text);
+        }
+    }
+
+    /// For the operator whose NameNode is of another cluster than the data.
+    pub(crate) fn whose_data(&self) -> String {
+        let dirs: Vec<String> = self
+            .dirs
+            .iter()
+            .map(|dir| dir.display().to_string())
+            .collect();
+        format!(
+            "the data in {} belongs to the former: configure the NameNodes of its cluster, or give {} empty directories",
+            dirs.join(", "),
+            self.config.name
+        )
     }
 
     /// The data directories that failed, those of the start first.

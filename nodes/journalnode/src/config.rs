@@ -70,6 +70,16 @@ pub enum RunError {
         /// What was found.
         what: String,
     },
+    /// The directory was written by another version.
+    #[error("{dir} has layout {found}, this version knows {known}: run the version that wrote it", dir = .dir.display())]
+    Layout {
+        /// Which directory.
+        dir: PathBuf,
+        /// Layout found.
+        found: u32,
+        /// Layout of this version.
+        known: u32,
+    },
     /// There are segments, but no record of promises: the file was removed.
     #[error(
         "{dir} holds edits but no promises file: it was removed by hand. Move the data directory away: the node then joins as a learner",

@@ -4,8 +4,9 @@ use crate::config::{JournalnodeConfig, RunError};
 use bytes::Bytes;
 use hadal_env::{Disk, Env};
 use hadal_proto::qjournal::{LogDigest, SegmentState};
+use hadal_proto::{Wire, codec::Input};
 use hadal_qjournal::acceptor::{AcceptorRecord, Loaded, LoadedSegment};
-use hadal_types::{Epoch, TxId};
+use hadal_types::{CURRENT_LAYOUT, Epoch, LayoutVersion, TxId};
 use std::path::{Path, PathBuf};
 use store_journal::{End, Journal, Options, SegmentInfo};
 use store_record::{Contents, Record};
@@ -53,10 +54,21 @@ pub(crate) async fn open<E: Env>(
     };
     let promises = match contents {
         Contents::Empty => None,
-        Contents::Present { payload, .. } => Some(
-            hadal_proto::decode::<AcceptorRecord>(Bytes::from(payload))
-                .map_err(|error| damaged(error.to_string()))?,
-        ),
+        Contents::Present { payload, .. } => {
+            let payload = Bytes::from(payload);
+            // The layout stands first, so that a newer one is refused by name and not as damage.
+            let layout = Option::<LayoutVersion>::decode(&mut Input::new(payload.clone()))
+                .map_err(|error| damaged(error.to_string()))?;
+            if let Some(found) = layout.filter(|found| *found != CURRENT_LAYOUT) {
+                return Err(RunError::Layout {
+                    dir: config.dir.clone(),
+                    found: found.0,
+                    known: CURRENT_LAYOUT.0,
+                });
+            }
+            let record = hadal_proto::decode::<AcceptorRecord>(payload);
+            Some(record.map_err(|error| damaged(error.to_string()))?)
+        }
         Contents::Unreadable => return Err(damaged("both copies are unreadable".into())),
     };
     let edits = edits_dir(&config.dir);

@@ -9,7 +9,7 @@ use hadal_proto::{Fault, FaultClass};
 use hadal_qjournal::acceptor::AskId;
 use hadal_quic::{CallClient, CallError};
 use hadal_types::Role;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -25,6 +25,8 @@ pub(crate) struct Peer {
     /// The newest word for it: an older one is of no interest any more.
     pending: RefCell<Option<Request>>,
     wake: Notify,
+    /// It was told that the two of us hold different namespaces.
+    foreign: Cell<bool>,
 }
 
 impl Peer {
@@ -35,6 +37,7 @@ impl Peer {
             client: RefCell::new(None),
             pending: RefCell::new(None),
             wake: Notify::new(),
+            foreign: Cell::new(false),
         }
     }
 
@@ -141,13 +144,27 @@ async fn ask<E: Env>(
         }
     };
     match client.call(request).await {
-        Ok(Response::Counts { counts }) => Some(counts),
+        Ok(Response::Counts { counts }) => {
+            node.peers[peer].foreign.set(false);
+            Some(counts)
+        }
         Ok(other) => {
             tracing::warn!("{} answered with {}", node.peers[peer].name, other.name());
             None
         }
         Err(error) => {
-            tracing::debug!("{}: {error}", node.peers[peer].name);
+            let name = &node.peers[peer].name;
+            let fault = error.fault().map(|fault| fault.class);
+            // F-15. Not the end of this node: while a cluster is formatted anew its JournalNodes differ for a moment.
+            if fault == Some(FaultClass::IdentityMismatch)
+                && !node.peers[peer].foreign.replace(true)
+            {
+                tracing::error!(
+                    "{} is of another cluster than JournalNode {name}: {error}; one of the two has a wrong data directory",
+                    node.config.dir.display()
+                );
+            }
+            tracing::debug!("{name}: {error}");
             None
         }
     }

@@ -7,7 +7,9 @@ use hadal_daemon::Notify;
 use hadal_env::{Env, Expect, Net, NetError};
 use hadal_proto::election::ElectionProtocol;
 use hadal_proto::frame::FrameKind;
-use hadal_proto::qjournal::{BatchHead, JournalStream, QjournalProtocol, Request, Response};
+use hadal_proto::qjournal::{
+    BatchHead, Call, JournalStream, QjournalProtocol, Request, Response, Standing,
+};
 use hadal_proto::{Fault, FaultClass, Protocol, encode};
 use hadal_qjournal::writer::{Jn, RequestId, StreamId};
 use hadal_quic::{AckReceiver, AppendSender, CallClient, CallError, open_append};
@@ -34,6 +36,8 @@ pub(crate) struct Link<E: Env> {
     client: RefCell<Option<CallClient<QjournalProtocol>>>,
     election: RefCell<Option<CallClient<ElectionProtocol>>>,
     stream: RefCell<Option<(StreamId, Rc<StreamQueue>)>>,
+    /// Whose namespace it holds, when that is not ours.
+    foreign: RefCell<Option<String>>,
 }
 
 impl<E: Env> Link<E> {
@@ -43,6 +47,7 @@ impl<E: Env> Link<E> {
             client: RefCell::new(None),
             election: RefCell::new(None),
             stream: RefCell::new(None),
+            foreign: RefCell::new(None),
         }
     }
 
@@ -119,6 +124,10 @@ pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, jn: Jn) {
                     .borrow_mut()
                     .handle_connected(node.env.now(), jn);
                 node.kick();
+                node.env.spawn(
+                    "namenode journal identity",
+                    check_namespace(Rc::clone(&node), jn),
+                );
                 let error = ended.await;
                 tracing::warn!("lost JournalNode {}: {error}", peer.name);
                 *node.links[jn].client.borrow_mut() = None;
@@ -148,6 +157,48 @@ pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, jn: Jn) {
         node.env
             .sleep_until(node.env.now().after_ms(REDIAL_MS / 2 + jitter))
             .await;
+    }
+}
+
+/// Ends the process when a majority of JournalNodes holds another namespace: this directory is not of this cluster, or
+/// one of the two was formatted anew (F-15, T-N3). A minority is only told of: the journal goes on without it.
+async fn check_namespace<E: Env>(node: Rc<Node<E>>, jn: Jn) {
+    let own = &node.config.namesystem.info;
+    let request = Request {
+        namespace_id: own.namespace_id,
+        call: Call::GetState,
+    };
+    let Ok(Response::State { state }) = ask(&node, jn, &request).await else {
+        return;
+    };
+    // A learner's identity is replaced when it learns.
+    let other = state.info.filter(|info| {
+        info.namespace_id != own.namespace_id && state.standing != Standing::Learner
+    });
+    let dir = node.config.dir.display();
+    let foreign = other.map(|info| {
+        format!(
+            "JournalNode {} holds namespace {} of cluster {}",
+            node.config.journalnodes[jn].name, info.namespace_id, info.cluster_id
+        )
+    });
+    if let Some(what) = &foreign {
+        let (id, cluster) = (own.namespace_id, &own.cluster_id);
+        tracing::error!("{what}, but {dir} namespace {id} of cluster {cluster}");
+    }
+    *node.links[jn].foreign.borrow_mut() = foreign;
+    let all = node.links.iter();
+    let foreign: Vec<String> = all
+        .filter_map(|link| link.foreign.borrow().clone())
+        .collect();
+    if 2 * foreign.len() > node.links.len() {
+        let text = format!(
+            "{dir} holds namespace {} of cluster {}, but {}: configure the JournalNodes of its cluster, or give this NameNode the directory of theirs (`hadal namenode -bootstrapStandby -force` fetches it from another NameNode)",
+            own.namespace_id,
+            own.cluster_id,
+            foreign.join(", ")
+        );
+        node.env.stop(crate::EXIT_REFUSED, &text);
     }
 }
 

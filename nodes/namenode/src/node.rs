@@ -599,6 +599,9 @@ fn log_event(event: &NamesystemEvent) {
         }
         // One line per block would drown everything else (Q8).
         NamesystemEvent::Block(BlockEvent::Completed { .. }) => tracing::trace!("{event:?}"),
+        NamesystemEvent::Block(BlockEvent::Corrupt { name, block }) => {
+            tracing::warn!("the replica of {block} on DataNode {name} is corrupt");
+        }
         other => tracing::info!("{other:?}"),
     }
 }

@@ -4,6 +4,8 @@
 mod binary;
 mod client;
 mod cluster;
+mod daemon;
+mod disk;
 mod load;
 mod output;
 mod ports;
@@ -13,6 +15,8 @@ mod roles;
 pub use binary::hadal;
 pub use client::{TestClient, refusal};
 pub use cluster::TestCluster;
+pub use daemon::{daemon, said};
+pub use disk::{ReadOnly, SmallDisk};
 pub use load::{CALLERS, Load};
 pub use output::{Output, run};
 pub use ports::Ports;

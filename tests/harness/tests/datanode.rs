@@ -1,9 +1,33 @@
-//! DataNodes that die.
+//! DataNodes that die and replicas that rot.
 
 use harness::{Random, TestCluster, alone, eventually};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(40);
+
+/// The files below `dir`.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.path() {
+            path if path.is_dir() => found.extend(files(&path)),
+            path => found.push(path),
+        }
+    }
+    found
+}
+
+/// Where a DataNode keeps bytes like these: the file and the offset in it.
+fn find(data: &Path, pattern: &[u8]) -> Option<(PathBuf, usize)> {
+    files(data).into_iter().find_map(|path| {
+        let bytes = std::fs::read(&path).ok()?;
+        let at = (0..bytes.len().checked_sub(pattern.len() - 1)?)
+            .find(|&at| bytes[at] == pattern[0] && bytes[at..].starts_with(pattern))?;
+        Some((path, at))
+    })
+}
 
 /// A dead DataNode's replicas are made again on the others; a cluster whose DataNodes all died has everything still.
 #[test]
@@ -40,4 +64,69 @@ fn blocks_outlive_their_datanodes() {
     }
     cluster.await_healthy("/", SOON);
     same("after all DataNodes died");
+}
+
+/// One or two of three replicas rot on disk: readers get the right bytes, the rotten ones are found, reported and replaced
+/// until there are three good ones, and `fsck` says so.
+#[test]
+fn rotten_replicas_are_found_by_readers_and_replaced() {
+    let _alone = alone();
+    let cluster = TestCluster::start(4);
+    let mut random = Random::default();
+    // Below and above the size from which a replica has a file of its own; how many of its replicas rot.
+    let plan = [
+        ("small1", 20_000, 1),
+        ("large1", 1_500_000, 1),
+        ("small2", 20_000, 2),
+        ("large2", 1_500_000, 2),
+    ];
+    let contents = plan.map(|(name, length, _)| {
+        let content = random.bytes(length);
+        cluster.write_local(name, &content);
+        cluster.dfs(&["-put", name, "/"]).ok();
+        content
+    });
+    cluster.await_healthy("/", SOON);
+    for ((name, length, rotten), content) in plan.iter().zip(&contents) {
+        let pattern = &content[length / 2..][..64];
+        let holders = || -> Vec<_> {
+            let ids = cluster.datanode_ids();
+            ids.iter()
+                .filter_map(|id| find(&cluster.data(id), pattern))
+                .collect()
+        };
+        let before = holders();
+        assert_eq!(before.len(), 3, "{name}");
+        for (path, at) in &before[..*rotten] {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            let flipped = [pattern[0] ^ 0x10];
+            file.write_all_at(&flipped, *at as u64).unwrap();
+            file.sync_all().unwrap();
+        }
+        assert_eq!(holders().len(), 3 - rotten, "{name}");
+        let path = format!("/{name}");
+        eventually("there are three good replicas again", SOON, || {
+            let read = cluster.dfs(&["-cat", &path]).ok();
+            assert!(read.bytes == *content, "wrong bytes were read from {path}");
+            let good = holders().len();
+            (good >= 3).then_some(()).ok_or_else(|| {
+                let stats = cluster.debug(&["nn-stats"]);
+                format!("{path}: {good} are good; {stats:?}")
+            })
+        });
+    }
+    let told = cluster.await_healthy("/", SOON).stdout;
+    assert!(told.contains("Average block replication:\t3.0"), "{told}");
+    eventually("the rotten replicas are deleted", SOON, || {
+        let stats = cluster.debug(&["nn-stats"])?;
+        let none = |key: &str| stats[key] == 0;
+        let done = none("corrupt") && none("missing") && none("pending_deletion");
+        done.then_some(()).ok_or_else(|| stats.to_string())
+    });
+    let rotten: usize = plan.iter().map(|(_, _, rotten)| rotten).sum();
+    let reported = cluster.log("nn1").matches("is corrupt").count();
+    assert!(
+        reported >= rotten,
+        "{reported} of {rotten} rotten replicas were reported"
+    );
 }

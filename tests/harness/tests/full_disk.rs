@@ -1,67 +1,13 @@
 //! Nodes whose disk is full: small file systems in memory in the place of their directories. Mounting them needs root,
 //! and the tests say so by failing where they are run by somebody else.
 
-use harness::{Random, TestCluster, alone, eventually};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use harness::{Random, SmallDisk, TestCluster, alone, eventually};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(40);
 /// Edits to a full journal: more than fit into the space its segment has already.
 const EDIT_RUNS: usize = 100;
 const EDITS_PER_RUN: usize = 400;
-
-/// A file system of some MiB, unmounted when this is dropped.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// In the place of this directory, with what is in it. Nobody uses the directory.
-    fn instead_of(dir: &Path, mebibytes: u32) -> Self {
-        let before = dir.with_extension("before");
-        std::fs::rename(dir, &before).expect("the directory moves");
-        let disk = Self::at(dir, mebibytes);
-        let mut copy = Command::new("cp");
-        copy.arg("-a").arg(before.join(".")).arg(dir);
-        assert!(copy.status().expect("cp").success(), "{copy:?}");
-        std::fs::remove_dir_all(before).expect("the old directory goes");
-        disk
-    }
-
-    fn at(dir: &Path, mebibytes: u32) -> Self {
-        std::fs::create_dir_all(dir).expect("a mount point");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"]);
-        let status = mount.arg(dir).status().expect("mount");
-        assert!(
-            status.success(),
-            "{mount:?} failed: tests of full disks mount small file systems, which needs root"
-        );
-        Self(dir.to_owned())
-    }
-
-    /// Takes all the space there is; it is free again once the file is removed.
-    fn fill(&self) -> PathBuf {
-        use std::io::Write;
-        let path = self.0.join("filler");
-        let mut file = std::fs::File::create(&path).expect("a file");
-        // Smaller and smaller pieces, so that nothing is left.
-        for size in [1 << 16, 1 << 12, 1] {
-            let piece = vec![0x5a; size];
-            while file.write_all(&piece).is_ok() {}
-        }
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a node that was not stopped, for a test failed, may still use it.
-        let status = Command::new("umount").arg("-l").arg(&self.0).status();
-        if !status.is_ok_and(|status| status.success()) {
-            eprintln!("{} stays mounted", self.0.display());
-        }
-    }
-}
 
 /// `get` onto a full disk fails with the reason and leaves no file that looks whole.
 #[test]
@@ -183,5 +129,42 @@ fn journalnodes_on_full_disks_refuse_edits_and_lose_nothing() {
     for name in &acknowledged {
         assert!(names.lines().any(|line| line == name), "{name}: {names}");
     }
+    cluster.dev(&["down"]).ok();
+}
+
+/// A NameNode without space: edits go on, for they are the JournalNodes'; an image that finds no room is refused with the
+/// reason and leaves nothing that looks like one; the NameNode starts again, and saves once there is space.
+#[test]
+fn a_namenode_on_a_full_disk_goes_on_and_saves_with_space() {
+    let _alone = alone();
+    let cluster = TestCluster::start(1);
+    cluster.dfs(&["-mkdir", "/before"]).ok();
+    cluster.kill_node("nn1");
+    let disk = SmallDisk::instead_of(&cluster.data("nn1"), 64);
+    cluster.start_node("nn1");
+    cluster.dfs(&["-mkdir", "/while"]).ok();
+    let filler = disk.fill();
+    let safe_mode = |verb| cluster.run(&["dfsadmin", "-safemode", verb]).ok();
+    let save = || cluster.run(&["dfsadmin", "-saveNamespace"]);
+    safe_mode("enter");
+    let refused = save();
+    refused.fails(1, &["cannot write", "No space left on device"]);
+    safe_mode("leave");
+    cluster.dfs(&["-mkdir", "/full"]).ok();
+    let expected = "/before\n/full\n/while\n";
+    let same = || assert_eq!(cluster.dfs(&["-ls", "-C", "/"]).ok().stdout, expected);
+    same();
+    cluster.kill_node("nn1");
+    cluster.start_node("nn1");
+    same();
+    std::fs::remove_file(filler).unwrap();
+    safe_mode("enter");
+    save().ok();
+    safe_mode("leave");
+    let stats = cluster.debug(&["nn-stats"]).unwrap();
+    assert!(stats["last_checkpoint"].as_u64() > Some(0), "{stats}");
+    cluster.kill_node("nn1");
+    cluster.start_node("nn1");
+    same();
     cluster.dev(&["down"]).ok();
 }

@@ -1,6 +1,9 @@
 //! `hadal dfs` against a real cluster, in FsShell's words and exit codes.
 
-use harness::{Output, Random, TestCluster, alone};
+use harness::{Output, Random, TestCluster, alone, hadal, run};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
 
 #[track_caller]
 fn fails(output: &Output, code: i32, error: &str) {
@@ -125,6 +128,8 @@ fn what_cannot_be_done_is_said_in_fsshell_s_words() {
     cluster.dfs(&["-mkdir", "-p", "/a/b"]).ok();
     cluster.dfs(&["-put", "hello", "/a/f"]).ok();
     cluster.dfs(&["-put", "hello", "/a/g"]).ok();
+    cluster.dfs(&["-mkdir", "-p", "/taken/hello"]).ok();
+    std::fs::create_dir_all(cluster.local("tree/below")).unwrap();
     for (args, error) in [
         (
             &["-ls", "/none"][..],
@@ -145,6 +150,11 @@ fn what_cannot_be_done_is_said_in_fsshell_s_words() {
             "put: `none': No such file or directory",
         ),
         (&["-put", "hello", "/a/f"], "put: `/a/f': File exists"),
+        (
+            &["-put", "-f", "hello", "/taken"],
+            "put: `/taken/hello': Is a directory",
+        ),
+        (&["-put", "tree", "/a/f"], "put: `/a/f': File exists"),
         (
             &["-put", "hello", "/no/h"],
             "put: `/no/h': No such file or directory",
@@ -203,11 +213,14 @@ fn what_cannot_be_done_is_said_in_fsshell_s_words() {
     }
     // Nothing of all that left a trace.
     let names = cluster.dfs(&["-ls", "-C", "-R", "/"]).ok().stdout;
-    assert_eq!(names, "/a\n/a/b\n/a/f\n/a/g\n");
+    assert_eq!(names, "/a\n/a/b\n/a/f\n/a/g\n/taken\n/taken/hello\n");
+    assert_eq!(cluster.dfs(&["-cat", "/a/f"]).ok().stdout, "hello\n");
 }
 
+/// What a name may be: 255 bytes, not characters; any UTF-8; 8000 bytes and 1000 components in a path; `..`, `.` and empty
+/// components vanish before anybody is asked.
 #[test]
-fn names_have_255_bytes_at_most() {
+fn names_that_make_sense_go_through_and_others_are_named() {
     let _alone = alone();
     let cluster = TestCluster::start(1);
     cluster.write_local("hello", "hello\n");
@@ -232,6 +245,55 @@ fn names_have_255_bytes_at_most() {
             "{error}"
         );
     }
+    // Too long, or too deep, as a whole.
+    let long = format!("/{}", "x".repeat(199)).repeat(41);
+    let deep = "/a".repeat(1001);
+    for (path, error) in [
+        (&long, "path too long: 8200 bytes, limit 8000 bytes"),
+        (&deep, "path too deep, limit 1000 components"),
+    ] {
+        for args in [
+            &["-mkdir", "-p", path][..],
+            &["-ls", path],
+            &["-put", "hello", path],
+        ] {
+            let output = cluster.dfs(args);
+            output.fails(1, &[error]);
+            let verb = format!("{}: ", &args[0][1..]);
+            assert!(output.stderr.starts_with(&verb), "{}", output.stderr);
+            assert_eq!(output.stdout, "");
+        }
+    }
+    // As the file system sees them.
+    for (written, path) in [
+        ("//d//e", "/d/e"),
+        ("/d/./../d/e/../g", "/d/g"),
+        ("/../d/ä b\u{1f40b}\n", "/d/ä b\u{1f40b}\n"),
+    ] {
+        cluster.dfs(&["-mkdir", "-p", written]).ok();
+        cluster.dfs(&["-test", "-d", path]).ok();
+        cluster.dfs(&["-rmdir", path]).ok();
+    }
+    fails(
+        &cluster.dfs(&["-mkdir", ""]),
+        1,
+        "mkdir: Can not create a Path from an empty string",
+    );
+    // Names that are not UTF-8: on the command line, and in a local tree.
+    let bad = OsStr::from_bytes(b"bad\xff");
+    let mut command = Command::new(hadal());
+    command.env("HADAL_CONFIG", cluster.root().join("client.toml"));
+    let output = run(command.args(["dfs", "-mkdir"]).arg(bad));
+    output.fails(255, &["bad\u{fffd}", "is not valid UTF-8"]);
+    let tree = cluster.local("tree");
+    std::fs::create_dir_all(&tree).unwrap();
+    for name in [OsStr::new("good"), bad] {
+        std::fs::write(tree.join(name), "x").unwrap();
+    }
+    let output = cluster.dfs(&["-put", "tree", "/d"]);
+    output.fails(1, &["put: `tree/bad\u{fffd}': the name is not valid UTF-8"]);
+    assert_eq!(cluster.dfs(&["-cat", "/d/tree/good"]).ok().stdout, "x");
+    cluster.dfs(&["-rm", "-r", "/d"]).ok();
     let names = cluster.dfs(&["-ls", "-C", "-R", "/"]).ok().stdout;
     assert_eq!(names, format!("{longest}\n{longest}/f\n"));
 }

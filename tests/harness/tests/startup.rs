@@ -1,32 +1,14 @@
 //! What a daemon or a client refuses at its start, and how it says so; starting and stopping nodes.
 
-use harness::{Output, TestCluster, alone, eventually, hadal, run};
-use std::path::Path;
+use harness::{Output, TestCluster, alone, daemon, eventually, hadal, run};
 use std::process::Command;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Runs a daemon that is expected to end by itself.
-fn daemon(role: &str, id: &str, config: &Path) -> Output {
-    let mut command = Command::new(hadal());
-    run(command
-        .arg(role)
-        .arg("--config")
-        .arg(config)
-        .args(["--id", id]))
-}
-
 #[track_caller]
 fn refuses(output: &Output, texts: &[&str]) {
-    assert_eq!(output.code, 1, "{}{}", output.stdout, output.stderr);
-    for text in texts {
-        assert!(
-            output.stderr.contains(text),
-            "{text:?} is not in: {}",
-            output.stderr
-        );
-    }
+    output.fails(1, texts);
 }
 
 #[test]

@@ -92,6 +92,13 @@ pub enum BlockEvent {
         /// Its file.
         inode: InodeId,
     },
+    /// Bytes of this replica were found to be bad, by a reader or by the DataNode itself.
+    Corrupt {
+        /// Node id of the DataNode that has it.
+        name: String,
+        /// Which.
+        block: Block,
+    },
     /// A DataNode registered.
     Registered {
         /// Who.

@@ -90,11 +90,17 @@ impl BlockManager {
                 Some(storage) => alloc::vec![storage],
                 None => self.nodes.node(node).storages.clone(),
             };
-            self.with(bad.block.id, |partition, view, out| {
+            let news = self.with(bad.block.id, |partition, view, out| {
+                let mut news = false;
                 for storage in storages {
-                    partition.report_bad(storage, bad.block, view, out);
+                    news |= partition.report_bad(storage, bad.block, view, out);
                 }
+                news
             });
+            if news {
+                let (name, block) = (self.nodes.node(node).name.clone(), bad.block);
+                self.event(BlockEvent::Corrupt { name, block });
+            }
         }
         self.check_safe_mode();
     }

@@ -165,23 +165,25 @@ impl Partition {
         self.settle(key, before, view, out);
     }
 
-    /// A reader or scanner found bad bytes.
+    /// A reader or scanner found bad bytes. Whether that is news.
     pub(crate) fn report_bad(
         &mut self,
         storage: u32,
         block: Block,
         view: &View<'_>,
         out: &mut Vec<Effect>,
-    ) {
+    ) -> bool {
         let key = mix(block.id);
         let Some(entry) = self.table.get(key) else {
-            return;
+            return false;
         };
         // Of another stamp, or not a replica that counts: nothing to take away.
-        if entry.stamp == block.generation_stamp.0 && self.table.contains(entry, storage) {
-            let block = entry.block();
-            self.mark_corrupt(key, storage, block, CorruptReason::Checksum, view, out);
+        if entry.stamp != block.generation_stamp.0 || !self.table.contains(entry, storage) {
+            return false;
         }
+        let block = entry.block();
+        self.mark_corrupt(key, storage, block, CorruptReason::Checksum, view, out);
+        true
     }
 
     /// Deletes corrupt replicas once the good ones reach the factor; with minimal replication already stale ones (of

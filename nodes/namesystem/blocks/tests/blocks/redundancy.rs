@@ -1,7 +1,7 @@
 //! Too few, too many and corrupt replicas; what a change of active must not destroy (T-H6, T-H7, section 2.2).
 
 use crate::world::{GB, World, block, config};
-use hadal_blocks::BlockConfig;
+use hadal_blocks::{BlockConfig, BlockEvent};
 use hadal_proto::client::BadReplica;
 use hadal_proto::datanode::{Action, ChangeKind};
 use hadal_types::{Block, Epoch, HaState};
@@ -221,6 +221,11 @@ fn a_39_corrupt_replicas_go_after_good_ones_reach_the_factor() {
     let b = w.stored_on(2, &[0, 1]);
     let report = [bad(&w, b, 1)];
     w.m.report_bad_blocks(w.now, &report);
+    w.m.report_bad_blocks(w.now, &report);
+    let events = core::iter::from_fn(|| w.m.poll_event());
+    let told =
+        events.filter(|event| matches!(event, BlockEvent::Corrupt { name, .. } if name == "dn1"));
+    assert_eq!(told.count(), 1, "told once");
     assert_eq!(w.locations(b.id), ["dn0"]);
     assert_eq!((w.m.stats().corrupt, w.m.stats().under_replicated), (1, 1));
     assert_eq!(w.m.corrupt(9)[0].block, b);
