@@ -260,6 +260,12 @@ impl Default for Datanode {
 pub struct Client {
     /// Failed calls are retried for this long.
     pub retry_window: Duration,
+    /// Who answers reads of the namespace: `active`, `observer` (observers where there are any) or `standby` (observers
+    /// and standbys). Those never show less than this client has seen.
+    pub read_from: String,
+    /// With reads from others than the active: how old the last msync may be when a read begins, `never` for one msync
+    /// before the first read, `0` for one before each (HDFS `dfs.client.failover.observer.auto-msync-period`).
+    pub auto_msync_period: String,
     /// Data bytes per packet of bulk streams.
     pub packet_size: Size,
     /// Unacknowledged bytes per written block.
@@ -288,6 +294,8 @@ impl Default for Client {
     fn default() -> Self {
         Self {
             retry_window: Duration(15_000),
+            read_from: "active".into(),
+            auto_msync_period: "never".into(),
             packet_size: Size(MIB),
             write_window: Size(8 * MIB),
             stream_timeout: Duration(60_000),

@@ -1,7 +1,7 @@
 //! A client's side of every command: configuration, certificate, connection.
 
 use anyhow::{Context, Result, bail};
-use hadal_client::{ClientOptions, CreateOptions, Dfs, Identity, ReplacePolicy};
+use hadal_client::{ClientOptions, CreateOptions, Dfs, Identity, ReadFrom, ReplacePolicy};
 use hadal_daemon::{Config, Loaded};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -126,6 +126,19 @@ fn options(config: &Config) -> Result<ClientOptions> {
     let client = &config.client;
     let mut options = ClientOptions::new(namenodes);
     options.failover.window_ms = client.retry_window.0;
+    options.read_from = match &*client.read_from {
+        "active" => ReadFrom::Active,
+        "observer" => ReadFrom::Observer,
+        "standby" => ReadFrom::Standby,
+        other => bail!("client.read_from = `{other}' is none of active, observer, standby"),
+    };
+    options.auto_msync_ms = match &*client.auto_msync_period {
+        "never" => None,
+        period => match period.parse::<hadal_daemon::Duration>() {
+            Ok(period) => Some(period.0),
+            Err(reason) => bail!("client.auto_msync_period: {reason}, or `never'"),
+        },
+    };
     options.packet_bytes = u32::try_from(client.packet_size.0)
         .ok()
         .filter(|bytes| (1..=1 << 20).contains(bytes))

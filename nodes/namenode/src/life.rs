@@ -167,8 +167,13 @@ async fn stand_by<E: Env>(node: &Rc<Node<E>>, digest: &mut LogDigest) -> Result<
                 let mut controller = node.controller.borrow_mut();
                 controller.handle_resigned(node.env.now());
             }
-            // Observers are refused where they are asked for.
-            Order::Follow(_) => {}
+            Order::Follow(state) => {
+                let mut slot = node.namesystem.borrow_mut();
+                let namesystem = slot.as_mut().expect("loaded before it follows");
+                namesystem.follow_as(node.env.now(), state);
+                tracing::info!("{state} from now on");
+                node.images.wake.notify();
+            }
         }
     }
 }

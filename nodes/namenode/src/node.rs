@@ -192,8 +192,9 @@ impl<E: Env> Node<E> {
     ) {
         let mutation = call.request.is_mutation();
         let asks_for_state = matches!(call.request, hadal_proto::client::Request::GetServiceState);
+        let standby_read = call.from_standby && call.request.is_standby_read();
         let mut responder = responder;
-        if !asks_for_state && self.role_changes() {
+        if !asks_for_state && self.role_changes() && !(standby_read && self.follows()) {
             match self.parked.push(peer, call.clone(), responder) {
                 Ok(()) => return,
                 Err(full) => responder = full,
@@ -211,6 +212,7 @@ impl<E: Env> Node<E> {
         } else {
             if let Some(fault) = self.lost_journal_of_a_pair()
                 && !asks_for_state
+                && !standby_read
             {
                 return responder.answer(Err(fault));
             }
@@ -229,6 +231,13 @@ impl<E: Env> Node<E> {
         let ticket = self.ticket(Waiting::Client(responder));
         namesystem.handle_client(self.env.now(), self.env.wall_ms(), &caller, ticket, call);
         self.kick();
+    }
+
+    /// Whether it is a standby or observer with its namespace loaded.
+    fn follows(&self) -> bool {
+        let slot = self.namesystem.borrow();
+        let state = slot.as_ref().map(Namesystem::state);
+        matches!(state, Some(HaState::Standby | HaState::Observer))
     }
 
     /// A DataNode's call arrived.

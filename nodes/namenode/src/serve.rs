@@ -10,7 +10,7 @@ use hadal_failover::Command;
 use hadal_proto::admin::{Request, Response};
 use hadal_proto::ha::Health;
 use hadal_proto::image::{self, ImageProtocol};
-use hadal_proto::{Fault, FaultClass, ProtocolId};
+use hadal_proto::{FaultClass, ProtocolId};
 use hadal_quic::{Incoming, accept};
 use hadal_types::HaState;
 use std::rc::Rc;
@@ -74,16 +74,10 @@ async fn serve_connection<E: Env>(node: Rc<Node<E>>, conn: NetConn<E>) {
                                 } = node.health();
                                 responder.answer(Ok(Response::Health { healthy, reason }));
                             }
-                            Request::Transition {
-                                to: HaState::Observer,
-                                ..
-                            } => responder.answer(Err(Fault::new(
-                                FaultClass::Unsupported,
-                                "UnsupportedOperation: this version has no observer NameNodes",
-                            ))),
                             Request::Transition { to, force } => {
                                 let command = match to {
                                     HaState::Active => Command::TransitionToActive { force },
+                                    HaState::Observer => Command::TransitionToObserver,
                                     _ => Command::TransitionToStandby,
                                 };
                                 election::command(&node, command, Ordering::Operator(responder));

@@ -45,6 +45,7 @@ impl Bench {
                 client: ClientId(1 + u128::from(at % 64)),
                 call: CallId(self.calls),
                 seen: TxId(0),
+                from_standby: false,
                 request: request(at),
             };
             let now = Tick::from_ms(1_000);

@@ -37,6 +37,10 @@ pub struct NamesystemConfig {
     pub retry_cache_max: usize,
     /// Most replies parked behind the commit barrier; beyond, `Busy`.
     pub parked_max: usize,
+    /// How long a standby or observer lets a read wait for edits its client has seen, before it sends it to the active.
+    pub standby_read_wait_ms: u64,
+    /// Most reads that wait so; beyond, they go to the active.
+    pub standby_reads_max: usize,
     /// Fewest bytes per block (`dfs.namenode.fs-limits.min-block-size`).
     pub min_block_size: u64,
     /// Most bytes per block.
@@ -78,6 +82,8 @@ impl Default for NamesystemConfig {
             retry_cache_ms: 600_000,
             retry_cache_max: 2_000_000,
             parked_max: 65_536,
+            standby_read_wait_ms: 500,
+            standby_reads_max: 4_096,
             min_block_size: 1 << 20,
             max_block_size: 1 << 40,
             max_blocks_per_file: 10_000,

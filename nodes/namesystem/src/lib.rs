@@ -48,6 +48,7 @@ mod permission;
 mod planted;
 mod radix;
 mod retry;
+mod standby_reads;
 mod state;
 mod stats;
 mod status;

@@ -9,6 +9,7 @@ use crate::lease::{Leases, NAMENODE_HOLDER, TRUNCATE_HOLDER, is_namenode};
 use crate::ops::Attempts;
 use crate::output::{Answer, Event, Output};
 use crate::retry::RetryCache;
+use crate::standby_reads::StandbyReads;
 use crate::state::{Counters, State, View};
 use crate::trail::Trail;
 use crate::tree::Tree;
@@ -33,6 +34,8 @@ pub struct Namesystem {
     pub(crate) epoch: Epoch,
     /// Files the NameNode itself recovers, and how that goes.
     pub(crate) recoveries: BTreeMap<InodeId, Attempts>,
+    /// While standby or observer.
+    pub(crate) standby_reads: StandbyReads,
     effects: Vec<Effect>,
     next_lease_check: Tick,
     pub(crate) active_hint: String,
@@ -108,6 +111,7 @@ impl Namesystem {
             ha: HaState::Initializing,
             epoch: Epoch(0),
             recoveries: BTreeMap::new(),
+            standby_reads: StandbyReads::default(),
             effects: Vec::new(),
             next_lease_check: Tick::NEVER,
             active_hint: String::new(),
@@ -141,6 +145,7 @@ impl Namesystem {
         forward(&mut self.effects, txid, &mut self.blocks);
         self.tell_applied();
         self.barrier.commit(txid);
+        self.answer_standby_reads(now);
     }
 
     /// What planted bugs leave out of a replay.
@@ -176,6 +181,7 @@ impl Namesystem {
             self.applied().next(),
             "the journal's tail is applied before the role is taken"
         );
+        self.end_standby_reads();
         self.ha = HaState::Active;
         self.epoch = epoch;
         self.state.leases.set_now(now);
@@ -234,6 +240,22 @@ impl Namesystem {
         self.blocks.become_standby(now, self.ha);
         self.drain_block_events();
         dirty
+    }
+
+    /// Goes on as a standby or, aside of elections and checkpoints, as an observer (T-A4). The tail goes on.
+    ///
+    /// # Panics
+    /// When it is active or not started, or `state` is neither of the two.
+    pub fn follow_as(&mut self, now: Tick, state: HaState) {
+        let follows = |state| matches!(state, HaState::Standby | HaState::Observer);
+        assert!(
+            follows(self.ha) && follows(state),
+            "{} does not become {state} by an order to follow",
+            self.ha
+        );
+        self.ha = state;
+        self.blocks.become_standby(now, state);
+        self.drain_block_events();
     }
 
     /// Takes the operator's include and exclude lists (`dfsadmin -refreshNodes`, start): in every role, so that a new
@@ -338,6 +360,9 @@ impl Namesystem {
                 response: self.service_state(),
             };
             return self.barrier.send(ticket, Answer::Client(Ok(reply)));
+        }
+        if self.may_read_here(&call) {
+            return self.standby_read(now, caller, ticket, call);
         }
         if let Err(fault) = self.require_active() {
             return self.barrier.send(ticket, Answer::Client(Err(fault)));
@@ -576,6 +601,7 @@ impl Namesystem {
             self.next_lease_check = now.after_ms(self.config.lease_check_ms);
             self.check_leases(now, wall_ms);
         }
+        self.expire_standby_reads(now);
         self.drain_block_events();
     }
 
@@ -583,10 +609,14 @@ impl Namesystem {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {
         let leases = Some(self.next_lease_check).filter(|at| *at < Tick::NEVER);
-        [leases, self.blocks.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            leases,
+            self.blocks.poll_timeout(),
+            self.standby_reads.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// What to do next; `None` when there is nothing. Edits come first, replies behind them.

@@ -14,4 +14,6 @@ pub struct Planted {
     pub forget_retries_on_replay: bool,
     /// A replayed creation leaves no lease.
     pub forget_leases_on_replay: bool,
+    /// A standby answers reads at once, whatever the client has seen and whatever blocks it knows.
+    pub stale_standby_reads: bool,
 }

@@ -173,6 +173,15 @@ impl<S: Seam> DistributedFileSystem<S> {
         })
     }
 
+    /// Reads of this client from a standby or observer ([`ClientOptions::read_from`]) that begin from here on show
+    /// everything that was acknowledged to any client before this call.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the active NameNode is asked.
+    pub async fn msync(&self) -> Result<(), ClientError> {
+        self.shared.namenodes.msync().await
+    }
+
     /// One page of a directory behind the name `start_after` (empty for the first), and how many entries follow
     /// it.
     ///

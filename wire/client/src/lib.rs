@@ -33,13 +33,14 @@ mod pipeline;
 mod planted;
 mod reopen;
 mod replace;
+mod standby_reads;
 mod timeout;
 mod tokio_seam;
 
 pub use background::Background;
 pub use dfs::DistributedFileSystem;
 pub use error::ClientError;
-pub use hadal_datastream::{FailoverOptions, ReplaceOptions, ReplacePolicy};
+pub use hadal_datastream::{FailoverOptions, ReadFrom, ReplaceOptions, ReplacePolicy};
 pub use hadal_proto::client::{
     ContentSummary, FileStatus, FsStats, LocatedBlock, LocatedBlocks, OpenFile, ServerDefaults,
 };

@@ -10,12 +10,13 @@ use futures_util::StreamExt;
 use futures_util::future::{Either, pending, select};
 use futures_util::lock::Mutex as AsyncMutex;
 use futures_util::stream::FuturesUnordered;
-use hadal_datastream::{Failover, LastWord, Verdict};
+use hadal_datastream::{Failover, LastWord, Observers, ReadFrom, Verdict};
 use hadal_env::{Conn, Expect, Net, Seam};
 use hadal_proto::client::{ClientCall, ClientProtocol, Reply, Request, Response};
 use hadal_quic::CallClient;
 use hadal_types::{CallId, ClientId, HaState, Role, Tick, TxId};
 use std::pin::pin;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// After a failed dial others fail with it for this long instead of dialling again one after the other.
@@ -43,8 +44,8 @@ impl<C> Default for Link<C> {
 
 /// All NameNodes of the name service.
 pub(crate) struct Namenodes<S: Seam> {
-    seam: S,
-    options: ClientOptions,
+    pub(crate) seam: S,
+    pub(crate) options: ClientOptions,
     client: ClientId,
     next_call: AtomicU64,
     seen: AtomicU64,
@@ -52,6 +53,8 @@ pub(crate) struct Namenodes<S: Seam> {
     links: Vec<AsyncMutex<Link<<S::Net as Net>::Conn>>>,
     /// When the other NameNodes were last asked, and who of them was active.
     looked: AsyncMutex<Option<(Tick, Option<usize>)>>,
+    /// For reads that others than the active answer.
+    pub(crate) observers: Mutex<Observers>,
     opens: mpsc::Sender<Open<<S::Net as Net>::Conn>>,
 }
 
@@ -67,6 +70,11 @@ impl<S: Seam> Namenodes<S> {
             .iter()
             .map(|_| AsyncMutex::default())
             .collect();
+        let observers = Observers::new(
+            options.read_from,
+            options.auto_msync_ms,
+            options.namenodes.len(),
+        );
         Self {
             seam,
             options,
@@ -76,6 +84,7 @@ impl<S: Seam> Namenodes<S> {
             current: AtomicUsize::new(0),
             links,
             looked: AsyncMutex::new(None),
+            observers: Mutex::new(observers),
             opens,
         }
     }
@@ -89,8 +98,19 @@ impl<S: Seam> Namenodes<S> {
         TxId(self.seen.load(Ordering::Relaxed))
     }
 
-    /// Asks the active NameNode, with retries and failover inside the window. All attempts carry one call id.
+    /// Asks a NameNode that may answer: the active, or for reads the one the options name.
     pub(crate) async fn call(&self, request: Request) -> Result<Response, ClientError> {
+        if self.options.read_from != ReadFrom::Active
+            && request.is_standby_read()
+            && let Some(outcome) = self.read_elsewhere(&request).await
+        {
+            return outcome;
+        }
+        self.call_active(request).await
+    }
+
+    /// Asks the active NameNode, with retries and failover inside the window. All attempts carry one call id.
+    pub(crate) async fn call_active(&self, request: Request) -> Result<Response, ClientError> {
         let mutation = request.is_mutation();
         let call = self.numbered(request);
         let mut failover = Failover::new(
@@ -108,7 +128,7 @@ impl<S: Seam> Namenodes<S> {
             let verdict = match outcome {
                 Some(Either::Left(Ok(reply))) => {
                     self.current.store(asked, Ordering::Relaxed);
-                    self.seen.fetch_max(reply.txid.0, Ordering::Relaxed);
+                    self.saw(reply.txid);
                     return Ok(reply.response);
                 }
                 Some(Either::Left(Err(Attempt::Fault(fault)))) => {
@@ -161,11 +181,12 @@ impl<S: Seam> Namenodes<S> {
         }
     }
 
-    fn numbered(&self, request: Request) -> ClientCall {
+    pub(crate) fn numbered(&self, request: Request) -> ClientCall {
         ClientCall {
             client: self.client,
             call: CallId(self.next_call.fetch_add(1, Ordering::Relaxed)),
             seen: self.seen(),
+            from_standby: false,
             request,
         }
     }
@@ -202,8 +223,13 @@ impl<S: Seam> Namenodes<S> {
         }
     }
 
+    /// A NameNode told its txid: this client reads nothing older from here on.
+    pub(crate) fn saw(&self, txid: TxId) {
+        self.seen.fetch_max(txid.0, Ordering::Relaxed);
+    }
+
     /// `connected` is set to the time at which the NameNode could be asked.
-    async fn attempt(
+    pub(crate) async fn attempt(
         &self,
         index: usize,
         call: &ClientCall,

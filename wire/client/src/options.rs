@@ -1,6 +1,6 @@
 //! What a client is told beforehand.
 
-use hadal_datastream::{FailoverOptions, ReplaceOptions};
+use hadal_datastream::{FailoverOptions, ReadFrom, ReplaceOptions};
 use std::net::SocketAddr;
 
 /// One NameNode: its node id (the name in its certificate) and where it listens.
@@ -19,6 +19,11 @@ pub struct ClientOptions {
     pub namenodes: Vec<NamenodeAddress>,
     /// Retries and failover.
     pub failover: FailoverOptions,
+    /// Which NameNodes answer reads of the namespace.
+    pub read_from: ReadFrom,
+    /// With reads from others than the active: an msync goes before a read when the last one is older than this (HDFS
+    /// `dfs.client.failover.observer.auto-msync-period`); 0: before each; `None`: only before the first.
+    pub auto_msync_ms: Option<u64>,
     /// Data bytes per packet of a block stream, up to 1 MiB.
     pub packet_bytes: u32,
     /// Unacknowledged bytes a block stream may have, at least one packet.
@@ -51,6 +56,8 @@ impl ClientOptions {
                 })
                 .collect(),
             failover: FailoverOptions::default(),
+            read_from: ReadFrom::Active,
+            auto_msync_ms: None,
             packet_bytes: 1 << 20,
             write_window_bytes: 8 << 20,
             stream_timeout_ms: 30_000,

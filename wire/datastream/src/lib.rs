@@ -8,12 +8,14 @@ extern crate alloc;
 
 pub mod block_stream;
 pub mod failover;
+pub mod observers;
 pub mod packet;
 pub mod replacement;
 pub mod replica_choice;
 
 pub use block_stream::{BlockStream, PipelineError, Recovery};
 pub use failover::{Failover, FailoverOptions, LastWord, Verdict};
+pub use observers::{Observers, ReadFrom};
 pub use packet::{Packet, Packetizer};
 pub use replacement::{REPLACEMENT_TRIES_MAX, ReplaceOptions, ReplacePolicy, SlowNodes};
 pub use replica_choice::ReplicaChoice;

@@ -37,6 +37,9 @@ wire_struct! {
         pub call: CallId,
         /// Highest txid this client has seen (session consistency on standby reads).
         pub seen: TxId,
+        /// A standby or observer may answer, once it has applied `seen` ([`Request::is_standby_read`]); else only the
+        /// active does.
+        pub from_standby: bool,
         /// What is asked.
         pub request: Request,
     }
@@ -163,7 +166,8 @@ wire_enum! {
         28 => ListOpenFiles { after: InodeId, path: String },
         /// Whether a file is closed.
         29 => IsFileClosed { path: String },
-        /// Waits until this NameNode has applied what the active had committed (observer reads).
+        /// The txid of the active's last edit, once it is committed: [`Reply::txid`]. Whoever reads from a standby
+        /// afterwards reads nothing older than what was acknowledged to anybody before this call.
         30 => Msync,
         /// Files with no live replica of some block, a page.
         31 => ListCorruptFileBlocks { path: String, cookie: u64 },
@@ -194,6 +198,21 @@ impl Request {
                 | Self::Append { .. }
                 | Self::Truncate { .. }
                 | Self::Concat { .. }
+        )
+    }
+
+    /// Whether a standby or observer may answer it: what depends on the namespace alone, and block locations.
+    #[must_use]
+    pub fn is_standby_read(&self) -> bool {
+        matches!(
+            self,
+            Self::GetFileInfo { .. }
+                | Self::GetListing { .. }
+                | Self::GetContentSummary { .. }
+                | Self::GetBlockLocations { .. }
+                | Self::GetServerDefaults
+                | Self::ListOpenFiles { .. }
+                | Self::IsFileClosed { .. }
         )
     }
 }

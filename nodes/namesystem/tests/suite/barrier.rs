@@ -92,6 +92,7 @@ fn edits_of_a_burst_are_one_batch() {
             client: hadal_types::ClientId(9),
             call: hadal_types::CallId(call),
             seen: TxId(0),
+            from_standby: false,
             request: mkdirs(&format!("/{call}")),
         };
         world
@@ -224,14 +225,4 @@ fn rolling_edits_marks_the_border() {
         ops[ops.len() - 2..],
         [&EditOp::EndSegment, &EditOp::StartSegment]
     );
-}
-
-/// Calls this version lacks say so by name.
-#[test]
-fn what_is_not_there_says_so() {
-    let mut world = World::new();
-    world.touch("/f");
-    let (class, message) = world.fails(Request::Msync);
-    assert_eq!(class, FaultClass::Unsupported);
-    assert!(message.contains("Msync"), "{message}");
 }

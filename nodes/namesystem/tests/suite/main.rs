@@ -11,5 +11,6 @@ mod permissions;
 mod recovery;
 mod replay;
 mod rules;
+mod standby_reads;
 mod support;
 mod truncate;

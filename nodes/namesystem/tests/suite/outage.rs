@@ -23,6 +23,7 @@ fn read_as(world: &mut World, caller: &Caller, request: Request) -> Option<Resul
         client: ClientId(1),
         call: CallId(1),
         seen: TxId(0),
+        from_standby: false,
         request,
     };
     world.ns.read_committed(world.now, caller, &call)

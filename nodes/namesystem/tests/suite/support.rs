@@ -153,6 +153,7 @@ impl World {
             client: ClientId(client),
             call: CallId(call),
             seen: TxId(0),
+            from_standby: false,
             request,
         };
         self.ns

@@ -1,0 +1,103 @@
+//! An observer NameNode: named so by haadmin, outside every election, and read from by clients that ask for it.
+
+use hadal_client::{ClientError, CreateOptions, Dfs, FaultClass, ReadFrom};
+use hadal_types::HaState;
+use harness::{Roles, TestClient, TestCluster, alone, eventually};
+use nix::sys::signal::Signal;
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_secs(40);
+const WINDOW_MS: u64 = 2_000;
+
+async fn written(dfs: &Dfs, path: &str, content: &[u8]) {
+    let mut out = dfs
+        .create(path, &CreateOptions::default())
+        .await
+        .expect("create");
+    out.write_all(content).await.expect("write");
+    out.close().await.expect("close");
+}
+
+async fn content(dfs: &Dfs, path: &str) -> Result<Vec<u8>, ClientError> {
+    dfs.open(path).await?.read_to_end().await
+}
+
+/// T-A4, Q36 and the rule of protocols.md section 2: with both other NameNodes gone nobody is active, the observer goes
+/// on answering whom it may, and refuses everyone else; as a standby again it takes over by itself.
+#[test]
+fn t_a4_q36_an_observer_answers_reads_and_stands_for_no_election() {
+    let _alone = alone();
+    let cluster = TestCluster::start_with(3, 1);
+    let client = TestClient::new(&cluster);
+    let roles = Roles::new(&cluster, &client);
+    let (active, standby) = roles.settled();
+    let (other, observer) = (&standby[0], &standby[1]);
+
+    let refused = cluster.run(&["haadmin", "-transitionToObserver", &active]);
+    assert_ne!(refused.code, 0, "T-A4: an active becomes no observer");
+    for _ in 0..2 {
+        cluster
+            .run(&["haadmin", "-transitionToObserver", observer])
+            .ok();
+    }
+    let state = cluster.run(&["haadmin", "-getServiceState", observer]).ok();
+    assert_eq!(state.stdout.trim(), "observer");
+    let refused = cluster.run(&["haadmin", "-transitionToActive", "--forceactive", observer]);
+    assert_ne!(refused.code, 0, "T-A4: an observer becomes no active");
+    let refused = cluster.run(&["haadmin", "-failover", &active, observer]);
+    assert_ne!(refused.code, 0, "and none is handed the role");
+
+    let writer = client.dfs();
+    client.block_on(written(&writer, "/seen", b"before"));
+    let reader = client.dfs_with(
+        |_| true,
+        |options| {
+            options.read_from = ReadFrom::Observer;
+            options.failover.window_ms = WINDOW_MS;
+        },
+    );
+    // The first read brings an msync, so it shows what another client has just written.
+    let before = client.block_on(content(&reader, "/seen"));
+    assert_eq!(before.expect("a read"), b"before");
+    client.block_on(written(&writer, "/synced", b"after"));
+    client.block_on(reader.msync()).expect("the active answers");
+
+    // What it has not applied it would not answer for.
+    roles.await_equal_digests(&[&active, observer]);
+    cluster.signal(&active, Signal::SIGKILL);
+    cluster.signal(other, Signal::SIGKILL);
+    eventually("only the observer answers", LONG, || {
+        let states = roles.states();
+        let up: Vec<_> = states.iter().filter_map(|(_, state)| *state).collect();
+        match up[..] {
+            [HaState::Observer] => Ok(()),
+            _ => Err(format!("{states:?}")),
+        }
+    });
+    for (path, expected) in [("/seen", &b"before"[..]), ("/synced", b"after")] {
+        let read = client.block_on(content(&reader, path));
+        assert_eq!(read.expect("the observer answers"), expected);
+    }
+    let missing = client
+        .block_on(content(&reader, "/nowhere"))
+        .expect_err("no file");
+    assert_eq!(missing.class(), Some(FaultClass::NotFound));
+    client
+        .block_on(reader.msync())
+        .expect_err("nobody is active, so nobody knows");
+    let only = client.dfs_of(observer, Duration::from_millis(WINDOW_MS));
+    let refused = client.block_on(only.file_status("/seen"));
+    let class = refused.expect_err("it did not ask for an observer").class();
+    assert_eq!(class, Some(FaultClass::Standby));
+
+    cluster
+        .run(&["haadmin", "-transitionToStandby", observer])
+        .ok();
+    assert_eq!(roles.active_but(&[&active, other]), *observer);
+    client.block_on(written(&writer, "/later", b"on"));
+    cluster.start_node(&active);
+    cluster.start_node(other);
+    roles.settled();
+    let read = client.block_on(content(&reader, "/later"));
+    assert_eq!(read.expect("from whoever may"), b"on");
+}
