@@ -1,6 +1,7 @@
 //! Who this process is, and whom it believes: its certificate, its key, the cluster's CA.
 
 use crate::certificate::{NoPrincipal, holder};
+use crate::restarts::Restarts;
 use crate::tls;
 use hadal_types::Principal;
 use rustls::RootCertStore;
@@ -99,6 +100,7 @@ pub struct Identity {
     certified: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
     not_after_s: i64,
+    restarts: Restarts,
 }
 
 impl std::fmt::Debug for Identity {
@@ -170,6 +172,11 @@ impl Identity {
         Arc::clone(&self.certified)
     }
 
+    /// The keys by which this process disowns connections of the one before it.
+    pub(crate) fn restarts(&self) -> &Restarts {
+        &self.restarts
+    }
+
     pub(crate) fn roots(&self) -> Arc<RootCertStore> {
         Arc::clone(&self.roots)
     }
@@ -216,6 +223,7 @@ impl Identity {
             });
         }
         source.check_chain(&roots, &chain, UnixTime::since_unix_epoch(since_epoch))?;
+        let restarts = Restarts::new(key.secret_der());
         let signer = tls::provider()
             .key_provider
             .load_private_key(key)
@@ -233,6 +241,7 @@ impl Identity {
             certified: Arc::new(certified),
             roots,
             not_after_s: holder.not_after_s,
+            restarts,
         })
     }
 }

@@ -27,6 +27,7 @@ mod options;
 pub mod pki;
 pub mod read;
 mod reader;
+mod restarts;
 mod socket;
 mod tls;
 pub mod transport;

@@ -14,7 +14,7 @@ use crate::tls;
 use hadal_env::{Expect, Net, NetError, NetErrorKind};
 use hadal_types::Principal;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ClientConfig, Endpoint, EndpointConfig, Runtime, ServerConfig};
+use quinn::{ClientConfig, Endpoint, Runtime, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use std::future::{Future, poll_fn};
 use std::net::{SocketAddr, UdpSocket};
@@ -147,7 +147,7 @@ impl QuicNet {
     ) -> Result<Self, TransportError> {
         options.check()?;
         let configs = Configs::new(identity, options)?;
-        let mut endpoint_config = EndpointConfig::default();
+        let mut endpoint_config = identity.restarts().endpoint_config();
         endpoint_config
             .max_udp_payload_size(MAX_PAYLOAD)
             .expect("the largest payload of UDP is in range");

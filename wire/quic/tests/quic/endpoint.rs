@@ -6,9 +6,14 @@ use futures_util::future::join_all;
 use hadal_env::{Conn, Expect, Net, NetErrorKind};
 use hadal_proto::frame::FrameKind;
 use hadal_proto::{Protocol, ProtocolId};
-use hadal_quic::{Incoming, TransportError, TransportOptions, accept, open_append};
+use hadal_quic::{
+    Identity, Incoming, QuicNet, TransportError, TransportOptions, accept, open_append,
+};
 use hadal_types::Role;
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Large datagrams travel with as few segments as the kernel takes, and the path never falls back.
 #[tokio::test]
@@ -308,4 +313,76 @@ async fn options_out_of_range_are_refused_by_name() {
         };
         assert_eq!(option, name);
     }
+}
+
+/// A process is killed and another one takes its port: its peers learn of it from the newcomer at once, not from a
+/// time-out; one with another key cannot end their connections.
+#[tokio::test]
+async fn peers_of_a_killed_process_learn_of_it_from_its_successor() {
+    let cluster = Cluster::new();
+    let identity = cluster.identity(Role::Namenode, "nn1");
+    // Keep-alives are what an idle peer sends; nothing times out.
+    let options = TransportOptions {
+        keep_alive_ms: 50,
+        ..patient()
+    };
+    let dialling = endpoint_with(&cluster.identity(Role::Client, "me"), false, &options);
+    let port = socket();
+    let address = port.local_addr().unwrap();
+    let process = |socket: std::net::UdpSocket, identity: Identity, options: TransportOptions| {
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let (kill, killed) = futures_util::future::abortable(std::future::pending::<()>());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let running = async {
+                let runtime = Arc::new(quinn::TokioRuntime);
+                let net = QuicNet::new(socket, runtime, &identity, &options, true).unwrap();
+                ready.send(()).unwrap();
+                let mut conns = Vec::new();
+                let accepting = async {
+                    while let Some(conn) = net.accept().await {
+                        conns.push(conn);
+                    }
+                };
+                let _ = futures_util::future::select(pin!(accepting), pin!(kill)).await;
+                (net, conns)
+            };
+            let dead = runtime.block_on(running);
+            // In this order not a word leaves, as after SIGKILL.
+            drop(runtime);
+            drop(dead);
+        });
+        is_ready.recv().unwrap();
+        (killed, thread)
+    };
+    let again = || {
+        let socket = std::net::UdpSocket::bind(address).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket
+    };
+    let (kill, thread) = process(port, identity.clone(), options.clone());
+    let conn = connects_to(&dialling, address).await;
+    kill.abort();
+    thread.join().unwrap();
+    // Somebody else on the port says nothing the peer would believe.
+    let stranger = cluster.identity(Role::Namenode, "nn2");
+    let (kill, thread) = process(again(), stranger, options.clone());
+    let told = tokio::time::timeout(Duration::from_millis(300), conn.closed()).await;
+    assert!(told.is_err(), "{told:?}");
+    kill.abort();
+    thread.join().unwrap();
+    let (kill, thread) = process(again(), identity, options);
+    let error = conn.closed().await;
+    assert_eq!(error.kind, NetErrorKind::Lost);
+    assert!(error.detail.contains("the peer restarted"), "{error}");
+    kill.abort();
+    thread.join().unwrap();
+}
+
+async fn connects_to(dialling: &QuicNet, address: SocketAddr) -> hadal_quic::QuicConn {
+    let expect = Expect::node(Role::Namenode, "nn1");
+    dialling.connect(address, &expect).await.unwrap()
 }
