@@ -576,12 +576,53 @@ mod tests {
             );
             actor.handle_version_failed(now);
             assert_eq!(actor.poll_output(now), None);
-            now = actor.poll_timeout().unwrap();
+            // Every 5 s, give or take a quarter (decision 4).
+            let next = actor.poll_timeout().unwrap();
+            assert!((3_750..6_250).contains(&next.ms_since(now)), "{next:?}");
+            now = next;
         }
         actor.handle_version(now);
         assert_eq!(actor.poll_output(now), Some(ActorOutput::SendRegister));
         actor.handle_register_failed(now);
         assert_eq!(actor.poll_timeout(), Some(now.after_ms(1000)));
+    }
+
+    /// whatever happens, a registration is asked for only after version and identity were accepted, and nothing
+    /// else is sent before the registration.
+    #[test]
+    fn nothing_is_registered_before_phase_1_a11() {
+        for seed in 0..200 {
+            let mut actor = Actor::new(ActorConfig::default(), [StorageUuid(1)].into(), seed);
+            let (mut now, mut accepted) = (Tick(0), false);
+            for _ in 0..100 {
+                now = now.after_ms(1 + actor.draw() % 3_000);
+                match actor.draw() % 7 {
+                    0 => actor.handle_disconnected(now),
+                    1 => actor.push_change(now, received(1)),
+                    2 => actor.push_bad(bad(1)),
+                    3 => actor.report_now(now),
+                    4 => actor.handle_register_command(now),
+                    _ => {}
+                }
+                let before = actor.phase.clone();
+                if !matches!(before, Phase::Register { .. }) {
+                    accepted = false;
+                }
+                match actor.poll_output(now) {
+                    Some(ActorOutput::SendVersionRequest) if actor.draw().is_multiple_of(2) => {
+                        actor.handle_version(now);
+                        accepted = true;
+                    }
+                    Some(ActorOutput::SendVersionRequest) => actor.handle_version_failed(now),
+                    Some(ActorOutput::SendRegister) => {
+                        assert!(accepted, "seed {seed}: {before:?}");
+                        actor.handle_register_failed(now);
+                    }
+                    Some(other) => panic!("seed {seed}: {other:?} before it is registered"),
+                    None => {}
+                }
+            }
+        }
     }
 
     #[test]
@@ -634,11 +675,15 @@ mod tests {
         assert!(wants_report.contains(&StorageUuid(1)));
     }
 
+    /// between events the actor sleeps until its next heartbeat; a change of a replica wakes it.
     #[test]
     fn a_received_block_wakes_the_actor_a18_a35() {
         let mut actor = registered();
         actor.poll_output(Tick(0));
         actor.handle_heartbeat(None);
+        // It sleeps until the next heartbeat.
+        assert_eq!(actor.poll_timeout(), Some(Tick::from_ms(3_000)));
+        assert_eq!(actor.poll_output(Tick(5)), None);
         actor.push_change(Tick(5), received(1));
         assert_eq!(actor.poll_timeout(), Some(Tick(0)));
         let Some(ActorOutput::SendIncremental { sequence, changes }) = actor.poll_output(Tick(5))
@@ -653,6 +698,30 @@ mod tests {
             actor.poll_output(Tick(6)),
             Some(ActorOutput::SendIncremental { .. })
         ));
+    }
+
+    /// a deletion waits for its interval, or rides with what goes out before.
+    #[test]
+    fn deletions_wait_or_ride_along_a35() {
+        let deleted = |id| ReplicaChange {
+            kind: ChangeKind::Deleted,
+            ..received(id)
+        };
+        let sent = |changes: &[ReplicaChange], sequence| {
+            let changes = changes.to_vec();
+            Some(ActorOutput::SendIncremental { sequence, changes })
+        };
+        let mut actor = registered();
+        actor.push_change(Tick::from_ms(10), deleted(1));
+        actor.push_change(Tick::from_ms(20), deleted(2));
+        let due = Tick::from_ms(10).after_ms(actor.config.delete_report_interval_ms);
+        assert_eq!(notice(&mut actor, Tick(due.0 - 1)), None);
+        assert_eq!(notice(&mut actor, due), sent(&[deleted(1), deleted(2)], 1));
+        actor.handle_incremental(1);
+        actor.push_change(due, deleted(3));
+        assert_eq!(notice(&mut actor, due), None);
+        actor.push_change(due, received(4));
+        assert_eq!(notice(&mut actor, due), sent(&[deleted(3), received(4)], 2));
     }
 
     #[test]

@@ -149,6 +149,7 @@ mod tests {
         }
     }
 
+    /// the next one is due when the interval has passed, and not before.
     #[test]
     fn a_late_heartbeat_is_not_followed_by_a_burst_t_d12() {
         let mut schedule = ReportSchedule::new(3000, HOUR);

@@ -340,7 +340,14 @@ async fn handle<E: Env>(node: &Rc<Node<E>>, slot: &Rc<ActorSlot>, outcome: Outco
                 }
             }
         }
-        Outcome::Registered(Ok(Response::Registered { .. })) => {
+        Outcome::Registered(Ok(Response::Registered { info })) => {
+            // it may be another process by now than the one that phase 1 was with.
+            let known = node.service.borrow_mut().handle_info(&info);
+            if let Err(error) = known {
+                let reason = format!("{error}; {}", node.whose_data());
+                slot.core.borrow_mut().handle_refused(reason);
+                return;
+            }
             node.service.borrow_mut().handle_registered(index);
             slot.core.borrow_mut().handle_registered(now);
             tracing::info!("registered with NameNode {}", slot.peer.name);

@@ -234,6 +234,23 @@ fn configuration_errors_name_the_key_and_the_nearest() {
     assert_eq!(answer.code, 1);
 }
 
+/// T-F3: names are not looked up (Q18): a JournalNode that is not given by its address is a clear error at once.
+#[test]
+fn t_f3_a_journalnode_without_an_address_is_refused_by_name() {
+    let shell = Shell::new();
+    std::fs::write(
+        shell.path("nn.toml"),
+        "[[cluster.namenodes]]\nid = \"nn1\"\naddress = \"127.0.0.1:8020\"\n\
+         [[cluster.journalnodes]]\nid = \"jn1\"\naddress = \"no-such-host.invalid:8485\"\n",
+    )
+    .unwrap();
+    let answer = shell.run(&["namenode", "--config", "nn.toml", "--id", "nn1"]);
+    assert_eq!(answer.code, 1);
+    for text in ["cluster.journalnodes", "no-such-host.invalid:8485"] {
+        assert!(answer.err.contains(text), "{text}: {}", answer.err);
+    }
+}
+
 #[test]
 fn getconf_tells_values_and_where_they_came_from() {
     let shell = Shell::new();

@@ -568,6 +568,31 @@ fn t_l15_the_lease_of_a_writer_that_left_is_recovered() {
     });
 }
 
+/// E-02: the client renews its one lease before the soft limit passes, for all its files: after three minutes of silence
+/// nobody may take them, and it writes on.
+#[test]
+fn e02_an_idle_writer_keeps_its_lease() {
+    let cluster = Cluster::start(14, 1);
+    let other = cluster.dfs(|_| {});
+    cluster.run(|scene| async move {
+        let options = CreateOptions::default();
+        let mut files = Vec::new();
+        for path in ["/a", "/b"] {
+            files.push(scene.dfs.create(path, &options).await.expect("made"));
+        }
+        scene.wait(180_000).await;
+        for (path, file) in ["/a", "/b"].into_iter().zip(&mut files) {
+            let refused = other.append(path, &AppendOptions::default()).await;
+            let class = refused.err().and_then(|error| error.class());
+            assert_eq!(class, Some(FaultClass::AlreadyBeingCreated), "{path}");
+            file.write_all(b"still mine").await.expect("written");
+        }
+        for mut file in files {
+            file.close().await.expect("closed");
+        }
+    });
+}
+
 /// T-T3: each misuse of truncate has its own error.
 #[test]
 fn t_t3_misuses_of_truncate_are_told_apart() {

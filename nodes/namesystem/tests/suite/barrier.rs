@@ -82,7 +82,41 @@ fn c01_random_loads_never_overtake_the_journal() {
     }
 }
 
-/// Edits made between two polls are one batch, so one sync pays for all of them.
+/// B-11: no sync is waited for inside the namesystem. While the journal takes its time with one batch, further changes
+/// are made and leave as edits, in their order, and what does not depend on them is answered; one sync then answers
+/// all that it covers.
+#[test]
+fn b11_changes_go_on_while_the_journal_syncs() {
+    let mut world = World::new();
+    world.mkdirs("/before");
+    world.auto_commit = false;
+    let (before, edits) = (world.ns.applied(), world.journal.len());
+    let tickets: Vec<u64> = (0..100)
+        .map(|n| {
+            let ticket = world.send(&root(), 5, n, mkdirs(&format!("/{n}")));
+            assert_eq!(world.journal.len(), edits + n as usize + 1, "its edit left");
+            ticket
+        })
+        .collect();
+    assert_eq!(world.ns.applied().0, before.0 + 100);
+    assert!(world.answers.is_empty());
+    let state = world.send(&root(), 6, 1, Request::GetServiceState);
+    assert!(world.answer(state).is_some());
+    let half = TxId(before.0 + 50);
+    world.ns.handle_committed(world.now, half);
+    world.pump();
+    let answered = tickets
+        .iter()
+        .filter(|ticket| world.answers.contains_key(ticket));
+    assert_eq!(answered.count(), 50);
+    world.ns.handle_committed(world.now, world.ns.applied());
+    world.pump();
+    for ticket in tickets {
+        assert!(world.answer(ticket).unwrap().is_ok());
+    }
+}
+
+/// B-11: edits made between two polls are one batch, so one sync pays for all of them.
 #[test]
 fn edits_of_a_burst_are_one_batch() {
     let mut world = World::new();

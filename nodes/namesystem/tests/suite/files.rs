@@ -1,7 +1,7 @@
 //! Writing files: blocks, pipelines, closing (E-01, E-14, F-09).
 
 use crate::datanode::{NO, Node, YES, add, added, cluster, complete, locate, of_length};
-use crate::support::{World, config, delete, overwrite, rename, root};
+use crate::support::{World, config, create, delete, overwrite, reload, rename, root};
 use hadal_proto::FaultClass::{
     InvalidArgument, LeaseExpired, NoDatanodes, NotFound, NotReplicatedYet,
 };
@@ -36,6 +36,48 @@ fn f09_complete_waits_for_minimal_replication() {
     assert!(locate(&mut world, "/f", 700, 10).blocks.is_empty());
     let closed = world.call(add("/f", inode, Some(block))).unwrap_err();
     assert_eq!(closed.class, LeaseExpired);
+}
+
+/// E-16: every stamp handed out, for a new block or after an error in a pipeline, is above all before it, whichever file
+/// it is for; also on a NameNode that has them from the journal, or from an image.
+#[test]
+fn e16_stamps_rise_for_ever() {
+    let (mut world, _nodes) = cluster();
+    let hand_out = |world: &mut World, client, path: &str, last: GenerationStamp| {
+        let mut ask = |request| world.call_as(&root(), client, request).expect("answered");
+        let Response::FileInfo {
+            status: Some(status),
+        } = ask(create(path))
+        else {
+            panic!("create answers a status");
+        };
+        let block = added(ask(add(path, status.inode, None))).block;
+        assert!(block.generation_stamp > last, "{path}");
+        let answer = ask(Request::UpdateBlockForPipeline {
+            path: path.into(),
+            inode: status.inode,
+            block,
+        });
+        let Response::NewStamp {
+            generation_stamp, ..
+        } = answer
+        else {
+            panic!("{answer:?}");
+        };
+        assert!(generation_stamp > block.generation_stamp, "{path}");
+        generation_stamp
+    };
+    let first = hand_out(&mut world, 1, "/a", GenerationStamp(0));
+    let last = hand_out(&mut world, 1, "/b", first);
+    let sources = [world.replayed(), reload(&world.ns)];
+    for (n, ns) in sources.into_iter().enumerate() {
+        let mut next = World::standby(ns);
+        next.activate(2);
+        for id in 1..=3 {
+            Node::register(id, &mut next);
+        }
+        hand_out(&mut next, 2, &format!("/later{n}"), last);
+    }
 }
 
 /// E-14: the next block commits the one before; a third block wants the first complete.

@@ -86,7 +86,7 @@ fn none() -> CommitMark {
     CommitMark::default()
 }
 
-/// T-J1.
+/// T-J1, F-04.
 #[test]
 fn t_j1_epochs_only_rise() {
     let mut world = World::new(1);
@@ -120,7 +120,7 @@ fn promise_is_repeated_to_its_claimant_only() {
     claim(&mut world, call(2)).unwrap_err();
 }
 
-/// T-J2.
+/// T-J2, D-04, F-04.
 #[test]
 fn t_j2_lower_epochs_write_nothing() {
     let mut world = World::new(1);

@@ -494,7 +494,7 @@ fn t_q22_one_batch_to_each() {
     assert_eq!(world.ends(), [12, 12, 12]);
 }
 
-/// T-Q24.
+/// T-Q24, F-04: each claim takes the highest epoch seen by a majority, plus one.
 #[test]
 fn t_q24_epochs_are_unique() {
     let mut world = World::new(3);
@@ -528,6 +528,38 @@ fn t_q24_epochs_are_unique() {
         }
     }
     assert!((3..20).contains(&through), "{through} of 20");
+}
+
+/// D-04, F-04: one writer at a time. A second one takes the journal over with what was committed; from then on the first
+/// writes nothing that counts, however many nodes it reaches, and the log has the second one's edits only.
+#[test]
+fn d04_f04_a_new_writer_takes_the_journal_from_the_old_one() {
+    for up in [[0, 1], [1, 2], [0, 2]] {
+        let mut world = World::new(3);
+        let old = world.active();
+        assert!(world.write(old, 3));
+        world.quiesce();
+        world.only(&up);
+        let new = world.active();
+        assert!(world.writers[new].epoch() > world.writers[old].epoch());
+        assert!(world.write(new, 2), "it starts behind txid 3");
+        world.only(&[0, 1, 2]);
+        world.quiesce();
+        assert!(!world.write(old, 1), "the old one is told that it is over");
+        assert!(!world.roll(old));
+        assert!(world.write(new, 1));
+        world.quiesce();
+        assert_eq!(world.writers[new].committed().unwrap().txid, TxId(6));
+        let epochs = |jn: usize| -> Vec<Epoch> {
+            let segments = world.acceptor(jn).segments();
+            segments.map(|segment| segment.epoch).collect()
+        };
+        let newest = world.writers[new].epoch();
+        for jn in up {
+            assert_eq!(epochs(jn).last(), Some(&newest));
+        }
+        assert_eq!(recover_with(&mut world, &[0, 1, 2]), 6);
+    }
 }
 
 /// Q11: a majority that is silent is reported once, and its return, and nothing is lost meanwhile.

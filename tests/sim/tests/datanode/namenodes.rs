@@ -7,7 +7,7 @@ use hadal_proto::admin;
 use hadal_proto::datanode::{Action, ChangeKind, Request, TransferWork};
 use hadal_proto::frame::FrameKind;
 use hadal_proto::transfer::WriteStage;
-use hadal_types::{Epoch, HaState, ReplicaState, Role};
+use hadal_types::{Epoch, HaState, NamespaceInfo, ReplicaState, Role};
 use sim::{Crash, Status};
 use std::time::Duration;
 
@@ -150,6 +150,30 @@ fn a05_a09_refused_by_every_namenode_the_process_ends() {
         scene.namenodes[0].count("dn1", "Register") >= 2
     });
     assert!(scene.read(0, 1).is_ok());
+}
+
+/// the identity that comes with the registration is held against the first one too.
+#[test]
+fn a10_a_registration_with_another_namespace_is_no_registration() {
+    let other = [
+        (
+            "Namespace ID",
+            NamespaceInfo {
+                namespace_id: 8,
+                ..info("CID-a")
+            },
+        ),
+        ("Cluster ID", info("CID-b")),
+    ];
+    for (what, other) in other {
+        let scene = Scene::ready(&Plan::new(1));
+        *scene.namenodes[0].registered_as.borrow_mut() = Some(other);
+        scene.namenodes[0].order("dn1", 0, 0, Action::Register);
+        let (code, reason) = scene.exit(0);
+        assert_eq!(code, EXIT_REFUSED, "{reason}");
+        let text = format!("{what} mismatch: previously connected to {what} ");
+        assert!(reason.contains(&text), "{reason}");
+    }
 }
 
 /// another version, or a certificate that may not, ends the process too when no NameNode is left.

@@ -66,6 +66,8 @@ pub(crate) struct Namenode {
     faults: Rc<RefCell<VecDeque<(&'static str, Fault)>>>,
     /// Answers to ReportBadBlocks and ErrorReport take this long.
     pub(crate) slow_ms: Rc<Cell<u64>>,
+    /// Another identity in the answers to registrations.
+    pub(crate) registered_as: Rc<RefCell<Option<NamespaceInfo>>>,
 }
 
 impl Namenode {
@@ -77,6 +79,7 @@ impl Namenode {
             orders: Rc::default(),
             faults: Rc::default(),
             slow_ms: Rc::default(),
+            registered_as: Rc::default(),
         }
     }
 
@@ -155,9 +158,12 @@ impl Namenode {
                 software: "test".into(),
                 claim,
             },
-            Request::Register { .. } => Response::Registered {
-                info: self.info.borrow().clone(),
-            },
+            Request::Register { .. } => {
+                let other = self.registered_as.borrow().clone();
+                Response::Registered {
+                    info: other.unwrap_or_else(|| self.info.borrow().clone()),
+                }
+            }
             Request::Heartbeat { heartbeat } => {
                 let mut orders = self.orders.borrow_mut();
                 let mine = orders.extract_if(.., |(datanode, _)| datanode == from);

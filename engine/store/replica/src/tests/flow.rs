@@ -229,7 +229,7 @@ fn resent_bytes_are_checked_and_skipped() {
     }
 }
 
-/// F-08, T-P9: a reader of an open replica sees what is on disk and acknowledged downstream, cut inside a chunk if
+/// E-09, F-08, T-P9: a reader of an open replica sees what is on disk and acknowledged downstream, cut inside a chunk if
 /// need be; a copy made from that alone is the exact file.
 #[test]
 fn t_p9_a_replica_is_readable_and_copied_up_to_what_was_acknowledged() {

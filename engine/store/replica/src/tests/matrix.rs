@@ -241,7 +241,7 @@ fn wrong_stamps_and_lengths_are_refused() {
     });
 }
 
-/// T-R5: a higher recovery id pre-empts, a lower one is refused, and RUR keeps the original state.
+/// T-R5, E-11: a higher recovery id pre-empts, a lower one is refused, and RUR keeps the original state.
 #[test]
 fn t_r5_recovery_ids_pre_empt_upwards_only() {
     block_on(async {
@@ -278,7 +278,7 @@ fn t_r5_recovery_ids_pre_empt_upwards_only() {
     });
 }
 
-/// T-R6: what takes no part in a recovery.
+/// T-R6, E-11: what takes no part in a recovery.
 #[test]
 fn t_r6_unfit_replicas_take_no_part() {
     block_on(async {

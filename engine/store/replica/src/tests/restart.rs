@@ -32,7 +32,7 @@ async fn killed(options: StoreOptions, data: &[u8], bytes_per_checksum: u32) -> 
     disk.after_crash(Keep::All)
 }
 
-/// T-R3, first half: an RBW becomes an RWR of what was flushed, unreadable, outside pipelines (E-10).
+/// T-R3, E-09, first half: an RBW becomes an RWR of what was flushed, unreadable, outside pipelines (E-10).
 #[test]
 fn t_r3_rbw_becomes_rwr_of_its_length() {
     for options in [small(), files_only()] {
