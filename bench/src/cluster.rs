@@ -18,8 +18,6 @@ use tokio::runtime::Runtime;
 const PORT_BASE: u16 = 21_000;
 const PORTS: u16 = 100;
 const PORT_TRIES: u16 = 100;
-/// Largest datagram of a client on loopback.
-const LOOPBACK_MTU: u16 = 65_000;
 /// Who calls when it must not be the superuser.
 const USER: &str = "bench";
 
@@ -222,11 +220,7 @@ impl Cluster {
         options.stream_timeout_ms = client.stream_timeout.0;
         options.close_timeout_ms = client.close_timeout.0;
         options.sync_on_close = client.sync_on_close;
-        Ok(connect_on(
-            options,
-            identity,
-            hadal_shard::udp::runtime(LOOPBACK_MTU),
-        )?)
+        Ok(connect_on(options, identity, hadal_shard::udp::runtime())?)
     }
 
     fn superuser(&self) -> Result<Identity> {

@@ -30,7 +30,6 @@ const RECORD_BYTES: usize = 200;
 const BATCHES_IN_FLIGHT: usize = 4;
 /// Name of the writer in its certificate.
 const WRITER: &str = "nn1";
-const LOOPBACK_MTU: u16 = 65_000;
 
 /// The JournalNode processes; they end with this.
 struct Journalnodes(Vec<(String, SocketAddr, Child)>);
@@ -168,13 +167,7 @@ async fn rows(
 ) -> Result<(Vec<Row>, String)> {
     let bound = udp::bind((Ipv4Addr::LOCALHOST, 0).into(), udp::BUFFER_BYTES)?;
     let options = TransportOptions::default();
-    let net = QuicNet::new(
-        bound.socket,
-        udp::runtime(LOOPBACK_MTU),
-        identity,
-        &options,
-        false,
-    )?;
+    let net = QuicNet::new(bound.socket, udp::runtime(), identity, &options, false)?;
     let journal = JournalDriver::start(shard.clock(), &net, &nodes.addresses()).await?;
     let (mut rows, mut batches) = (Vec::new(), Vec::new());
     for callers in callers {

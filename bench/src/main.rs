@@ -97,6 +97,9 @@ struct Options {
     /// Callers, one row each (namespace, edits, small-files).
     #[arg(long, global = true, value_delimiter = ',')]
     threads: Vec<usize>,
+    /// Connections that the callers share (namespace, small-files): one by default, as callers in one program share a file system.
+    #[arg(long, global = true)]
+    connections: Option<usize>,
     /// Operations or files per run (namespace, small-files, image).
     #[arg(long, global = true)]
     files: Option<usize>,
@@ -138,6 +141,7 @@ impl Options {
             cluster: self.cluster.clone(),
             port_base: self.port_base,
             threads: self.threads.clone(),
+            connections: self.connections,
             files: self.files,
             operations: self.op.clone(),
             blocks: self.blocks.clone(),

@@ -142,7 +142,7 @@ fn endpoint(mtu: u16, identity: &Identity, listen: bool) -> Result<QuicNet> {
     };
     Ok(QuicNet::new(
         bound.socket,
-        udp::runtime(mtu),
+        udp::runtime(),
         identity,
         &options,
         listen,

@@ -21,6 +21,8 @@ pub struct Settings {
     pub port_base: Option<u16>,
     /// Callers of `namespace`, `edits` and `small-files`; empty is each question's own default.
     pub threads: Vec<usize>,
+    /// Connections that the callers of `namespace` and `small-files` share; `None` is its own default.
+    pub connections: Option<usize>,
     /// Files (or operations) per run; `None` is each question's own default.
     pub files: Option<usize>,
     /// Operations of `namespace`; empty is all of them.
@@ -51,6 +53,7 @@ impl Settings {
             cluster: None,
             port_base: None,
             threads: Vec::new(),
+            connections: None,
             files: None,
             operations: Vec::new(),
             blocks: Vec::new(),

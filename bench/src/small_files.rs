@@ -10,6 +10,8 @@ use hadal_client::{CreateOptions, Dfs};
 
 /// Callers: one alone and the goal's.
 const THREADS: [usize; 2] = [1, 16];
+/// Connections to each node that the callers share, as callers in one program share a file system.
+const CONNECTIONS: usize = 1;
 /// Files per run, and per run and caller at most.
 const FILES: usize = 2_000;
 const FILES_PER_THREAD: usize = 200;
@@ -33,9 +35,14 @@ pub fn run(settings: &Settings) -> Result<Question> {
         let files = settings
             .files
             .unwrap_or_else(|| FILES.min(threads * FILES_PER_THREAD));
-        let runs = runtime()?.block_on(runs_of(&cluster, settings.runs, *threads, files))?;
+        let connections = settings
+            .connections
+            .unwrap_or(CONNECTIONS)
+            .clamp(1, *threads);
+        let load = (*threads, connections, files);
+        let runs = runtime()?.block_on(runs_of(&cluster, settings.runs, load))?;
         let load = format!(
-            "{threads} callers, {files} files of {} KiB",
+            "{threads} callers, {connections} connections, {files} files of {} KiB",
             FILE_BYTES >> 10
         );
         rows.push(Row::new(
@@ -57,8 +64,12 @@ pub fn run(settings: &Settings) -> Result<Question> {
     })
 }
 
-async fn runs_of(cluster: &Cluster, runs: usize, threads: usize, files: usize) -> Result<Vec<Run>> {
-    let clients = cluster.clients(threads.min(16), true)?;
+async fn runs_of(
+    cluster: &Cluster,
+    runs: usize,
+    (threads, connections, files): (usize, usize, usize),
+) -> Result<Vec<Run>> {
+    let clients = cluster.clients(connections, true)?;
     let content = Bytes::from(vec![0x5A; FILE_BYTES]);
     let mut measured = Vec::new();
     for round in 0..=runs {

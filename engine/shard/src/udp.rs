@@ -1,26 +1,15 @@
-//! UDP sockets for QUIC: big buffers, and segment offload the kernel accepts.
+//! UDP sockets for QUIC, with big buffers.
 
 use nix::sys::socket::{setsockopt, sockopt};
-use quinn::udp::{RecvMeta, Transmit};
-use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
+use quinn::{Runtime, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::future::Future;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Instant;
 
 /// Socket buffer size to ask for. Measured: the kernel's default loses 1 300 to 2 100 packets per
 /// GiB on loopback, this loses none.
 pub const BUFFER_BYTES: usize = 8 << 20;
-
-/// Most bytes of payload one UDP send may carry over IPv4, all its segments together.
-const MAX_SEND_BYTES: usize = 65507;
-
-/// Most segments quinn puts into one send.
-const MAX_SEGMENTS: usize = 10;
 
 /// A bound socket and the buffers the kernel granted.
 #[derive(Debug)]
@@ -68,91 +57,9 @@ pub fn bind(addr: SocketAddr, buffer_bytes: usize) -> io::Result<Bound> {
     })
 }
 
-/// quinn's runtime on a shard, for endpoints whose largest datagram is `mtu` bytes.
-/// Its sockets are [`CappedSocket`]s. Use it on a shard's thread.
+/// quinn's runtime on a shard: its timers, tasks and sockets live on the thread that uses it. The segmented sends
+/// that a large MTU must not make are the business of whoever opens the endpoint (`wire/quic`).
 #[must_use]
-pub fn runtime(mtu: u16) -> Arc<dyn Runtime> {
-    Arc::new(ShardRuntime { mtu })
-}
-
-#[derive(Debug)]
-struct ShardRuntime {
-    mtu: u16,
-}
-
-impl Runtime for ShardRuntime {
-    fn new_timer(&self, deadline: Instant) -> Pin<Box<dyn AsyncTimer>> {
-        TokioRuntime.new_timer(deadline)
-    }
-
-    fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        TokioRuntime.spawn(future);
-    }
-
-    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        Ok(Arc::new(CappedSocket::new(
-            TokioRuntime.wrap_udp_socket(socket)?,
-            self.mtu,
-        )))
-    }
-
-    fn now(&self) -> Instant {
-        TokioRuntime.now()
-    }
-}
-
-/// A socket that never packs more than 65507 bytes into one segmented send. quinn packs up to ten
-/// datagrams; with a large MTU the kernel answers `EMSGSIZE`, quinn-udp takes that for success, and
-/// the path would fall to the smallest MTU.
-#[derive(Debug)]
-pub struct CappedSocket {
-    inner: Arc<dyn AsyncUdpSocket>,
-    segments: usize,
-}
-
-impl CappedSocket {
-    /// Caps `inner`, whose largest datagram is `mtu` bytes.
-    #[must_use]
-    pub fn new(inner: Arc<dyn AsyncUdpSocket>, mtu: u16) -> Self {
-        let segments = MAX_SEND_BYTES / usize::from(mtu).max(1);
-        Self {
-            inner,
-            segments: segments.clamp(1, MAX_SEGMENTS),
-        }
-    }
-}
-
-impl AsyncUdpSocket for CappedSocket {
-    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Arc::clone(&self.inner).create_io_poller()
-    }
-
-    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.inner.try_send(transmit)
-    }
-
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-        meta: &mut [RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        self.inner.poll_recv(cx, bufs, meta)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
-
-    fn max_transmit_segments(&self) -> usize {
-        self.inner.max_transmit_segments().min(self.segments)
-    }
-
-    fn max_receive_segments(&self) -> usize {
-        self.inner.max_receive_segments()
-    }
-
-    fn may_fragment(&self) -> bool {
-        self.inner.may_fragment()
-    }
+pub fn runtime() -> Arc<dyn Runtime> {
+    Arc::new(TokioRuntime)
 }

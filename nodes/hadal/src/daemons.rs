@@ -21,10 +21,6 @@ use std::rc::Rc;
 use store_replica::StoreOptions;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Largest datagram on a network: what one segmented send may hold follows from it. (Loopback has larger ones, which
-/// the transport sends one by one.)
-const NETWORK_MTU: u16 = 8_900;
-
 /// Which configuration and node a daemon command is about.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DaemonArgs {
@@ -114,7 +110,7 @@ fn endpoint(
     }
     Ok(QuicNet::new(
         bound.socket,
-        udp::runtime(NETWORK_MTU),
+        udp::runtime(),
         identity,
         &transport(timeout),
         listen,

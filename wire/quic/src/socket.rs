@@ -68,3 +68,32 @@ impl AsyncUdpSocket for LimitedSocket {
         self.inner.may_fragment()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quinn::{Runtime, TokioRuntime};
+    use std::net::{Ipv4Addr, UdpSocket};
+
+    #[tokio::test]
+    async fn a_segmented_send_never_exceeds_one_datagram_of_ip() {
+        for (mtu, most) in [
+            (1200, 10),
+            (1452, 10),
+            (8900, 7),
+            (9000, 7),
+            (32_000, 2),
+            (65_000, 1),
+            (u16::MAX, 1),
+        ] {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let inner = TokioRuntime.wrap_udp_socket(socket).unwrap();
+            let offered = inner.max_transmit_segments();
+            let segments = LimitedSocket::new(inner, mtu).max_transmit_segments();
+            assert!(
+                segments.min(10) <= most && (1..=offered).contains(&segments),
+                "{segments} segments of {mtu} bytes, the kernel offers {offered}"
+            );
+        }
+    }
+}
