@@ -10,6 +10,14 @@ pub struct Planted {
     pub ignore_register: bool,
     /// Replicas are neither synced by `hsync` nor when they are finalised.
     pub skip_sync: bool,
+    /// `hsync` does not sync; finalised replicas are.
+    pub skip_hsync: bool,
+    /// `hflush` is acknowledged while the bytes are in memory.
+    pub skip_hflush: bool,
+    /// Readers of an open replica do not see the last, partial chunk.
+    pub hide_tail: bool,
+    /// Readers of an open replica see what was received, acknowledged downstream or not.
+    pub show_unacked: bool,
     /// Acknowledges without waiting for the nodes behind.
     pub ack_before_downstream: bool,
 }

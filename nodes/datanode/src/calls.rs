@@ -52,7 +52,7 @@ async fn transfer<E: Env>(
         Request::GetVisibleLength { pool, block, .. } => {
             check_pool(node, &pool)?;
             let length = store
-                .visible_length(block.id)
+                .visible_length(block.id, block.generation_stamp)
                 .map_err(|error| fault_of(&error))?;
             Ok(Response::VisibleLength { length })
         }

@@ -184,7 +184,7 @@ async fn receive_block<E: Env, C: Conn>(
     progress.book.borrow_mut().handle_local(finish);
     loop {
         let mark = progress.changed.mark();
-        send_acks::<E, C>(acks, &progress, None).await?;
+        send_acks(node, acks, &progress, None).await?;
         if progress.book.borrow().open_frames() == 0 {
             return Ok(());
         }
@@ -448,7 +448,7 @@ async fn frame_loop<E: Env, C: Conn>(
                 .await
                 .map_err(|error| Broken::upstream(error.to_string()))?;
         }
-        send_acks::<E, C>(acks, progress, Some(writer)).await?;
+        send_acks(node, acks, progress, Some(writer)).await?;
         if let Some(finish) = finishing {
             if before_finish.is_none_or(|sequence| progress.book.borrow().downstream_has(sequence))
             {
@@ -531,15 +531,19 @@ async fn frame_loop<E: Env, C: Conn>(
                 continue;
             }
         }
-        let durably = flags & FLAG_HSYNC != 0 && !node.config.actor.planted.skip_sync;
+        let planted = &node.config.actor.planted;
+        let durably = flags & FLAG_HSYNC != 0 && !planted.skip_sync && !planted.skip_hsync;
         let flushed = if durably {
             writer.sync().await.map(|_| ())
-        } else if flags & (FLAG_HFLUSH | FLAG_HSYNC) != 0 {
+        } else if flags & (FLAG_HFLUSH | FLAG_HSYNC) != 0 && !planted.skip_hflush {
             writer.flush().await.map(|_| ())
         } else {
             Ok(())
         };
         flushed.map_err(|error| Broken::here(fault_of(&error)))?;
+        if planted.show_unacked {
+            writer.set_visible_length(u64::MAX);
+        }
         before_finish = Some(head.sequence);
         progress.book.borrow_mut().handle_local(head.sequence);
     }
@@ -547,6 +551,7 @@ async fn frame_loop<E: Env, C: Conn>(
 
 /// Sends what may be acknowledged now. Readers may see the bytes before the writer hears of them, never after.
 async fn send_acks<E: Env, C: Conn>(
+    node: &Rc<Node<E>>,
     acks: &mut AckSender<C>,
     progress: &Progress,
     writer: Option<&ReplicaWriter<E::Disk>>,
@@ -556,7 +561,11 @@ async fn send_acks<E: Env, C: Conn>(
         return Ok(());
     };
     if let Some(writer) = writer {
-        writer.set_visible_length(offset);
+        let chunk = u64::from(writer.info().bytes_per_checksum);
+        writer.set_visible_length(match node.config.actor.planted.hide_tail {
+            true => offset / chunk * chunk,
+            false => offset,
+        });
     }
     let ack = Ack {
         sequence,

@@ -143,6 +143,12 @@ impl Handle {
         self.status(node) == Status::Up
     }
 
+    /// Counts the lives of a node: another number means that it ended, or ended and was started, in between.
+    #[must_use]
+    pub fn life(&self, node: NodeId) -> u32 {
+        self.shared.nodes.borrow()[node.index()].incarnation
+    }
+
     /// Ends a node at the await points its tasks stand at. No effect when it is down. A power failure
     /// takes all nodes of the machine with it.
     pub fn crash(&self, node: NodeId, crash: Crash) {

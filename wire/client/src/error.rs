@@ -36,6 +36,19 @@ pub enum ClientError {
         /// What the last replica met.
         reason: String,
     },
+    /// No DataNode says how far the open last block of a file can be read: less than was flushed is never shown
+    /// instead (F-08, HDFS's `CannotObtainBlockLengthException`).
+    #[error(
+        "could not obtain the length of the open block {block} of {path}: {reason}; recover its lease if its writer is gone"
+    )]
+    LengthUnknown {
+        /// Which block.
+        block: Block,
+        /// Of which file.
+        path: String,
+        /// What the DataNodes said.
+        reason: String,
+    },
     /// The file could not be closed in time.
     #[error(
         "could not close {path}: its last block has not reached minimal replication after {waited_ms} ms; the data is at the DataNodes, closing can be tried again"

@@ -2,7 +2,7 @@
 
 use crate::checksum;
 use crate::dfs::DistributedFileSystem;
-use crate::error::ClientError;
+use crate::error::{Attempt, ClientError};
 use crate::timeout::until;
 use bytes::Bytes;
 use hadal_datastream::ReplicaChoice;
@@ -74,7 +74,7 @@ impl<S: Seam> DfsInputStream<S> {
             chunk: None,
         };
         if stream.located.under_construction {
-            stream.see_open_block().await;
+            stream.see_open_block().await?;
         }
         Ok(stream)
     }
@@ -143,46 +143,88 @@ impl<S: Seam> DfsInputStream<S> {
         self.source = None;
     }
 
-    /// Asks the replicas of an open last block how far it can be read; the first that answers counts (T-P22).
-    async fn see_open_block(&mut self) {
-        let Some(last) = self
-            .located
-            .blocks
-            .last()
-            .filter(|block| block.under_construction)
-            .cloned()
-        else {
-            return;
-        };
-        for node in &last.locations {
-            let Some(address) = node.address_for(last.block.id) else {
+    /// Finds out how far an open last block can be read, over as many rounds as a read makes (F-08).
+    ///
+    /// # Errors
+    /// [`ClientError::LengthUnknown`]: fewer bytes than were flushed are never shown.
+    async fn see_open_block(&mut self) -> Result<(), ClientError> {
+        loop {
+            let Some(last) = self
+                .located
+                .blocks
+                .last()
+                .filter(|block| block.under_construction)
+                .cloned()
+            else {
+                return Ok(());
+            };
+            let reason = match self.visible_length(&last).await {
+                Ok(length) => {
+                    let block = self
+                        .located
+                        .blocks
+                        .last_mut()
+                        .expect("there is a last block");
+                    block.block.length = block.block.length.max(length);
+                    self.length = self.length.max(block.offset + block.block.length);
+                    self.choice.handle_progress();
+                    return Ok(());
+                }
+                Err(reason) => reason,
+            };
+            if !self.choice.next_round() {
+                return Err(ClientError::LengthUnknown {
+                    block: last.block,
+                    path: self.path.clone(),
+                    reason,
+                });
+            }
+            self.locate_again().await?;
+            self.length = self.located.file_length;
+        }
+    }
+
+    /// Asks the replicas of an open block; the first that answers counts (T-P22). That all of them have none means that
+    /// its pipeline is being set up: nothing in it was acknowledged yet.
+    async fn visible_length(&self, block: &LocatedBlock) -> Result<u64, String> {
+        let shared = &self.dfs.shared;
+        let mut reason = "no DataNode is known to have it".to_owned();
+        let mut absent = 0;
+        for node in &block.locations {
+            let Some(address) = node.address_for(block.block.id) else {
                 continue;
             };
             let expect = Expect::node(Role::Datanode, node.name.clone());
             let request = transfer::Request::GetVisibleLength {
                 pool: self.located.pool.clone(),
-                block: last.block,
-                token: last.token.clone(),
+                block: block.block,
+                token: block.token.clone(),
             };
-            let shared = &self.dfs.shared;
             let asked = async {
-                let client = shared.peers.transfer(address, &expect).await.ok()?;
-                client.call(&request).await.ok()
+                let client = shared.peers.transfer(address, &expect).await?;
+                Ok::<_, Attempt>(client.call(&request).await?)
             };
             // One that does not answer holds nobody up: another is asked.
             let deadline = shared.seam.now().after_ms(VISIBLE_LENGTH_MAX_MS);
-            let answer = until(&shared.seam, deadline, asked).await.flatten();
-            if let Some(transfer::Response::VisibleLength { length }) = answer {
-                let block = self
-                    .located
-                    .blocks
-                    .last_mut()
-                    .expect("there is a last block");
-                block.block.length = block.block.length.max(length);
-                self.length = self.length.max(block.offset + block.block.length);
-                return;
-            }
+            let why = match until(&shared.seam, deadline, asked).await {
+                Some(Ok(transfer::Response::VisibleLength { length })) => return Ok(length),
+                Some(Ok(other)) => format!("answered with {}", other.name()),
+                Some(Err(attempt)) => {
+                    if let Attempt::Fault(fault) = &attempt
+                        && fault.class == FaultClass::NotFound
+                    {
+                        absent += 1;
+                    }
+                    attempt.to_string()
+                }
+                None => "no answer".into(),
+            };
+            reason = format!("{}: {why}", node.name);
         }
+        if absent > 0 && absent == block.locations.len() {
+            return Ok(0);
+        }
+        Err(reason)
     }
 
     /// The next bytes at the position, as they came from the network, or `None` at the end of the file.
@@ -477,6 +519,11 @@ impl<S: Seam> DfsInputStream<S> {
                 reason: reason.to_owned(),
             });
         }
+        self.locate_again().await
+    }
+
+    /// Fresh locations from the position on, after a wait.
+    async fn locate_again(&mut self) -> Result<(), ClientError> {
         let shared = &self.dfs.shared;
         let wait = self.choice.wait_ms(shared.seam.random_u64());
         shared

@@ -269,6 +269,14 @@ impl<S: Seam> DfsOutputStream<S> {
         Ok(())
     }
 
+    /// Names of the DataNodes that the block being written goes to; none between two blocks. After a flush these are
+    /// the nodes that have it (HDFS `getCurrentBlockReplication`).
+    #[must_use]
+    pub fn pipeline_nodes(&self) -> Vec<String> {
+        let nodes = self.pipeline.iter().flat_map(|live| live.state.nodes());
+        nodes.map(|node| node.name.clone()).collect()
+    }
+
     async fn pipeline(&mut self) -> Result<&mut Pipeline<S>, ClientError> {
         if self.pipeline.is_none() {
             let fresh = Pipeline::create(self.dfs.clone(), self.file.clone(), self.last).await?;

@@ -46,7 +46,6 @@ impl FileFound {
         file.tail.set(self.tail);
         file.durable_tail.set(self.tail.map(|tail| tail.slot));
         file.next_page.set(self.next_page);
-        file.name_durable.set(true);
         file.stale_beyond.set(true);
         file
     }

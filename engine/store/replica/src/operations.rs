@@ -344,7 +344,8 @@ impl<D: Disk> ReplicaStore<D> {
     }
 
     /// Begins block recovery (E-18, E-19): stops a writer, flushes what it received, and puts the replica under
-    /// recovery (RUR), keeping its original state (T-R5). A higher id pre-empts a running recovery. `None`: no such
+    /// recovery (RUR), keeping its original state (T-R5). One whose bytes do not match their checksums takes no part, or it
+    /// would outweigh a good one in a lesser state (T-L21). A higher id pre-empts a running recovery. `None`: no such
     /// replica. Recovery ids are not kept over a restart; its primary then begins again.
     pub async fn init_recovery(
         &self,
@@ -400,14 +401,18 @@ impl<D: Disk> ReplicaStore<D> {
             }
         }
         *held = None;
-        let mut meta = replica.meta.borrow_mut();
-        meta.recovery = Some(recovery_id);
-        meta.received = meta.on_disk;
-        let block = Block {
-            id,
-            generation_stamp: meta.stamp,
-            length: meta.on_disk,
+        let block = {
+            let mut meta = replica.meta.borrow_mut();
+            meta.recovery = Some(recovery_id);
+            meta.received = meta.on_disk;
+            Block {
+                id,
+                generation_stamp: meta.stamp,
+                length: meta.on_disk,
+            }
         };
+        drop(held);
+        self.check_frozen(replica).await?;
         Ok(Some(RecoveryInfo {
             block,
             original_state: state,
@@ -461,9 +466,11 @@ impl<D: Disk> ReplicaStore<D> {
         Ok(replica.block())
     }
 
-    /// Bytes a reader may see now (F-08): of an RBW those on disk and acknowledged downstream.
-    pub fn visible_length(&self, id: BlockId) -> Result<u64, StoreError> {
+    /// Bytes a reader may see now (F-08): of an RBW those on disk and acknowledged downstream. A replica with a stamp
+    /// below `stamp` missed a pipeline recovery and is not asked (E-17).
+    pub fn visible_length(&self, id: BlockId, stamp: GenerationStamp) -> Result<u64, StoreError> {
         let replica = self.find(id)?;
+        check_stamp(&replica, stamp, GenerationStamp(u64::MAX))?;
         let state = replica.meta.borrow().state;
         if matches!(state, ReplicaState::Temporary | ReplicaState::Rwr) {
             return Err(StoreError::NotReadable {

@@ -63,12 +63,32 @@ impl<D: Disk> ReplicaStore<D> {
         }
         let visible = replica.visible();
         let end = offset.checked_add(length).filter(|end| *end <= visible);
-        let end = end.ok_or(StoreError::OutOfRange {
+        end.ok_or(StoreError::OutOfRange {
             id,
             offset,
             length,
             visible,
         })?;
+        self.reader(replica, offset, length, visible).await
+    }
+
+    /// Reads all of a replica that nobody writes, whatever its state, against its checksums.
+    pub(crate) async fn check_frozen(&self, replica: Rc<Replica<D>>) -> Result<(), StoreError> {
+        let length = replica.meta.borrow().on_disk;
+        let mut reader = self.reader(replica, 0, length, length).await?;
+        while reader.next_verified().await?.is_some() {}
+        Ok(())
+    }
+
+    async fn reader(
+        &self,
+        replica: Rc<Replica<D>>,
+        offset: u64,
+        length: u64,
+        visible: u64,
+    ) -> Result<ReplicaReader<D>, StoreError> {
+        let end = offset + length;
+        let here = replica.stamp();
         let chunk = replica.geometry.bytes_per_checksum as u64;
         let (position, end) = if length == 0 {
             (offset, offset)

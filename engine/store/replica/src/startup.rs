@@ -13,7 +13,7 @@ use crate::{
     VolumeSpec,
 };
 use futures_util::stream::{self, StreamExt};
-use hadal_env::{Disk, OpenOptions};
+use hadal_env::{Disk, File, OpenOptions};
 use hadal_types::{Block, BlockId, GenerationStamp, ReplicaState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -178,6 +178,13 @@ impl<D: Disk> ReplicaStore<D> {
             Ok(Some(index)) | Err(index) => Some(candidates.swap_remove(index)),
             Ok(None) => None,
         };
+        if let Some(kept) = &kept
+            && !candidates.is_empty()
+        {
+            // A process that was killed left it to the kernel only: it must not go with the power when the version
+            // that was synced has gone.
+            settle(volume, kept).await?;
+        }
         // The newest goes last, so that a crash here leaves no outdated version as the newest.
         candidates.sort_by_key(|candidate| candidate.sequence);
         for other in candidates {
@@ -226,7 +233,13 @@ impl<D: Disk> ReplicaStore<D> {
                 Location::Slot(Rc::new(SlotLease::found(volume, &extent, slot)))
             }
             Place::File(found) => {
-                Location::File(Rc::new(found.into_file(volume, kept.block.length)))
+                let settled = found.evidence.settled;
+                let file = found.into_file(volume, kept.block.length);
+                if !settled {
+                    // The tail it is known by may not be the one that was synced, which the next may be written over.
+                    file.sync().await?;
+                }
+                Location::File(Rc::new(file))
             }
         };
         let length = kept.block.length;
@@ -261,6 +274,22 @@ impl<D: Disk> ReplicaStore<D> {
             self.collect(deleted).await?;
         }
         Ok(())
+    }
+}
+
+/// Makes what was found of this version durable, its name too.
+async fn settle<D: Disk>(
+    volume: &Rc<Volume<D>>,
+    candidate: &Candidate<D>,
+) -> Result<(), StoreError> {
+    match &candidate.home {
+        Place::Slot(extent, _) => extent.sync(volume).await,
+        Place::File(found) => {
+            let options = OpenOptions::write().direct();
+            let file = volume.check(volume.disk.open(&found.path, options).await)?;
+            volume.check(file.sync_data().await)?;
+            volume.sync_replicas_dir().await
+        }
     }
 }
 

@@ -135,6 +135,8 @@ pub(crate) enum Keep {
     Torn(u64),
     /// All: the process died, the machine did not.
     All,
+    /// All, and unsynced it stays: the machine may still lose power.
+    Cached,
 }
 
 fn apply_write(content: &mut Vec<u8>, offset: usize, data: &[u8]) {
@@ -208,6 +210,9 @@ impl TestDisk {
     /// The disk as found after a crash now. This one stays as it is.
     pub(crate) fn after_crash(&self, keep: Keep) -> Self {
         let mut world = self.0.world.borrow().clone();
+        if matches!(keep, Keep::Cached) {
+            return Self::found(world);
+        }
         let mut index = 0;
         let mut rng = Rng(match keep {
             Keep::Torn(seed) => seed,
@@ -217,7 +222,7 @@ impl TestDisk {
             let bit = index;
             index += 1;
             match keep {
-                Keep::All => true,
+                Keep::All | Keep::Cached => true,
                 Keep::Mask(mask) => mask >> (bit % 64) & 1 == 1,
                 Keep::Torn(_) => rng.below(4) > 0,
             }
@@ -248,6 +253,10 @@ impl TestDisk {
             apply_name(&mut world.durable_names, &change);
         }
         world.names = world.durable_names.clone();
+        Self::found(world)
+    }
+
+    fn found(world: World) -> Self {
         Self(Rc::new(Shared {
             world: RefCell::new(world),
             ..Shared::default()

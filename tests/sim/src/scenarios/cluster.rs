@@ -8,12 +8,14 @@
 
 mod blackout;
 mod check;
+mod durability;
 mod model;
 mod nodes;
 mod planted;
 mod workload;
 
 use crate::nemesis::{Fault, Nemesis};
+use crate::node::NodeId;
 use crate::report::{Counters, Promise, Violation};
 use crate::rng::Stream;
 use crate::scenario::{Run, Scenario};
@@ -86,12 +88,14 @@ pub(crate) struct Ctx {
     /// Who was told to have created or renamed a name that only one can.
     winners: Rc<RefCell<BTreeMap<String, usize>>>,
     trees: Rc<RefCell<Vec<model::Tree>>>,
+    datanodes: Rc<[NodeId]>,
 }
 
 impl Ctx {
-    fn new(handle: Handle) -> Self {
+    fn new(handle: Handle, datanodes: &[NodeId]) -> Self {
         Self {
             handle,
+            datanodes: datanodes.into(),
             stop: Rc::default(),
             ended: Rc::default(),
             frontier: Rc::default(),
@@ -150,7 +154,11 @@ impl Scenario for WholeCluster {
             "files closed",
             "files read back",
             "bytes read back",
-            "flushes acknowledged",
+            "hflushes",
+            "hsyncs",
+            "files left open",
+            "leases recovered",
+            "flushed files kept",
             "namenode starts",
             "power failures",
             "unsynced writes lost",
@@ -164,13 +172,13 @@ impl Scenario for WholeCluster {
             config.net.handshake_timeout_ms = 3_000;
         });
         let mut rng = world.rng(Stream::Workload, 0);
-        let ctx = Ctx::new(world.handle());
         let cluster = Cluster::start(
             &world,
             &mut rng,
             namenodes(run),
             Planted::named(run.planted),
         );
+        let ctx = Ctx::new(world.handle(), &cluster.datanodes);
         world.plant(run.planted, &cluster.daemons());
         let clients = rng.range(2, 4) as usize;
         let names: Vec<String> = (1..=clients).map(|n| format!("user{n}")).collect();

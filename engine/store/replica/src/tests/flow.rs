@@ -256,7 +256,11 @@ fn t_p9_a_replica_is_readable_and_copied_up_to_what_was_acknowledged() {
                 }
                 writer.flush().await.unwrap();
                 writer.set_visible_length(acked);
-                assert_eq!(store.visible_length(id(1)).unwrap(), acked);
+                assert_eq!(store.visible_length(id(1), gs(1)).unwrap(), acked);
+                assert!(matches!(
+                    store.visible_length(id(1), gs(2)),
+                    Err(StoreError::StaleStamp { .. })
+                ));
                 assert_eq!(
                     read_all(&store, 1).await.as_deref(),
                     Ok(&data[..acked as usize])
@@ -274,7 +278,7 @@ fn t_p9_a_replica_is_readable_and_copied_up_to_what_was_acknowledged() {
                     .unwrap();
             }
             assert!(matches!(
-                store.visible_length(id(2)),
+                store.visible_length(id(2), gs(1)),
                 Err(StoreError::NotReadable { .. })
             ));
             let mut copy2 = store.convert_temporary(id(2), gs(1), 33_333).await.unwrap();

@@ -1,5 +1,6 @@
 //! What is owed once faults have stopped.
 
+use super::durability::LastBlow;
 use super::model::{File, Found, content};
 use super::nodes::{
     Cluster, Dfs, JOURNALNODES, journalnode_address, journalnode_name, namenode_address,
@@ -42,6 +43,8 @@ const SETTLE_ATTEMPTS: u32 = 60;
 const ACTIVE: &str = "active";
 /// See [`ACTIVE`].
 const STANDBY: &str = "standby";
+/// Tries to recover a lease, a second apart.
+const LEASE_ATTEMPTS: u32 = 120;
 /// Tries to read a JournalNode, a second apart.
 const AUDIT_ATTEMPTS: u32 = 60;
 
@@ -88,13 +91,14 @@ pub(super) fn after_healing(world: &Handle, ctx: &Ctx, cluster: &Cluster, power_
             return;
         }
     }
-    last_blow(world, cluster);
+    let blow = last_blow(world, cluster);
     let finished = Rc::new(Cell::new(false));
     let verify = verify(
         ctx.clone(),
         dfs,
         up,
         world.env_of(cluster.admin),
+        blow,
         Rc::clone(&finished),
     );
     world.spawn_on(cluster.admin, "verify", verify);
@@ -253,17 +257,20 @@ async fn probe(dfs: &Dfs, path: &str) -> Result<(), ClientError> {
 }
 
 /// Once every block has all its replicas, one DataNode may go for good, or rot: nothing may hang on it (P4, P5).
-fn last_blow(world: &Handle, cluster: &Cluster) {
+fn last_blow(world: &Handle, cluster: &Cluster) -> LastBlow {
     let mut rng = world.rng(Stream::Faults, 2);
+    let mut blow = LastBlow::default();
     let Some(node) = rng.pick(&cluster.datanodes).copied() else {
-        return;
+        return blow;
     };
     match rng.below(3) {
         0 => {
             world.count("last blow: DataNode gone", 1);
             world.crash(node, Crash::Power);
+            blow.gone = Some(node);
         }
         1 => {
+            blow.rotten = Some(node);
             world.count("last blow: DataNode rots", 1);
             let disk = world.disk_of(node);
             for (path, length) in disk.files() {
@@ -274,6 +281,7 @@ fn last_blow(world: &Handle, cluster: &Cluster) {
         }
         _ => {}
     }
+    blow
 }
 
 /// The active's statistics; the standby may need a moment for the last edits.
@@ -314,7 +322,14 @@ async fn walk(dfs: &Dfs, root: &str) -> Result<BTreeMap<String, Found>, ClientEr
     Ok(found)
 }
 
-async fn verify(ctx: Ctx, dfs: Dfs, up: Vec<usize>, env: SimEnv, finished: Rc<Cell<bool>>) {
+async fn verify(
+    ctx: Ctx,
+    dfs: Dfs,
+    up: Vec<usize>,
+    env: SimEnv,
+    blow: LastBlow,
+    finished: Rc<Cell<bool>>,
+) {
     let world = ctx.handle.clone();
     match stats_when_settled(&dfs, &up, &env).await {
         Ok((_, stats)) if stats.committed.0 < ctx.frontier.get() => {
@@ -329,6 +344,7 @@ async fn verify(ctx: Ctx, dfs: Dfs, up: Vec<usize>, env: SimEnv, finished: Rc<Ce
         Err(error) => world.violate(Promise::P7, format!("no statistics after healing: {error}")),
     }
     let trees = ctx.trees.borrow().clone();
+    let mut open = Vec::new();
     for (index, tree) in trees.iter().enumerate() {
         let found = match walk(&dfs, &tree.path(0)).await {
             Ok(found) => found,
@@ -343,11 +359,15 @@ async fn verify(ctx: Ctx, dfs: Dfs, up: Vec<usize>, env: SimEnv, finished: Rc<Ce
             }
             Ok(files) => {
                 for (path, file) in files {
-                    read_back(&world, &dfs, &env, &path, &file).await;
+                    read_back(&world, &dfs, &env, &blow, &path, &file).await;
+                    if !file.closed {
+                        open.push((path, file));
+                    }
                 }
             }
         }
     }
+    recover_leases(&world, &dfs, &env, &blow, &open).await;
     let shared = match dfs.list(SHARED).await {
         Ok(entries) => entries,
         Err(error) => return world.violate(Promise::P7, format!("listing after healing: {error}")),
@@ -372,35 +392,138 @@ async fn verify(ctx: Ctx, dfs: Dfs, up: Vec<usize>, env: SimEnv, finished: Rc<Ce
     finished.set(true);
 }
 
-async fn read_back(world: &Handle, dfs: &Dfs, env: &SimEnv, path: &str, file: &File) {
+async fn read_back(
+    world: &Handle,
+    dfs: &Dfs,
+    env: &SimEnv,
+    blow: &LastBlow,
+    path: &str,
+    file: &File,
+) {
     let mut reason = String::new();
+    let visible = file.witness.owes_visible(world, blow);
     // A file that cannot be read is one that is lost only if it stays so.
-    for _ in 0..if file.closed { 5 } else { 1 } {
-        let read = async { dfs.open(path).await?.read_to_end().await };
-        match read.await {
-            Ok(bytes) => {
-                if let Err(words) = check_bytes(path, file, &bytes) {
-                    world.violate(Promise::P5, words);
-                }
-                world.count("files read back", 1);
-                world.count("bytes read back", bytes.len() as u64);
-                let short = !file.closed && (bytes.len() as u64) < file.flushed;
-                world.count("flushed files read short", u64::from(short));
-                let short = !file.closed && (bytes.len() as u64) < file.synced;
-                world.count("synced files read short", u64::from(short));
-                return;
+    for _ in 0..if file.closed || visible { 5 } else { 1 } {
+        match read_whole(world, dfs, path, file).await {
+            Ok(read) if file.closed || read >= file.owed(world, blow) => return,
+            // Without its lease recovered an open file is read as far as its writer got, or not at all.
+            Ok(read) => {
+                let detail = format!(
+                    "open file {path} reads {read} bytes, {} were flushed, {} synced: {:?}",
+                    file.flushed, file.synced, file.witness
+                );
+                return world.violate(Promise::P4, detail);
             }
             Err(error) => reason = error.to_string(),
         }
         wait_ms(env, 1000).await;
     }
-    if file.closed {
+    if file.closed || visible {
         world.violate(
             Promise::P4,
-            format!("closed file {path} cannot be read: {reason}"),
+            format!("{path} cannot be read (closed: {}): {reason}", file.closed),
         );
     }
+    tracing::info!("the open {path} is not read: {reason}");
     world.count("open files not readable", 1);
+}
+
+/// Bytes read, compared with what was written.
+async fn read_whole(
+    world: &Handle,
+    dfs: &Dfs,
+    path: &str,
+    file: &File,
+) -> Result<u64, ClientError> {
+    let bytes = dfs.open(path).await?.read_to_end().await?;
+    if let Err(words) = check_bytes(path, file, &bytes) {
+        world.violate(Promise::P5, words);
+    }
+    world.count("files read back", 1);
+    world.count("bytes read back", bytes.len() as u64);
+    Ok(bytes.len() as u64)
+}
+
+/// Files left open are closed without their writers, with all that is owed of them (P4, P7).
+async fn recover_leases(
+    world: &Handle,
+    dfs: &Dfs,
+    env: &SimEnv,
+    blow: &LastBlow,
+    files: &[(String, File)],
+) {
+    let mut open: Vec<&(String, File)> = files.iter().collect();
+    let mut reasons: BTreeMap<&str, String> = BTreeMap::new();
+    for _ in 0..LEASE_ATTEMPTS {
+        let mut left = Vec::new();
+        for (path, file) in std::mem::take(&mut open) {
+            match dfs.recover_lease(path).await {
+                Ok(true) => read_recovered(world, dfs, env, blow, path, file).await,
+                Ok(false) => left.push((path, file)),
+                Err(error) => {
+                    reasons.insert(path, error.to_string());
+                    left.push((path, file));
+                }
+            }
+        }
+        open = files
+            .iter()
+            .filter(|(path, _)| left.iter().any(|(other, _)| *other == path))
+            .collect();
+        if open.is_empty() {
+            return;
+        }
+        wait_ms(env, 1000).await;
+    }
+    for (path, file) in open {
+        // Its replicas may all have been at the node that was struck.
+        world.count("leases not recovered", 1);
+        if file.owed_in_the_end(world, blow) > 0 {
+            let why = reasons.get(path.as_str()).map_or("", String::as_str);
+            let detail = format!(
+                "the lease of {path} is not recovered in {LEASE_ATTEMPTS} s: {why}; {:?}",
+                file.witness
+            );
+            world.violate(Promise::P7, detail);
+        }
+    }
+}
+
+async fn read_recovered(
+    world: &Handle,
+    dfs: &Dfs,
+    env: &SimEnv,
+    blow: &LastBlow,
+    path: &str,
+    file: &File,
+) {
+    world.count("leases recovered", 1);
+    let owed = file.owed_in_the_end(world, blow);
+    let mut reason = String::new();
+    for _ in 0..5 {
+        match read_whole(world, dfs, path, file).await {
+            Ok(read) if read >= owed => {
+                let what = ["flushed bytes excused", "flushed files kept"];
+                return world.count(what[usize::from(owed >= file.flushed)], 1);
+            }
+            Ok(read) => {
+                let detail = format!(
+                    "{path} has {read} bytes, owed are {owed} ({} flushed, {} synced, {} seen): {:?}, {blow:?}",
+                    file.flushed, file.synced, file.seen, file.witness
+                );
+                return world.violate(Promise::P4, detail);
+            }
+            Err(error) => reason = error.to_string(),
+        }
+        wait_ms(env, 1000).await;
+    }
+    if owed > 0 {
+        let detail = format!(
+            "{path} cannot be read after its lease was recovered: {reason}; owed are {owed}: {:?}, {blow:?}",
+            file.witness
+        );
+        world.violate(Promise::P4, detail);
+    }
 }
 
 /// All JournalNodes hold the same committed edits.

@@ -4,7 +4,9 @@
 //! possible states are then known per entry, without enumerating combinations. An entry is at exactly one of its
 //! possible names; at one at most when it may be absent.
 
+use super::durability::{LastBlow, Witness};
 use crate::rng::scramble;
+use crate::world::Handle;
 use std::collections::BTreeMap;
 
 /// Bytes of a file: each word of eight follows from the file's number and the word's place.
@@ -33,8 +35,48 @@ pub(super) struct File {
     pub(super) flushed: u64,
     /// Bytes acknowledged by hsync.
     pub(super) synced: u64,
+    /// Bytes a reader saw behind the flushed ones, when nothing was written any more.
+    pub(super) seen: u64,
+    /// Who had the bytes of the last hflush or hsync.
+    pub(super) witness: Witness,
     /// The close was acknowledged.
     pub(super) closed: bool,
+}
+
+impl File {
+    /// Nothing is written of it yet.
+    pub(super) fn new(number: u64) -> Self {
+        Self {
+            number,
+            written: 0,
+            flushed: 0,
+            synced: 0,
+            seen: 0,
+            witness: Witness::default(),
+            closed: false,
+        }
+    }
+
+    /// Bytes that a reader must see if it sees any.
+    pub(super) fn owed(&self, world: &Handle, blow: &LastBlow) -> u64 {
+        if self.witness.owes_flushed(world, blow) {
+            self.flushed
+        } else if self.witness.owes_synced(blow) {
+            self.synced
+        } else {
+            0
+        }
+    }
+
+    /// Bytes that are owed once its lease is recovered.
+    pub(super) fn owed_in_the_end(&self, world: &Handle, blow: &LastBlow) -> u64 {
+        let owed = self.owed(world, blow);
+        if self.witness.owes_seen(world, blow) {
+            owed.max(self.seen)
+        } else {
+            owed
+        }
+    }
 }
 
 /// A file or directory.
@@ -251,11 +293,9 @@ mod tests {
 
     fn file() -> File {
         File {
-            number: 1,
             written: 10,
-            flushed: 0,
-            synced: 0,
             closed: true,
+            ..File::new(1)
         }
     }
 

@@ -14,7 +14,7 @@ pub(super) struct Planted {
 }
 
 /// Found by this scenario, each within 300 seeds.
-pub(super) const NAMES: [&str; 16] = [
+pub(super) const NAMES: [&str; 20] = [
     "ack-before-persist",
     "commit-on-one",
     "skip-commit-barrier",
@@ -28,6 +28,10 @@ pub(super) const NAMES: [&str; 16] = [
     "forget-received",
     "ignore-register",
     "skip-sync",
+    "skip-hsync",
+    "skip-hflush",
+    "hide-tail",
+    "show-unacked",
     "ack-before-downstream",
     "skip-verify",
     "skip-permissions",
@@ -51,6 +55,10 @@ impl Planted {
             Some("forget-received") => planted.datanode.forget_received = true,
             Some("ignore-register") => planted.datanode.ignore_register = true,
             Some("skip-sync") => planted.datanode.skip_sync = true,
+            Some("skip-hsync") => planted.datanode.skip_hsync = true,
+            Some("skip-hflush") => planted.datanode.skip_hflush = true,
+            Some("hide-tail") => planted.datanode.hide_tail = true,
+            Some("show-unacked") => planted.datanode.show_unacked = true,
             Some("ack-before-downstream") => planted.datanode.ack_before_downstream = true,
             Some("skip-verify") => planted.client.skip_verify = true,
             Some("skip-permissions") => planted.skip_permissions = true,

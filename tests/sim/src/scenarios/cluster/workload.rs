@@ -1,5 +1,6 @@
 //! What a client does: seeded operations on its own directory, and races in one shared by all.
 
+use super::durability::{LastBlow, Witness};
 use super::model::{File, Tree, content};
 use super::nodes::{BLOCK_BYTES, Dfs, wait_ms};
 use super::{Ctx, Operation};
@@ -63,6 +64,8 @@ impl Pace {
         }
     }
 }
+
+type Stream = hadal_client::DfsOutputStream<SimEnv>;
 
 /// Why an operation has no definite result.
 #[derive(Debug)]
@@ -255,13 +258,7 @@ impl Client {
     async fn write_file(&mut self) {
         let (parent, name) = (self.some_dir(), self.fresh("f"));
         let number = (self.index as u64) << 32 | self.next;
-        let file = File {
-            number,
-            written: 0,
-            flushed: 0,
-            synced: 0,
-            closed: false,
-        };
+        let file = File::new(number);
         let id = self.tree_mut().add(parent, &name, Some(file));
         self.tree_mut().entry_mut(id).maybe_absent = true;
         let path = self.tree().path(id);
@@ -291,7 +288,10 @@ impl Client {
         let mut written = 0;
         while written < length {
             let part = self.rng.range(1, 50_000).min(length - written);
-            self.file(id, |file| file.written = written + part);
+            self.file(id, |file| {
+                file.written = written + part;
+                file.witness.is_last = false;
+            });
             let result = stream.write_all(&content(number, written, part)).await;
             written += part;
             if self.gave_up(&path, "write", result) {
@@ -305,15 +305,22 @@ impl Client {
             if self.gave_up(&path, "flush", flushed) {
                 return;
             }
-            self.ctx.handle.count("flushes acknowledged", 1);
+            let pipeline = stream.pipeline_nodes();
+            let witness = Witness::new(&self.ctx.handle, &pipeline, &self.ctx.datanodes);
+            self.count_flush(synced);
             self.file(id, |file| {
                 file.flushed = written;
-                if synced {
+                // A block that is full is finished, and durable.
+                if synced || pipeline.is_empty() {
                     file.synced = written;
                 }
+                file.witness = witness;
             });
             if self.rng.chance(1, 4) {
                 self.see_flushed(id, &path).await;
+            }
+            if self.rng.chance(1, 12) {
+                return self.leave_open(id, &path, stream, written).await;
             }
         }
         let closed = self
@@ -334,10 +341,42 @@ impl Client {
         }
     }
 
-    fn file(&self, id: usize, change: impl FnOnce(&mut File)) {
-        if let Some(file) = self.tree_mut().entry_mut(id).file.as_mut() {
-            change(file);
+    fn count_flush(&self, synced: bool) {
+        self.ctx.handle.count("flushes acknowledged", 1);
+        let kind = if synced { "hsyncs" } else { "hflushes" };
+        self.ctx.handle.count(kind, 1);
+    }
+
+    /// The writer goes away after a flush, perhaps with bytes on their way that a reader has seen.
+    async fn leave_open(&mut self, id: usize, path: &str, mut stream: Stream, written: u64) {
+        self.ctx.handle.count("files left open", 1);
+        let room = BLOCK_BYTES - written % BLOCK_BYTES;
+        if written.is_multiple_of(BLOCK_BYTES) || self.rng.chance(1, 2) {
+            return;
         }
+        let more = self.rng.range(1, room);
+        let number = self.file(id, |file| {
+            file.written = written + more;
+            file.number
+        });
+        let before = stream.pipeline_nodes();
+        let result = stream.write_all(&content(number, written, more)).await;
+        if self.gave_up(path, "write", result) || more == room || stream.pipeline_nodes() != before
+        {
+            // Another pipeline, or none.
+            self.file(id, |file| file.witness.is_last = false);
+            return;
+        }
+        if let Some(seen) = self.see_flushed(id, path).await
+            && stream.pipeline_nodes() == before
+        {
+            self.file(id, |file| file.seen = seen);
+        }
+    }
+
+    fn file<T>(&self, id: usize, change: impl FnOnce(&mut File) -> T) -> T {
+        let mut tree = self.tree_mut();
+        change(tree.entry_mut(id).file.as_mut().expect("it is a file"))
     }
 
     fn gave_up(&self, path: &str, what: &str, result: Result<(), ClientError>) -> bool {
@@ -348,20 +387,29 @@ impl Client {
         true
     }
 
-    /// What was flushed is visible to new readers (P4).
-    async fn see_flushed(&self, id: usize, path: &str) {
-        let Some(file) = self.tree().entry(id).file.clone() else {
-            return;
-        };
+    /// What was flushed is visible to new readers (P4), if anything is: how much was.
+    async fn see_flushed(&self, id: usize, path: &str) -> Option<u64> {
+        let file = self.tree().entry(id).file.clone()?;
         let read = async { self.dfs.open(path).await?.read_to_end().await };
-        let Ok(bytes) = read.await else { return };
+        let bytes = match read.await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                tracing::info!("read of the open {path}: {error}");
+                self.ctx.handle.count("reads of open files failed", 1);
+                return None;
+            }
+        };
         self.ctx.handle.count("reads of open files", 1);
         if let Err(words) = check_bytes(path, &file, &bytes) {
             self.violate(Promise::P5, &words);
         }
-        if (bytes.len() as u64) < file.flushed {
-            self.ctx.handle.count("flushed bytes not seen", 1);
+        let seen = bytes.len() as u64;
+        let owed = file.owed(&self.ctx.handle, &LastBlow::default());
+        if seen < owed {
+            let words = format!("{path}: a reader sees {seen} bytes, {owed} are owed");
+            self.violate(Promise::P4, &words);
         }
+        Some(seen)
     }
 
     /// Goes where it may not.
