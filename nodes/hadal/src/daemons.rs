@@ -15,6 +15,7 @@ use hadal_namenode::{
 use hadal_namesystem::{CheckpointConfig, NamesystemConfig};
 use hadal_quic::{Identity, QuicNet, TransportOptions};
 use hadal_shard::{ShardEnv, ShardOptions, run_on_this_thread, udp};
+use hadal_types::Role;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -47,14 +48,21 @@ fn load(args: &DaemonArgs) -> Result<Config> {
     Ok(hadal_daemon::load(args.config.as_deref(), std::env::vars(), &args.set)?.config)
 }
 
-fn identity(config: &Config, id: &str) -> Result<Identity> {
+/// The node's certificate, which must say what the node is: nobody would believe another one.
+fn identity(config: &Config, role: Role, id: &str) -> Result<Identity> {
     let dir = &config.tls.dir;
-    let path = |name: &str| dir.join(name);
-    Ok(Identity::load(
-        &path("ca.pem"),
-        &path(&format!("{id}.pem")),
-        &path(&format!("{id}-key.pem")),
-    )?)
+    let path = dir.join(format!("{id}.pem"));
+    let key = dir.join(format!("{id}-key.pem"));
+    let identity = Identity::load(&dir.join("ca.pem"), &path, &key)?;
+    let holder = identity.principal();
+    if holder.role != role || holder.name != id {
+        bail!(
+            "{} is the certificate of {holder}, this is {role}/{id}: issue its own with `hadal tls issue --role {role} --name {id} {}'",
+            path.display(),
+            dir.display()
+        );
+    }
+    Ok(identity)
 }
 
 /// The member with this id, or the only one.
@@ -253,7 +261,7 @@ pub(crate) fn namenode(args: &DaemonArgs) -> Result<i32> {
     let config = load(args)?;
     let member = member(&config.cluster.namenodes, args.id.as_deref(), "namenode")?;
     let settings = namenode_config(&config, &member.id)?;
-    let identity = identity(&config, &member.id)?;
+    let identity = identity(&config, Role::Namenode, &member.id)?;
     run_daemon(
         &member.id,
         member.address,
@@ -268,7 +276,7 @@ pub(crate) fn format(args: &DaemonArgs, format: &FormatArgs) -> Result<i32> {
     let config = load(args)?;
     let member = member(&config.cluster.namenodes, args.id.as_deref(), "namenode")?;
     let settings = namenode_config(&config, &member.id)?;
-    let identity = identity(&config, &member.id)?;
+    let identity = identity(&config, Role::Namenode, &member.id)?;
     let force = format.force || (!format.non_interactive && asked_to_reformat(&settings.dir)?);
     let options = FormatOptions {
         cluster_id: format.cluster_id.clone().unwrap_or_default(),
@@ -303,7 +311,7 @@ pub(crate) fn bootstrap_standby(
     let config = load(args)?;
     let member = member(&config.cluster.namenodes, args.id.as_deref(), "namenode")?;
     let settings = namenode_config(&config, &member.id)?;
-    let identity = identity(&config, &member.id)?;
+    let identity = identity(&config, Role::Namenode, &member.id)?;
     let force = force || (!non_interactive && asked_to_reformat(&settings.dir)?);
     let any: SocketAddr = (member.address.ip(), 0).into();
     let timeout = config.cluster.connection_timeout;
@@ -353,7 +361,7 @@ pub(crate) fn journalnode(args: &DaemonArgs) -> Result<i32> {
         args.id.as_deref(),
         "journalnode",
     )?;
-    let identity = identity(&config, &member.id)?;
+    let identity = identity(&config, Role::Journalnode, &member.id)?;
     let peers = config
         .cluster
         .journalnodes
@@ -384,7 +392,7 @@ pub(crate) fn datanode(args: &DaemonArgs) -> Result<i32> {
         .context("say which DataNode this is with --id")?;
     let section = &config.datanode;
     one_shard("datanode", section.shards)?;
-    let identity = identity(&config, &id)?;
+    let identity = identity(&config, Role::Datanode, &id)?;
     let peers = |config: &Config| -> Vec<NamenodePeer> {
         let peer = |member: &Member| NamenodePeer {
             name: member.id.clone(),

@@ -67,6 +67,39 @@ fn expired_and_foreign_certificates_are_refused_by_their_holders() {
     assert_eq!(cluster.dfs(&["-ls", "/"]).ok().stdout, "");
 }
 
+/// A certificate of another node or of another role ends a daemon at its start: nobody would believe it.
+#[test]
+fn certificates_of_others_are_refused_by_their_holders() {
+    let _alone = alone();
+    let cluster = TestCluster::start(1);
+    let tls = cluster.root().join("tls");
+    for (holder, role) in [("jn2", Role::Journalnode), ("dn1", Role::Datanode)] {
+        for (kind, id, wanted) in roles() {
+            if holder == id {
+                continue;
+            }
+            let dir = cluster.local(&format!("{holder}-for-{id}"));
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::copy(tls.join("ca.pem"), dir.join("ca.pem")).unwrap();
+            for end in [".pem", "-key.pem"] {
+                let (from, to) = (format!("{holder}{end}"), format!("{id}{end}"));
+                std::fs::copy(tls.join(from), dir.join(to)).unwrap();
+            }
+            let (from, to) = (tls.to_string_lossy(), dir.to_string_lossy());
+            let file = cluster.local(&format!("{holder}-for-{id}.toml"));
+            std::fs::write(&file, cluster.config(id).replace(&*from, &to)).unwrap();
+            daemon(kind, id, &file).fails(
+                1,
+                &[
+                    &format!("{id}.pem"),
+                    &format!("the certificate of {role}/{holder}"),
+                    &format!("hadal tls issue --role {wanted} --name {id}"),
+                ],
+            );
+        }
+    }
+}
+
 /// Certificates that fit each other, but are another cluster's: a DataNode that starts with them ends and says so, a
 /// NameNode says so; neither changes anything.
 #[test]
