@@ -530,6 +530,26 @@ fn t_q24_epochs_are_unique() {
     assert!((3..20).contains(&through), "{through} of 20");
 }
 
+/// C-01: a majority is enough, and less is not: three JournalNodes tolerate the loss of one, five of two.
+#[test]
+fn c01_a_majority_of_journalnodes_is_enough() {
+    for nodes in [3, 5] {
+        let tolerated = (nodes - 1) / 2;
+        let mut world = World::new(nodes);
+        let w = world.active();
+        for down in 0..tolerated {
+            world.set_up(down, false);
+            assert!(world.write(w, 1), "{down} of {nodes} are down");
+        }
+        let known = world.writers[w].committed().unwrap();
+        world.set_up(tolerated, false);
+        assert!(!world.write(w, 1), "no majority of {nodes} is left");
+        assert_eq!(world.writers[w].committed().unwrap(), known);
+        world.set_up(0, true);
+        assert!(world.write(w, 1), "there is one again");
+    }
+}
+
 /// D-04, F-04: one writer at a time. A second one takes the journal over with what was committed; from then on the first
 /// writes nothing that counts, however many nodes it reaches, and the log has the second one's edits only.
 #[test]
