@@ -226,13 +226,6 @@ impl OfferService {
         self.executed = command.sequence;
         Admission::Run
     }
-
-    /// The NameNode counts its commands from 1 again (registration).
-    pub fn handle_registered(&mut self, actor: usize) {
-        if self.active == Some(actor) || self.active.is_none() {
-            self.executed = 0;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -344,6 +337,29 @@ mod tests {
             action: Action::Register,
         };
         assert_eq!(service.admit(1, &register), Admission::Run, "A-26");
+    }
+
+    /// the NameNode numbers on within its epoch when this DataNode registers again, so nothing is forgotten then:
+    /// what it repeats because it has not heard of the end does not run twice, and what is new runs.
+    #[test]
+    fn a_repeated_command_does_not_run_again_after_a_registration_a25() {
+        let mut service = OfferService::default();
+        service.handle_claim(1, &claim(HaState::Active, 1, 1));
+        service.handle_persisted(Epoch(1));
+        for sequence in 1..=3 {
+            assert_eq!(service.admit(1, &command(1, sequence)), Admission::Run);
+        }
+        // Registered again with the active and with a standby; the claims come with the answers.
+        service.handle_claim(1, &claim(HaState::Active, 1, 2));
+        service.handle_claim(2, &claim(HaState::Standby, 0, 0));
+        assert_eq!(service.executed(Epoch(1)), 3);
+        for sequence in 1..=3 {
+            assert_eq!(service.admit(1, &command(1, sequence)), Admission::Repeated);
+        }
+        assert_eq!(service.admit(1, &command(1, 4)), Admission::Run);
+        // Gaps are no loss: a NameNode that forgot this DataNode goes on above every number it ever gave.
+        assert_eq!(service.admit(1, &command(1, 40)), Admission::Run);
+        assert_eq!(service.admit(1, &command(1, 5)), Admission::Repeated);
     }
 
     #[test]

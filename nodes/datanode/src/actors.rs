@@ -299,7 +299,6 @@ async fn full_report<E: Env>(
 }
 
 async fn handle<E: Env>(node: &Rc<Node<E>>, slot: &Rc<ActorSlot>, outcome: Outcome) {
-    let index = slot.index;
     let now = node.env.now();
     match outcome {
         Outcome::Version(Ok(Response::Version {
@@ -348,7 +347,6 @@ async fn handle<E: Env>(node: &Rc<Node<E>>, slot: &Rc<ActorSlot>, outcome: Outco
                 slot.core.borrow_mut().handle_refused(reason);
                 return;
             }
-            node.service.borrow_mut().handle_registered(index);
             slot.core.borrow_mut().handle_registered(now);
             tracing::info!("registered with NameNode {}", slot.peer.name);
         }

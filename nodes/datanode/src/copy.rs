@@ -78,8 +78,9 @@ pub(crate) async fn copy<E: Env>(node: Rc<Node<E>>, work: TransferWork) {
     node.copies.set(node.copies.get() - 1);
 }
 
-/// Brings the readable bytes of a replica of exactly this stamp to the targets: as a TEMPORARY copy of a FINALIZED
-/// one (`Copy`), or to a node that joins the pipeline of an open one (`TransferRbw`, E-21).
+/// Brings the readable bytes of a replica to the targets: as a TEMPORARY copy of a FINALIZED one of exactly this stamp
+/// (`Copy`), or to a node that joins the pipeline of an open one (`TransferRbw`, E-21). An RBW has at least the stamp: a
+/// recovery that failed half way has raised it at some nodes already, and the pipeline takes any since the settled one.
 ///
 /// A replica whose bytes do not match their checksums is reported to the NameNodes, so that another becomes the source
 ///
@@ -94,7 +95,9 @@ pub(crate) async fn copy_block<E: Env>(
     let info = store
         .get(id)
         .ok_or_else(|| fault_of(&StoreError::NotFound { id }))?;
-    if info.block.generation_stamp != stamp {
+    let here = info.block.generation_stamp;
+    let raised = stage == WriteStage::TransferRbw && info.state == ReplicaState::Rbw;
+    if here < stamp || here > stamp && !raised {
         let message = format!(
             "the replica here is {}, stamp {stamp} was asked for",
             info.block

@@ -11,12 +11,12 @@ use hadal_env::{Conn, Env, Expect};
 use hadal_proto::Protocol;
 use hadal_proto::datanode::ChangeKind;
 use hadal_proto::frame::{Ack, FLAG_HFLUSH, FLAG_HSYNC, FrameKind};
-use hadal_proto::transfer::{TransferProtocol, WriteBlock, WriteStage};
+use hadal_proto::transfer::{TransferProtocol, WriteBlock, WriteStage, ack_timeout_ms};
 use hadal_proto::{Fault, FaultClass, decode};
 use hadal_quic::{
     AckReceiver, AckSender, AppendReceiver, AppendSender, FrameReceiver, open_append,
 };
-use hadal_types::{Block, GenerationStamp, ReplicaState, Role};
+use hadal_types::{Block, BlockId, GenerationStamp, ReplicaState, Role};
 use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
@@ -128,6 +128,7 @@ async fn receive_block<E: Env, C: Conn>(
         established: RefCell::new(downstream.is_none()),
     };
     let (mut sender, mut next_acks) = downstream.unzip();
+    let timeout_ms = ack_timeout_ms(node.config.stream_timeout_ms, header.targets.len());
     let mut writer = Some(writer);
     let streamed = {
         let frame_loop = pin!(frame_loop(
@@ -139,7 +140,7 @@ async fn receive_block<E: Env, C: Conn>(
             &mut writer,
             &progress
         ));
-        let ack_loop = pin!(ack_loop(node, &mut next_acks, &progress));
+        let ack_loop = pin!(ack_loop(node, timeout_ms, &mut next_acks, &progress));
         match select(frame_loop, ack_loop).await {
             Either::Left((outcome, _)) => outcome,
             Either::Right((broken, _)) => Err(broken),
@@ -188,7 +189,7 @@ async fn receive_block<E: Env, C: Conn>(
         if progress.book.borrow().open_frames() == 0 {
             return Ok(());
         }
-        let ack_loop = pin!(ack_loop(node, &mut next_acks, &progress));
+        let ack_loop = pin!(ack_loop(node, timeout_ms, &mut next_acks, &progress));
         match select(pin!(progress.changed.changed(mark)), ack_loop).await {
             Either::Left(_) => {}
             Either::Right((broken, _)) => return Err(broken),
@@ -252,7 +253,8 @@ async fn close_recovery<E: Env, C: Conn>(
         let Some((_sender, mut next)) = open_downstream(node, header).await? else {
             return Ok(());
         };
-        let deadline = node.env.now().after_ms(node.config.stream_timeout_ms);
+        let timeout_ms = ack_timeout_ms(node.config.stream_timeout_ms, header.targets.len());
+        let deadline = node.env.now().after_ms(timeout_ms);
         match select(pin!(next.next()), pin!(node.env.sleep_until(deadline))).await {
             Either::Left((Ok(Some(ack)), _)) => match ack.fault {
                 None => Ok(()),
@@ -287,6 +289,28 @@ fn established() -> Ack {
 async fn park<D: hadal_env::Disk>(header: &WriteBlock, writer: ReplicaWriter<D>) {
     if let Err(error) = writer.park().await {
         tracing::warn!("parking {}: {error}", header.block);
+    }
+}
+
+/// A node that had left the pipeline (it died, and has what it had then as RWR) may join again: its outdated replica goes
+/// (E-17; HDFS's createTemporary for a transfer). Only the pipeline's own copy may replace it: it has every byte that was
+/// acknowledged.
+async fn give_way<E: Env>(node: &Rc<Node<E>>, id: BlockId, stamp: GenerationStamp) {
+    let Ok(store) = node.store() else { return };
+    let outdated = store.get(id).filter(|info| {
+        matches!(info.state, ReplicaState::Rwr | ReplicaState::Finalized)
+            && info.block.generation_stamp < stamp
+    });
+    let Some(outdated) = outdated else { return };
+    let gone = match store.delete(id, outdated.block.generation_stamp).await {
+        Ok(deleted) => {
+            node.report_change(deleted.storage, deleted.block, ChangeKind::Deleted);
+            store.collect(deleted).await
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = gone {
+        tracing::warn!("removing the outdated {}: {error}", outdated.block);
     }
 }
 
@@ -345,7 +369,11 @@ async fn open_writer<E: Env>(
     };
     let opened = match &header.stage {
         WriteStage::Create => store.create_rbw(id, stamp, spec).await,
-        WriteStage::Copy | WriteStage::TransferRbw => store.create_temporary(id, stamp, spec).await,
+        WriteStage::Copy => store.create_temporary(id, stamp, spec).await,
+        WriteStage::TransferRbw => {
+            give_way(node, id, stamp).await;
+            store.create_temporary(id, stamp, spec).await
+        }
         WriteStage::Append { old } => {
             store
                 .append(on_disk(*old), stamp, header.expected_length)
@@ -457,10 +485,7 @@ async fn frame_loop<E: Env, C: Conn>(
             progress.changed.changed(mark).await;
             continue;
         }
-        let deadline = node
-            .env
-            .now()
-            .after_ms(node.config.stream_timeout_ms.saturating_mul(2));
+        let deadline = node.env.now().after_ms(node.config.stream_timeout_ms);
         let frame = {
             let mut timeout = pin!(node.env.sleep_until(deadline).fuse());
             let mut changed = pin!(progress.changed.changed(mark).fuse());
@@ -468,7 +493,13 @@ async fn frame_loop<E: Env, C: Conn>(
             select_biased! {
                 () = changed => continue,
                 frame = next => frame,
-                () = timeout => return Err(Broken::upstream("the writer went silent")),
+                () = timeout => match writer.is_current() {
+                    // A program may pause as long as it likes (T-P19): that the writer lives, and every node between,
+                    // the connections' own keep-alives say, both ways and at a third of their time-out; one that is
+                    // gone ends the stream. Only a replica that is another's by now need not be waited for.
+                    true => continue,
+                    false => return Err(Broken::upstream("another took the replica over")),
+                },
             }
         };
         let frame = match frame {
@@ -582,6 +613,7 @@ async fn send_acks<E: Env, C: Conn>(
 /// Reads the next node's acknowledgements for as long as the stream lives; returns only when it breaks.
 async fn ack_loop<E: Env>(
     node: &Rc<Node<E>>,
+    timeout_ms: u64,
     acks: &mut Option<AckReceiver<NetConn<E>>>,
     progress: &Progress,
 ) -> Broken {
@@ -589,7 +621,7 @@ async fn ack_loop<E: Env>(
         return std::future::pending().await;
     };
     loop {
-        let deadline = node.env.now().after_ms(node.config.stream_timeout_ms);
+        let deadline = node.env.now().after_ms(timeout_ms);
         let ack = match select(pin!(acks.next()), pin!(node.env.sleep_until(deadline))).await {
             Either::Left((ack, _)) => ack,
             Either::Right(_) if progress.book.borrow().downstream_is_complete() => continue,

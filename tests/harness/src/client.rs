@@ -6,6 +6,7 @@ use hadal_daemon::Config;
 use hadal_env::Expect;
 use hadal_proto::admin::{Request, Response};
 use hadal_types::{HaState, Role};
+use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
@@ -27,8 +28,17 @@ impl TestClient {
     /// When the cluster's client configuration cannot be read.
     #[must_use]
     pub fn new(cluster: &TestCluster) -> Self {
-        let path = cluster.root().join("client.toml");
-        let loaded = hadal_daemon::load(Some(&path), std::iter::empty::<(String, String)>(), &[]);
+        Self::of_config(&cluster.root().join("client.toml"))
+    }
+
+    /// Clients of the cluster with this client configuration.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be read.
+    #[must_use]
+    pub fn of_config(path: &Path) -> Self {
+        let loaded = hadal_daemon::load(Some(path), std::iter::empty::<(String, String)>(), &[]);
         Self {
             config: loaded.expect("the client's configuration").config,
             runtime: tokio::runtime::Builder::new_multi_thread()
@@ -54,6 +64,20 @@ impl TestClient {
     #[must_use]
     pub fn dfs(&self) -> Dfs {
         self.dfs_with(|_| true, |_| {})
+    }
+
+    /// A file system with the settings of the client configuration: a dead DataNode is noticed as soon as the nodes of
+    /// a development cluster notice it. `set` changes more.
+    pub fn dfs_quick(&self, set: impl FnOnce(&mut ClientOptions)) -> Dfs {
+        self.dfs_with(
+            |_| true,
+            |options| {
+                let timeout_ms = self.config.cluster.connection_timeout.0;
+                options.connection_timeout_ms = u32::try_from(timeout_ms).expect("seconds");
+                options.stream_timeout_ms = self.config.client.stream_timeout.0;
+                set(options);
+            },
+        )
     }
 
     /// A file system that knows only this NameNode and gives a call up after `window`.

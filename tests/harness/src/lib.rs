@@ -8,9 +8,12 @@ mod daemon;
 mod disk;
 mod load;
 mod output;
+mod pattern;
 mod ports;
 mod random;
+mod replicas;
 mod roles;
+mod writer;
 
 pub use binary::hadal;
 pub use client::{TestClient, refusal};
@@ -19,9 +22,12 @@ pub use daemon::{daemon, said};
 pub use disk::{ReadOnly, SmallDisk};
 pub use load::{CALLERS, Load};
 pub use output::{Output, run};
+pub use pattern::Pattern;
 pub use ports::Ports;
 pub use random::Random;
+pub use replicas::Replica;
 pub use roles::Roles;
+pub use writer::Writer;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

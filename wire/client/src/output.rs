@@ -6,7 +6,7 @@ use crate::input::DfsInputStream;
 use crate::options::{AppendOptions, CreateOptions, SyncOptions};
 use crate::pipeline::{FileHandle, Goal, Pipeline};
 use bytes::Bytes;
-use hadal_datastream::Packetizer;
+use hadal_datastream::{AvoidedNodes, Packetizer};
 use hadal_env::Seam;
 use hadal_proto::client::{LocatedBlock, Request, Response};
 use hadal_types::Block;
@@ -28,6 +28,7 @@ pub struct DfsOutputStream<S: Seam> {
     last: Option<Block>,
     /// Bytes of finished blocks.
     finished: u64,
+    avoided: AvoidedNodes,
     open: bool,
 }
 
@@ -81,6 +82,7 @@ impl<S: Seam> DfsOutputStream<S> {
             pipeline: None,
             last,
             finished,
+            avoided: AvoidedNodes::default(),
             open: true,
         }
     }
@@ -279,7 +281,9 @@ impl<S: Seam> DfsOutputStream<S> {
 
     async fn pipeline(&mut self) -> Result<&mut Pipeline<S>, ClientError> {
         if self.pipeline.is_none() {
-            let fresh = Pipeline::create(self.dfs.clone(), self.file.clone(), self.last).await?;
+            let avoid = self.avoided.list(self.dfs.shared.seam.now());
+            let (dfs, file) = (self.dfs.clone(), self.file.clone());
+            let fresh = Pipeline::create(dfs, file, self.last, avoid).await?;
             self.pipeline = Some(fresh);
         }
         Ok(self.pipeline.as_mut().expect("made above"))
@@ -325,7 +329,10 @@ impl<S: Seam> DfsOutputStream<S> {
         let pipeline = self.pipeline().await?;
         pipeline.state.finish(length);
         pipeline.drive(Goal::Finished).await?;
-        self.last = Some(pipeline.state.block());
+        let (block, failed) = (pipeline.state.block(), pipeline.state.bad_nodes().to_vec());
+        self.last = Some(block);
+        let now = self.dfs.shared.seam.now();
+        self.avoided.handle_failed(now, &failed);
         self.pipeline = None;
         self.finished += length;
         self.cutter = Packetizer::new(self.file.bytes_per_checksum, self.packet_bytes);

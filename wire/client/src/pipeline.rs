@@ -10,10 +10,10 @@ use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use hadal_datastream::{BlockStream, Recovery};
 use hadal_env::{Expect, Net, NetError, Seam};
-use hadal_proto::Protocol;
 use hadal_proto::client::{BlockToken, LocatedBlock, ReplicaTarget, Request, Response};
 use hadal_proto::frame::{Ack, FrameKind};
-use hadal_proto::transfer::{TransferProtocol, WriteBlock, WriteStage};
+use hadal_proto::transfer::{TransferProtocol, WriteBlock, WriteStage, ack_timeout_ms};
+use hadal_proto::{FaultClass, Protocol};
 use hadal_quic::{AckReceiver, AppendSender, open_append};
 use hadal_types::{Block, BlockPoolId, DatanodeUuid, GenerationStamp, InodeId, Role};
 use std::pin::pin;
@@ -55,6 +55,13 @@ impl Failure {
             reason: error.to_string(),
         }
     }
+
+    fn silence(timeout_ms: u64) -> Self {
+        Self {
+            bad_node: None,
+            reason: format!("nothing sent or acknowledged for {timeout_ms} ms"),
+        }
+    }
 }
 
 struct Wire<C: hadal_env::Conn> {
@@ -73,18 +80,22 @@ pub(crate) struct Pipeline<S: Seam> {
     pub(crate) file: FileHandle,
     previous: Option<Block>,
     token: BlockToken,
+    /// Nodes that failed in earlier blocks: not asked for while there are others.
+    pub(crate) avoid: Vec<DatanodeUuid>,
     pub(crate) state: BlockStream,
     wire: Option<Wire<NetConn<S>>>,
 }
 
 impl<S: Seam> Pipeline<S> {
-    /// Asks for a block and starts its pipeline. `previous` is committed by the same call.
+    /// Asks for a block, if possible on none of the nodes to `avoid`, and starts its pipeline. `previous` is committed by
+    /// the same call.
     pub(crate) async fn create(
         dfs: DistributedFileSystem<S>,
         file: FileHandle,
         previous: Option<Block>,
+        avoid: Vec<DatanodeUuid>,
     ) -> Result<Self, ClientError> {
-        let (block, nodes, token) = allocate(&dfs, &file, previous, &[]).await?;
+        let (block, nodes, token) = allocate(&dfs, &file, previous, &avoid, &[]).await?;
         let options = dfs.shared.options.replacement.clone();
         let state = BlockStream::new(block, nodes).with_options(options);
         Ok(Self {
@@ -92,6 +103,7 @@ impl<S: Seam> Pipeline<S> {
             file,
             previous,
             token,
+            avoid,
             state,
             wire: None,
         })
@@ -110,6 +122,7 @@ impl<S: Seam> Pipeline<S> {
             file,
             previous: None,
             token: located.token,
+            avoid: Vec::new(),
             state,
             wire: None,
         };
@@ -157,20 +170,18 @@ impl<S: Seam> Pipeline<S> {
         {
             handle_ack(&mut self.state, wire, ack)?;
         }
+        let seam = &self.dfs.shared.seam;
+        let timeout_ms = ack_timeout_ms(options.stream_timeout_ms, self.state.nodes().len());
         if let Some(packet) = self.state.poll_send() {
             let chunk = self.file.bytes_per_checksum as usize;
-            let aux = checksum::compute(&packet.pieces, chunk);
-            let (flags, offset, mut pieces) = (packet.flags, packet.offset, packet.pieces.clone());
-            send(
-                &mut self.state,
-                wire,
-                FrameKind::Data,
-                flags,
-                offset,
-                aux,
-                &mut pieces,
-            )
-            .await?;
+            let frame = OutFrame {
+                kind: FrameKind::Data,
+                flags: packet.flags,
+                offset: packet.offset,
+                aux: checksum::compute(&packet.pieces, chunk),
+                pieces: packet.pieces.clone(),
+            };
+            send(seam, timeout_ms, &mut self.state, wire, frame).await?;
             return Ok(false);
         }
         if wire.finish_sequence.is_none()
@@ -178,8 +189,8 @@ impl<S: Seam> Pipeline<S> {
         {
             // Known beforehand: its acknowledgement may come while it is being sent.
             wire.finish_sequence = Some(wire.frames);
-            let end = FrameKind::Finish;
-            send(&mut self.state, wire, end, 0, length, Bytes::new(), &mut []).await?;
+            let end = OutFrame::bare(FrameKind::Finish, length);
+            send(seam, timeout_ms, &mut self.state, wire, end).await?;
             wire.sender.finish();
             return Ok(false);
         }
@@ -193,8 +204,8 @@ impl<S: Seam> Pipeline<S> {
                     } else {
                         FrameKind::Flush
                     };
-                    let sent =
-                        send(&mut self.state, wire, kind, 0, 0, Bytes::new(), &mut []).await?;
+                    let flush = OutFrame::bare(kind, 0);
+                    let sent = send(seam, timeout_ms, &mut self.state, wire, flush).await?;
                     wire.flush_sequence = Some(sent);
                     return Ok(false);
                 }
@@ -209,21 +220,10 @@ impl<S: Seam> Pipeline<S> {
         if reached {
             return Ok(true);
         }
-        let deadline = self
-            .dfs
-            .shared
-            .seam
-            .now()
-            .after_ms(options.stream_timeout_ms);
-        match until(&self.dfs.shared.seam, deadline, wire.acks.next()).await {
+        let deadline = seam.now().after_ms(timeout_ms);
+        match until(seam, deadline, wire.acks.next()).await {
             Some(ack) => handle_ack(&mut self.state, wire, ack)?,
-            None => {
-                let reason = format!("no acknowledgement for {} ms", options.stream_timeout_ms);
-                return Err(Failure {
-                    bad_node: None,
-                    reason,
-                });
-            }
+            None => return Err(Failure::silence(timeout_ms)),
         }
         Ok(false)
     }
@@ -324,7 +324,8 @@ impl<S: Seam> Pipeline<S> {
         };
         self.dfs.call(abandon).await?;
         let bad = self.state.bad_nodes().to_vec();
-        let (block, nodes, token) = allocate(&self.dfs, &self.file, self.previous, &bad).await?;
+        let (avoid, previous) = (&self.avoid, self.previous);
+        let (block, nodes, token) = allocate(&self.dfs, &self.file, previous, avoid, &bad).await?;
         self.token = token;
         self.state.handle_replaced(block, nodes);
         Ok(self.set_up(WriteStage::Create, true).await.err())
@@ -368,16 +369,35 @@ impl<S: Seam> Pipeline<S> {
     }
 }
 
-/// Sends one frame while acknowledgements keep being read, so that a stream that failed is noticed even when
-/// nobody takes its bytes any more.
-async fn send<C: hadal_env::Conn>(
-    state: &mut BlockStream,
-    wire: &mut Wire<C>,
+/// A frame to send.
+struct OutFrame {
     kind: FrameKind,
     flags: u8,
     offset: u64,
     aux: Bytes,
-    pieces: &mut [Bytes],
+    pieces: Vec<Bytes>,
+}
+
+impl OutFrame {
+    fn bare(kind: FrameKind, offset: u64) -> Self {
+        Self {
+            kind,
+            flags: 0,
+            offset,
+            aux: Bytes::new(),
+            pieces: Vec::new(),
+        }
+    }
+}
+
+/// Sends one frame while acknowledgements keep being read, so that a stream that failed is noticed even when
+/// nobody takes its bytes any more; so is one on which nothing moves either way.
+async fn send<S: Seam, C: hadal_env::Conn>(
+    seam: &S,
+    timeout_ms: u64,
+    state: &mut BlockStream,
+    wire: &mut Wire<C>,
+    mut frame: OutFrame,
 ) -> Result<u64, Failure> {
     let Wire {
         sender,
@@ -388,11 +408,15 @@ async fn send<C: hadal_env::Conn>(
         ..
     } = wire;
     *frames += 1;
-    let mut sending = pin!(sender.send(kind, flags, offset, aux, pieces));
+    let pieces = &mut frame.pieces;
+    let mut sending = pin!(sender.send(frame.kind, frame.flags, frame.offset, frame.aux, pieces));
     loop {
-        let ack = match select(sending.as_mut(), pin!(acks.next())).await {
-            Either::Left((sent, _)) => return sent.map_err(|error| Failure::net(&error)),
-            Either::Right((ack, _)) => ack,
+        let next = pin!(acks.next());
+        let deadline = seam.now().after_ms(timeout_ms);
+        let ack = match until(seam, deadline, select(sending.as_mut(), next)).await {
+            Some(Either::Left((sent, _))) => return sent.map_err(|error| Failure::net(&error)),
+            Some(Either::Right((ack, _))) => ack,
+            None => return Err(Failure::silence(timeout_ms)),
         };
         take_ack(state, *finish_sequence, acked_sequence, ack)?;
         if state.is_finished() {
@@ -450,23 +474,34 @@ fn take_ack(
     Ok(())
 }
 
+/// A block on none of the `bad` nodes, and on none to `avoid` if there are others.
 async fn allocate<S: Seam>(
     dfs: &DistributedFileSystem<S>,
     file: &FileHandle,
     previous: Option<Block>,
-    exclude: &[DatanodeUuid],
+    avoid: &[DatanodeUuid],
+    bad: &[DatanodeUuid],
 ) -> Result<(Block, Vec<ReplicaTarget>, BlockToken), ClientError> {
-    let request = Request::AddBlock {
-        path: file.path.clone(),
-        inode: file.inode,
-        previous,
-        exclude: exclude.to_vec(),
-        writer_host: dfs.shared.options.host.clone(),
-    };
-    match dfs.call(request).await? {
-        Response::LocatedBlock {
-            block: Some(located),
-        } => Ok((located.block, located.locations, located.token)),
-        other => Err(unexpected(&other)),
+    let mut exclude = [avoid, bad].concat();
+    loop {
+        let request = Request::AddBlock {
+            path: file.path.clone(),
+            inode: file.inode,
+            previous,
+            exclude: exclude.clone(),
+            writer_host: dfs.shared.options.host.clone(),
+        };
+        match dfs.call(request).await {
+            Ok(Response::LocatedBlock {
+                block: Some(located),
+            }) => return Ok((located.block, located.locations, located.token)),
+            Ok(other) => return Err(unexpected(&other)),
+            Err(ClientError::Fault(fault))
+                if fault.class == FaultClass::NoDatanodes && exclude.len() > bad.len() =>
+            {
+                exclude = bad.to_vec();
+            }
+            Err(error) => return Err(error),
+        }
     }
 }

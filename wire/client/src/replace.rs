@@ -37,9 +37,11 @@ impl<S: Seam> Pipeline<S> {
 
     /// The inner error says why there is no replacement.
     async fn find_replacement(&mut self) -> Result<Result<(), String>, ClientError> {
-        let mut exclude = self.state.bad_nodes().to_vec();
+        let mut tried = Vec::new();
         let mut reason = String::new();
-        for attempt in 0..REPLACEMENT_TRIES_MAX {
+        let mut attempt = 0;
+        while attempt < REPLACEMENT_TRIES_MAX {
+            let exclude = [self.state.bad_nodes(), &self.avoid, &tried].concat();
             let existing = self.state.nodes().to_vec();
             let request = Request::GetAdditionalDatanode {
                 path: self.file.path.clone(),
@@ -55,7 +57,15 @@ impl<S: Seam> Pipeline<S> {
                 }) => located,
                 Ok(other) => return Err(unexpected(&other)),
                 Err(ClientError::Fault(fault)) if fault.class == FaultClass::NoDatanodes => {
-                    return Ok(Err(fault.message));
+                    // Those that failed some time ago may be back.
+                    let avoided = std::mem::take(&mut self.avoid);
+                    if self.state.forgive() || !avoided.is_empty() {
+                        continue;
+                    }
+                    return Ok(Err(match reason.is_empty() {
+                        true => fault.message,
+                        false => format!("{}; before that, {reason}", fault.message),
+                    }));
                 }
                 Err(error) => return Err(error),
             };
@@ -67,6 +77,7 @@ impl<S: Seam> Pipeline<S> {
                 return Ok(Err("no more good DataNodes".into()));
             };
             let source = existing[attempt as usize % existing.len()].clone();
+            attempt += 1;
             match self.transfer(&source, &fresh, located.token).await {
                 Ok(()) => {
                     self.state.handle_replacement(fresh);
@@ -75,7 +86,7 @@ impl<S: Seam> Pipeline<S> {
                 Err(said) => {
                     tracing::debug!("{} to {}: {said}", source.name, fresh.name);
                     reason = format!("copying from {} to {}: {said}", source.name, fresh.name);
-                    exclude.push(fresh.datanode);
+                    tried.push(fresh.datanode);
                 }
             }
         }

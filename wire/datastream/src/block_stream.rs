@@ -79,6 +79,8 @@ pub struct BlockStream {
     recoveries: u32,
     recoveries_at: u64,
     bad: Vec<DatanodeUuid>,
+    /// How many of `bad` failed before the last byte that was acknowledged since.
+    bad_before: usize,
     /// Reopened for append and never set up since: its replicas are FINALIZED.
     reopening: bool,
     /// A node joined that was not there in the beginning.
@@ -108,6 +110,7 @@ impl BlockStream {
             recoveries: 0,
             recoveries_at: 0,
             bad: Vec::new(),
+            bad_before: 0,
             reopening: false,
             joined: false,
             relied_on: false,
@@ -140,11 +143,10 @@ impl BlockStream {
         self.relied_on |= self.acked > 0;
     }
 
-    /// Whether another node should join before the stream goes on after a failure (E-21: not while closing, as the
-    /// NameNode copies finished blocks by itself; T-P13).
+    /// Whether another node should join before the stream goes on after a failure (E-21; T-P13).
     #[must_use]
     pub fn wants_replacement(&self, replication: u16) -> bool {
-        let closing = self.finishing.is_some_and(|length| self.acked == length);
+        let closing = self.is_closing();
         let begun = self.acked > 0 || !self.bad.is_empty();
         begun
             && !closing
@@ -187,6 +189,14 @@ impl BlockStream {
     #[must_use]
     pub fn bad_nodes(&self) -> &[DatanodeUuid] {
         &self.bad
+    }
+
+    /// There is no other node: those that failed long enough ago, with bytes acknowledged since, may have come back.
+    /// Whether there were any.
+    pub fn forgive(&mut self) -> bool {
+        let forgiven = core::mem::take(&mut self.bad_before);
+        self.bad.drain(..forgiven);
+        forgiven > 0
     }
 
     /// Bytes acknowledged by every node of the pipeline.
@@ -232,7 +242,7 @@ impl BlockStream {
     /// Whether the end-of-block frame is due now; it counts as sent.
     pub fn poll_finish(&mut self) -> Option<u64> {
         let length = self.finishing?;
-        if self.finish_sent || !self.queued.is_empty() {
+        if self.finish_sent || self.finished || !self.queued.is_empty() {
             return None;
         }
         self.finish_sent = true;
@@ -247,7 +257,10 @@ impl BlockStream {
     /// Everything up to `offset` is acknowledged by every node; `finished` when the end-of-block frame is.
     pub fn handle_ack(&mut self, offset: u64, finished: bool) {
         self.established = true;
-        self.acked = self.acked.max(offset);
+        if offset > self.acked {
+            self.acked = offset;
+            self.bad_before = self.bad.len();
+        }
         while let Some(packet) = self.sent.front() {
             if packet.end() > self.acked {
                 break;
@@ -328,10 +341,22 @@ impl BlockStream {
         }
     }
 
+    /// Everything is acknowledged but the end of the block: what failed is the close (E-21). No node joins for it, as
+    /// the NameNode copies finished blocks by itself.
+    fn is_closing(&self) -> bool {
+        self.finishing == Some(self.acked) && !self.reopening
+    }
+
     /// The stage to set a recovered pipeline up with. A recovery that failed half way has raised the stamp of some
     /// replicas already: they are between the settled stamp and the new one.
     #[must_use]
     pub fn recovery_stage(&self) -> WriteStage {
+        if self.is_closing() {
+            return WriteStage::CloseRecovery {
+                old: self.settled,
+                length: self.acked,
+            };
+        }
         // A node that joined has an open replica, and so may others have once a set-up for append was tried.
         if self.reopening {
             let old = self.settled;
@@ -346,8 +371,9 @@ impl BlockStream {
         }
     }
 
-    /// The recovered pipeline is established and the NameNode knows it.
+    /// The recovered pipeline is established and the NameNode knows it. One that was closing has closed with that.
     pub fn handle_recovered(&mut self) {
+        self.finished |= self.is_closing();
         self.settled = self.block.generation_stamp;
         self.reopening = false;
     }
@@ -593,6 +619,83 @@ mod tests {
         assert!(stream.wants_replacement(3));
         stream.handle_replacement(node(9));
         assert_eq!(drain(&mut stream), [0]);
+    }
+
+    /// Nodes that failed are asked again only when there is no other, and never the one that failed just now.
+    #[test]
+    fn nodes_that_failed_before_the_last_progress_can_be_forgiven_e21() {
+        let mut stream = stream();
+        stream.push(packet(0));
+        stream.push(packet(4));
+        drain(&mut stream);
+        stream.handle_established();
+        assert_eq!(stream.handle_failure(Some(0)), Ok(Recovery::Continue));
+        assert!(!stream.forgive(), "nothing was acknowledged since");
+        drain(&mut stream);
+        stream.handle_ack(4, false);
+        assert_eq!(stream.handle_failure(Some(0)), Ok(Recovery::Continue));
+        assert_eq!(stream.bad_nodes(), [DatanodeUuid(1), DatanodeUuid(2)]);
+        assert!(stream.forgive());
+        assert_eq!(stream.bad_nodes(), [DatanodeUuid(2)]);
+        assert!(!stream.forgive());
+        drain(&mut stream);
+        stream.handle_ack(4, false);
+        assert!(!stream.forgive(), "no byte more is acknowledged");
+    }
+
+    /// E-21: what fails once everything but the end is acknowledged is the close; done again, it ends the block.
+    #[test]
+    fn a_failed_close_is_recovered_as_a_close_e21() {
+        let mut stream = stream();
+        stream.push(packet(0));
+        drain(&mut stream);
+        stream.finish(4);
+        assert_eq!(stream.poll_finish(), Some(4));
+        assert_eq!(stream.handle_failure(Some(2)), Ok(Recovery::Abandon));
+        let block = stream.block();
+        stream.handle_replaced(block, vec![node(1), node(2), node(3)]);
+        assert_eq!(drain(&mut stream), [0]);
+        assert_eq!(stream.poll_finish(), Some(4));
+        stream.handle_ack(4, false);
+        assert_eq!(stream.handle_failure(Some(2)), Ok(Recovery::Continue));
+        stream.handle_new_stamp(GenerationStamp(1001));
+        let (old, length) = (GenerationStamp(1000), 4);
+        let close = WriteStage::CloseRecovery { old, length };
+        assert_eq!(stream.recovery_stage(), close);
+        assert_eq!(
+            stream.handle_recovery_failure(Some(0)),
+            Ok(Recovery::Continue)
+        );
+        stream.handle_new_stamp(GenerationStamp(1002));
+        assert_eq!(
+            stream.recovery_stage(),
+            close,
+            "from the settled stamp still"
+        );
+        assert!(!stream.is_finished());
+        stream.handle_recovered();
+        assert!(stream.is_finished());
+        assert_eq!(stream.poll_finish(), None);
+        assert_eq!(stream.block().generation_stamp, GenerationStamp(1002));
+    }
+
+    /// Bytes are missing still: the pipeline streams again before it closes.
+    #[test]
+    fn a_close_with_bytes_missing_is_recovered_by_streaming_e21() {
+        let mut stream = stream();
+        stream.handle_established();
+        stream.push(packet(0));
+        drain(&mut stream);
+        stream.finish(4);
+        assert_eq!(stream.handle_failure(Some(1)), Ok(Recovery::Continue));
+        stream.handle_new_stamp(GenerationStamp(1001));
+        let (old, acked) = (GenerationStamp(1000), 0);
+        let streaming = WriteStage::StreamingRecovery { old, acked };
+        assert_eq!(stream.recovery_stage(), streaming);
+        stream.handle_recovered();
+        assert!(!stream.is_finished());
+        assert_eq!(drain(&mut stream), [0]);
+        assert_eq!(stream.poll_finish(), Some(4));
     }
 
     #[test]

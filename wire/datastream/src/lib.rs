@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+pub mod avoided;
 pub mod block_stream;
 pub mod failover;
 pub mod observers;
@@ -13,6 +14,7 @@ pub mod packet;
 pub mod replacement;
 pub mod replica_choice;
 
+pub use avoided::AvoidedNodes;
 pub use block_stream::{BlockStream, PipelineError, Recovery};
 pub use failover::{Failover, FailoverOptions, LastWord, Verdict};
 pub use observers::{Observers, ReadFrom};

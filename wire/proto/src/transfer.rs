@@ -18,6 +18,14 @@ impl Protocol for TransferProtocol {
     type Response = Response;
 }
 
+/// How long one side of a pipeline waits for the next acknowledgement of `nodes_behind` nodes: the nearer a node is to
+/// the one that stalls, the sooner it gives up, so that the right one is blamed (HDFS: 5 s more per node on 60 s).
+#[must_use]
+pub fn ack_timeout_ms(stream_timeout_ms: u64, nodes_behind: usize) -> u64 {
+    let more = (stream_timeout_ms / 12).saturating_mul(nodes_behind as u64);
+    stream_timeout_ms.saturating_add(more)
+}
+
 wire_struct! {
     /// Header of an append stream to a DataNode: a block is coming. Frames are
     /// [`crate::frame::AppendFrame`]s whose `aux` is one little-endian CRC32C per chunk and whose payload is the

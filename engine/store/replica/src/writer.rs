@@ -35,16 +35,19 @@ impl<D: Disk> ReplicaWriter<D> {
     async fn hold(&self) -> Result<Held<'_, D>, StoreError> {
         let held = self.replica.body.lock().await;
         self.replica.volume.alive()?;
-        let fenced = {
-            let meta = self.replica.meta.borrow();
-            meta.gone || meta.writer != self.token
-        };
-        if fenced || held.is_none() {
+        if !self.is_current() || held.is_none() {
             return Err(StoreError::Fenced {
                 id: self.replica.id,
             });
         }
         Ok(held)
+    }
+
+    /// Whether it still is the replica's writer: no recovery, take-over or deletion has stopped it.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        let meta = self.replica.meta.borrow();
+        !meta.gone && meta.writer == self.token
     }
 
     /// What is known of the replica.

@@ -29,6 +29,17 @@ impl Outbox {
         };
     }
 
+    /// Numbers go on above this one. A DataNode that was forgotten and comes back within the epoch remembers the
+    /// numbers it had, and would take lower ones for repetitions.
+    pub(crate) fn number_above(&mut self, sequence: u64) {
+        self.sequence = self.sequence.max(sequence);
+    }
+
+    /// The highest number given.
+    pub(crate) fn last_number(&self) -> u64 {
+        self.sequence
+    }
+
     pub(crate) fn push(&mut self, cause: TxId, action: Action) {
         if self.waiting.len() < WAITING_MAX {
             self.waiting.push_back((cause, action));

@@ -116,7 +116,7 @@ impl BlockManager {
         }
         let again = self.nodes.find(registration.uuid).is_some();
         let node = self.nodes.enter(self.now, registration);
-        let epoch = self.epoch;
+        let (epoch, orders_forgotten) = (self.epoch, self.nodes.orders_forgotten);
         let entry = self.nodes.node_mut(node);
         entry.incremental = 0;
         entry.touched.stop();
@@ -126,6 +126,7 @@ impl BlockManager {
         entry.deletions.resend_all();
         if !again {
             entry.outbox.restart(epoch);
+            entry.outbox.number_above(orders_forgotten);
         }
         for storage in entry.storages.clone() {
             self.admission.release(storage);

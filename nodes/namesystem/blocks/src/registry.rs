@@ -109,6 +109,8 @@ pub(crate) struct Registry {
     pub(crate) many_racks: bool,
     /// How many DataNodes are leaving, dead ones included.
     pub(crate) leaving: usize,
+    /// The highest number an order to a DataNode had that is forgotten by now.
+    pub(crate) orders_forgotten: u64,
     by_uuid: BTreeMap<DatanodeUuid, u32>,
     by_name: BTreeMap<String, u32>,
     by_host: BTreeMap<String, Vec<u32>>,
@@ -334,6 +336,9 @@ impl Registry {
         if self.by_name.get(&name) == Some(&node) {
             self.by_name.remove(&name);
         }
+        self.orders_forgotten = self
+            .orders_forgotten
+            .max(self.node(node).outbox.last_number());
         self.node_mut(node).alive = false;
         self.index();
     }

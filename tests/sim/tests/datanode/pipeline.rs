@@ -201,6 +201,96 @@ fn e21_t_p8_t_p9_a_replacement_gets_the_bytes_and_joins() {
     }
 }
 
+/// E-21: a recovery that failed half way has raised the stamp at the node that is to give its bytes; it gives them all the
+/// same, and the node that joins goes on with it from the settled stamp.
+#[test]
+fn e21_a_node_joins_after_a_recovery_that_failed_half_way() {
+    let scene = Scene::ready(&Plan::new(3));
+    let data = content(9, 9_000);
+    let writer = scene
+        .open(block(1, 1, 0), WriteStage::Create, &[0, 1])
+        .expect("set up");
+    let writer = scene
+        .send(writer, &data[..5_001], 0, FrameKind::Flush)
+        .expect("flushed");
+    scene.world.crash(scene.nodes[1], Crash::Process);
+    drop(writer);
+    let stage = WriteStage::StreamingRecovery {
+        old: gs(1),
+        acked: 5_001,
+    };
+    let half = scene.open(block(1, 2, 5_001), stage.clone(), &[0, 1]);
+    assert!(half.is_err(), "the node behind is gone");
+    assert_eq!(
+        scene.replica(0, 1).expect("here").block,
+        block(1, 2, 5_001),
+        "raised already"
+    );
+    let request = Request::TransferReplica {
+        pool: BlockPoolId("BP-test".into()),
+        block: block(1, 1, 5_001),
+        targets: scene.targets(&[2]),
+        token: Default::default(),
+    };
+    scene.call(0, request).expect("copied");
+    let writer = scene
+        .open(block(1, 3, 5_001), stage, &[0, 2])
+        .expect("the pipeline goes on");
+    scene
+        .send(writer, &data, 5_001, FrameKind::Finish)
+        .map(|_| ())
+        .expect("written");
+    holds(&scene, &[0, 2], 1, 3, &data);
+}
+
+/// E-21, E-17: a node that died, and has what it had then as RWR, joins its old pipeline again: the outdated replica gives
+/// way to the copy.
+#[test]
+fn e21_a_restarted_node_joins_the_pipeline_it_had_left() {
+    let scene = Scene::ready(&Plan::new(3));
+    let data = content(9, 9_000);
+    let writer = scene
+        .open(block(1, 1, 0), WriteStage::Create, &[0, 1])
+        .expect("set up");
+    let writer = scene
+        .send(writer, &data[..3_000], 0, FrameKind::Sync)
+        .expect("on the device");
+    scene.world.crash(scene.nodes[1], Crash::Process);
+    drop(writer);
+    let streaming = |old, acked| WriteStage::StreamingRecovery {
+        old: gs(old),
+        acked,
+    };
+    let writer = scene
+        .open(block(1, 2, 3_000), streaming(1, 3_000), &[0])
+        .expect("alone");
+    let writer = scene
+        .send(writer, &data[..7_000], 3_000, FrameKind::Flush)
+        .expect("flushed");
+    drop(writer);
+    scene.world.restart(scene.nodes[1]);
+    scene.until("registered again", |scene| {
+        scene.namenodes[0].count("dn2", "BlockReport") >= 2
+    });
+    let outdated = scene.replica(1, 1).expect("kept");
+    assert_eq!(outdated.state, ReplicaState::Rwr);
+    let request = Request::TransferReplica {
+        pool: BlockPoolId("BP-test".into()),
+        block: block(1, 2, 7_000),
+        targets: scene.targets(&[1]),
+        token: Default::default(),
+    };
+    scene.call(0, request).expect("copied");
+    let writer = scene
+        .open(block(1, 3, 7_000), streaming(2, 7_000), &[0, 1])
+        .expect("the pipeline goes on");
+    scene
+        .send(writer, &data, 7_000, FrameKind::Finish)
+        .map(|_| ())
+        .expect("written");
+    holds(&scene, &[0, 1], 1, 3, &data);
+}
+
 /// E-12: a copy for a joining node that breaks off leaves nothing behind.
 #[test]
 fn e12_a_transfer_of_what_is_not_there_leaves_nothing() {

@@ -2,7 +2,7 @@
 
 use crate::world::{EPOCH, World, config};
 use hadal_proto::datanode::Action;
-use hadal_types::{Epoch, HaState};
+use hadal_types::{DatanodeUuid, Epoch, HaState};
 
 const RACK: &str = "/default-rack";
 
@@ -102,6 +102,32 @@ fn commands_count_per_epoch_and_repeat_until_executed() {
     assert_eq!(
         (asked[0].epoch, asked[0].sequence, &asked[0].action),
         (Epoch(9), 1, &Action::ReportNow)
+    );
+}
+
+/// a DataNode that was forgotten (another took its name) and comes back within the epoch remembers the numbers it
+/// had: what it is ordered then must be above them, or it would be dropped as a repetition.
+#[test]
+fn commands_to_a_datanode_that_was_forgotten_go_on_above_its_numbers() {
+    let mut w = World::active(config(), &[RACK]);
+    let a = w.stored_on(1, &[0]);
+    w.remove(&[a.id]);
+    w.execute(0);
+    let executed = w.dns[0].executed;
+    assert!(executed > 0);
+    let uuid = w.dns[0].uuid;
+    // The same machine with its storage wiped, and then the old storage again.
+    w.dns[0].uuid = DatanodeUuid(999);
+    w.register(0);
+    w.dns[0].uuid = uuid;
+    w.register(0);
+    let b = w.stored_on(1, &[0]);
+    w.remove(&[b.id]);
+    let orders = w.heartbeat(0);
+    assert!(!orders.is_empty());
+    assert!(
+        orders.iter().all(|order| order.sequence > executed),
+        "{orders:?}"
     );
 }
 
