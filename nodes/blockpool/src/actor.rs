@@ -185,6 +185,12 @@ impl Actor {
         self.phase == Phase::Serving
     }
 
+    /// Registered, and every full report owed since then has arrived.
+    #[must_use]
+    pub fn has_reported(&self) -> bool {
+        self.is_registered() && self.owed_reports.is_empty()
+    }
+
     /// Why the conversation is over for good, once it is.
     #[must_use]
     pub fn refusal(&self) -> Option<&str> {

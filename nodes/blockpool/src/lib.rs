@@ -11,6 +11,7 @@ pub mod offer_service;
 pub mod pending_reports;
 mod planted;
 pub mod recovery;
+pub mod scanner;
 pub mod schedule;
 
 pub use ack_book::AckBook;
@@ -18,4 +19,5 @@ pub use actor::{Actor, ActorConfig, ActorOutput, Failure};
 pub use offer_service::{Admission, ClaimOutcome, IdentityError, OfferService};
 pub use pending_reports::PendingReports;
 pub use planted::Planted;
+pub use scanner::{BlockScanner, ScannerConfig};
 pub use schedule::ReportSchedule;

@@ -20,4 +20,6 @@ pub struct Planted {
     pub show_unacked: bool,
     /// Acknowledges without waiting for the nodes behind.
     pub ack_before_downstream: bool,
+    /// The block scanner finds rotten replicas and does not report them.
+    pub silent_scanner: bool,
 }

@@ -230,6 +230,16 @@ pub struct Datanode {
     pub reserved: Size,
     /// Replicas up to this size share extent files.
     pub small_replica: Size,
+    /// Every replica is read against its checksums once in this time (`dfs.datanode.scan.period.hours`).
+    pub scan_period: Duration,
+    /// Bytes per second and volume the block scanner reads; 0: only replicas that gave trouble
+    /// (`dfs.block.scanner.volume.bytes.per.second`).
+    pub scan_rate: Size,
+    /// How often the place the block scanner reached is written down (`dfs.block.scanner.cursor.save.interval.ms`).
+    pub scan_cursor_interval: Duration,
+    /// How often directories are compared with the replicas in memory; 0: never
+    /// (`dfs.datanode.directoryscan.interval`).
+    pub directory_scan_interval: Duration,
 }
 
 impl Default for Datanode {
@@ -250,6 +260,10 @@ impl Default for Datanode {
             streams_max: 4096,
             reserved: Size(0),
             small_replica: Size(MIB),
+            scan_period: Duration(21 * 24 * 3_600_000),
+            scan_rate: Size(MIB),
+            scan_cursor_interval: Duration(600_000),
+            directory_scan_interval: Duration(6 * 3_600_000),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a DataNode is told at start.
 
-use hadal_blockpool::ActorConfig;
+use hadal_blockpool::{ActorConfig, ScannerConfig};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use store_replica::StoreOptions;
@@ -37,6 +37,8 @@ pub struct DatanodeConfig {
     pub actor: ActorConfig,
     /// The replica store.
     pub store: StoreOptions,
+    /// How replicas at rest are looked after.
+    pub scanner: ScannerConfig,
     /// Volumes that may fail before the process ends (HDFS `dfs.datanode.failed.volumes.tolerated`, default 0). The
     /// last one never may.
     pub failed_volumes_tolerated: u32,

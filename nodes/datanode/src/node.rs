@@ -3,9 +3,10 @@
 use crate::actors;
 use crate::config::{DatanodeConfig, NamenodeList, NamenodePeer};
 use crate::error::RunError;
+use crate::scanner;
 use crate::serve;
 use crate::volumes::{self, EpochRecord};
-use hadal_blockpool::{Actor, OfferService};
+use hadal_blockpool::{Actor, BlockScanner, OfferService};
 use hadal_daemon::Notify;
 use hadal_env::{Conn, Env, Net, Seam};
 use hadal_proto::client::BadReplica;
@@ -55,6 +56,10 @@ pub(crate) struct Node<E: Env> {
     pub(crate) epoch_record: RefCell<Option<EpochRecord<E::Disk>>>,
     /// Something may be wrong with a volume.
     pub(crate) alarm: Notify,
+    /// The block scanner of each volume, once it began.
+    pub(crate) scanners: RefCell<BTreeMap<StorageUuid, BlockScanner>>,
+    /// A scanner has a suspect to read.
+    pub(crate) suspected: Notify,
     /// A NameNode answered, or is gone.
     pub(crate) answered: Notify,
     /// Usable data directories.
@@ -110,6 +115,8 @@ pub async fn run_with<E: Env>(
         recoveries: Cell::new(0),
         epoch_record: RefCell::new(Some(found.record)),
         alarm: Notify::new(),
+        scanners: RefCell::default(),
+        suspected: Notify::new(),
         answered: Notify::new(),
         dirs: found.dirs,
         failed_dirs: RefCell::new(found.failed),
@@ -123,6 +130,7 @@ pub async fn run_with<E: Env>(
         node.add_actor(peer);
     }
     env.spawn("datanode volumes", volumes::watch(Rc::clone(&node)));
+    env.spawn("datanode scanners", scanner::run(Rc::clone(&node)));
     serve::accept_connections(Rc::clone(&node)).await;
     drop(found.locks);
     Ok(())

@@ -2,6 +2,7 @@
 
 use crate::error::fault_of;
 use crate::node::Node;
+use crate::scanner;
 use bytes::Bytes;
 use hadal_env::{Conn, Env};
 use hadal_proto::frame::FrameKind;
@@ -71,7 +72,7 @@ pub(crate) async fn serve_read<E: Env, C: Conn>(node: Rc<Node<E>>, stream: ReadR
                 sender.finish();
                 drop(sent);
                 if matches!(error, StoreError::Corrupt { .. } | StoreError::Disk(_)) {
-                    node.check_replica(header.block.id).await;
+                    scanner::suspect(&node, header.block.id);
                 }
                 return;
             }

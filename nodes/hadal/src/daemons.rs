@@ -2,7 +2,7 @@
 
 use crate::{groups, hosts};
 use anyhow::{Context, Result, bail};
-use hadal_blockpool::ActorConfig;
+use hadal_blockpool::{ActorConfig, ScannerConfig};
 use hadal_blocks::BlockConfig;
 use hadal_daemon::Duration;
 use hadal_daemon::config::{Config, Member};
@@ -424,6 +424,13 @@ pub(crate) fn datanode(args: &DaemonArgs) -> Result<i32> {
             reserved_bytes: section.reserved.0,
             small_bytes: u32::try_from(section.small_replica.0).unwrap_or(u32::MAX),
             ..StoreOptions::default()
+        },
+        scanner: ScannerConfig {
+            bytes_per_second: section.scan_rate.0,
+            period_ms: section.scan_period.0,
+            save_interval_ms: section.scan_cursor_interval.0,
+            directory_interval_ms: section.directory_scan_interval.0,
+            ..ScannerConfig::default()
         },
         failed_volumes_tolerated: section.failed_volumes_tolerated,
         stream_timeout_ms: section.stream_timeout.0.max(1),

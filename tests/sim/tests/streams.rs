@@ -1,7 +1,7 @@
 //! Files being written, flushed, appended to, cut and read while nodes fail: the real client against the real daemons
 //! over virtual time. Scenarios of behaviour.md 6.11 and 6.12 by id.
 
-use hadal_blockpool::ActorConfig;
+use hadal_blockpool::{ActorConfig, ScannerConfig};
 use hadal_blocks::BlockConfig;
 use hadal_client::{
     AppendOptions, ClientError, ClientOptions, CreateOptions, DistributedFileSystem, FaultClass,
@@ -121,6 +121,7 @@ async fn datanode(env: SimEnv, index: usize) {
             ..StoreOptions::default()
         },
         stream_timeout_ms: 10_000,
+        scanner: ScannerConfig::default(),
         failed_volumes_tolerated: 0,
         streams_max: 64,
         software: "simulated".into(),

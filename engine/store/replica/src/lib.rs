@@ -4,6 +4,7 @@
 
 mod body;
 mod counters;
+mod directory;
 mod error;
 mod extent;
 mod format;
@@ -30,6 +31,7 @@ mod tests;
 mod volume;
 mod writer;
 
+pub use directory::DirectoryFindings;
 pub use error::StoreError;
 pub use geometry::Geometry;
 pub use identity::{VolumeIdentity, read as read_identity};

@@ -188,6 +188,15 @@ impl<D: Disk> ReplicaMap<D> {
         });
     }
 
+    /// Those with a key above this one, in order.
+    pub(crate) fn iter_after(&self, after: Option<u64>) -> impl Iterator<Item = &Rc<Replica<D>>> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        self.by_key
+            .range((from, Unbounded))
+            .map(|(_, replica)| replica)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Rc<Replica<D>>> {
         self.by_key.values()
     }

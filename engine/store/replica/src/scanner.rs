@@ -1,14 +1,36 @@
 //! The block scanner's hook: a whole replica against its checksums.
 
-use crate::{ReplicaStore, StoreError, VerifyOutcome};
+use crate::{ReplicaInfo, ReplicaStore, StoreError, VerifyOutcome};
 use hadal_env::{Disk, DiskOp};
-use hadal_types::{BlockId, ReplicaState};
+use hadal_types::{BlockId, ReplicaState, StorageUuid};
 use std::rc::Rc;
 
 impl<D: Disk> ReplicaStore<D> {
+    /// The FINALIZED replica of a storage with the lowest `mix(id)` above `after`.
+    #[must_use]
+    pub fn next_finalized(&self, storage: StorageUuid, after: Option<u64>) -> Option<ReplicaInfo> {
+        self.forget_failed();
+        let map = self.inner.map.borrow();
+        let mut behind = map.iter_after(after);
+        behind
+            .find(|replica| {
+                replica.volume.storage == storage && replica.state() == ReplicaState::Finalized
+            })
+            .map(|replica| replica.info())
+    }
+
     /// Reads a FINALIZED replica and checks every chunk. A chunk that cannot be read counts as corrupt. A replica that
     /// is not FINALIZED, or changes while it is read, is [`VerifyOutcome::Gone`]: its next turn will come.
     pub async fn verify(&self, id: BlockId) -> Result<VerifyOutcome, StoreError> {
+        self.verify_paced(id, async |_| {}).await
+    }
+
+    /// As [`ReplicaStore::verify`]; `pace` is told the bytes of every part read, and awaited before the next.
+    pub async fn verify_paced(
+        &self,
+        id: BlockId,
+        mut pace: impl AsyncFnMut(u64),
+    ) -> Result<VerifyOutcome, StoreError> {
         let Ok(replica) = self.find(id) else {
             return Ok(VerifyOutcome::Gone);
         };
@@ -18,14 +40,23 @@ impl<D: Disk> ReplicaStore<D> {
         }
         let chunk = replica.geometry.bytes_per_checksum;
         let length = before.block.length;
-        let mut reader = self
-            .open_reader(id, before.block.generation_stamp, 0, length)
-            .await?;
+        let stamp = before.block.generation_stamp;
+        let mut reader = match self.open_reader(id, stamp, 0, length).await {
+            Ok(reader) => Some(reader),
+            // Its file is gone.
+            Err(StoreError::Corrupt { .. }) => None,
+            Err(error) => return Err(error),
+        };
         let mut bytes = 0;
-        let mut bad = None;
-        loop {
+        let mut bad = reader.is_none().then_some(0);
+        while let Some(reader) = &mut reader {
             match reader.next_verified().await {
-                Ok(Some(part)) => bytes += part.data.len() as u64,
+                Ok(Some(part)) => {
+                    let read = part.data.len() as u64;
+                    drop(part);
+                    bytes += read;
+                    pace(read).await;
+                }
                 Ok(None) => break,
                 Err(StoreError::Corrupt { .. }) => {
                     bad = Some(bytes / chunk as u64);

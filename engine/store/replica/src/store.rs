@@ -61,7 +61,7 @@ impl<D: Disk> ReplicaStore<D> {
     }
 
     /// Forgets the replicas of volumes that failed since the last call.
-    fn forget_failed(&self) {
+    pub(crate) fn forget_failed(&self) {
         if self.inner.volumes.iter().any(|volume| volume.is_failed()) {
             self.inner.map.borrow_mut().drop_failed();
         }

@@ -279,6 +279,28 @@ impl TestDisk {
         result
     }
 
+    /// Removes a file behind everybody's back. Who has it open still reads it.
+    pub(crate) fn remove(&self, path: &Path) {
+        let mut world = self.0.world.borrow_mut();
+        world.names.remove(path).expect("such a file");
+        world.durable_names.remove(path);
+    }
+
+    /// Puts a file there behind everybody's back.
+    pub(crate) fn put(&self, path: &Path, content: Vec<u8>) {
+        let mut world = self.0.world.borrow_mut();
+        let number = world.next_inode;
+        world.next_inode += 1;
+        let inode = Inode {
+            now: content.clone(),
+            durable: content,
+            pending: Vec::new(),
+        };
+        world.inodes.insert(number, inode);
+        world.names.insert(path.to_owned(), number);
+        world.durable_names.insert(path.to_owned(), number);
+    }
+
     /// Changes one byte where it is read from, without copying the file.
     pub(crate) fn flip(&self, path: &Path, byte: usize, mask: u8) {
         let mut world = self.0.world.borrow_mut();

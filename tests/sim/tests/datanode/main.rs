@@ -3,5 +3,6 @@
 mod namenodes;
 mod pipeline;
 mod recovery;
+mod scanner;
 mod scene;
 mod volumes;

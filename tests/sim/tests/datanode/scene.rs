@@ -1,7 +1,7 @@
 //! DataNodes in a simulated world, scripted NameNodes, and a writer that speaks the transfer protocol by hand.
 
 use bytes::Bytes;
-use hadal_blockpool::ActorConfig;
+use hadal_blockpool::{ActorConfig, ScannerConfig};
 use hadal_datanode::{DatanodeConfig, NamenodeList, NamenodePeer};
 use hadal_env::{Env, Expect, Net, Seam};
 use hadal_proto::admin::{self, AdminProtocol, ReplicaStatus};
@@ -243,6 +243,7 @@ pub(crate) struct Plan {
     pub(crate) dirs: usize,
     pub(crate) tolerated: u32,
     pub(crate) clusters: Vec<&'static str>,
+    pub(crate) scanner: ScannerConfig,
 }
 
 impl Plan {
@@ -255,6 +256,7 @@ impl Plan {
             dirs: 1,
             tolerated: 0,
             clusters: Vec::new(),
+            scanner: ScannerConfig::default(),
         }
     }
 
@@ -305,6 +307,7 @@ fn config(plan: &Plan, index: usize) -> DatanodeConfig {
             block_bytes_max: 1 << 20,
             ..StoreOptions::default()
         },
+        scanner: plan.scanner,
         failed_volumes_tolerated: plan.tolerated,
         stream_timeout_ms: 5_000,
         streams_max: 256,
@@ -603,6 +606,9 @@ impl Scene {
                         bytes.extend_from_slice(&data);
                     }
                     FrameKind::Finish => return Ok(bytes),
+                    FrameKind::Abort => {
+                        return Err(Fault::new(FaultClass::Corrupt, "the DataNode gave up"));
+                    }
                     other => panic!("{other:?}"),
                 }
             }

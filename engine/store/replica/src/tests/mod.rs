@@ -1,6 +1,7 @@
 //! The store on a disk that fails and crashes.
 
 mod crash;
+mod directory;
 mod flow;
 mod matrix;
 mod restart;

@@ -5,7 +5,7 @@ use crate::env::SimEnv;
 use crate::node::{NodeId, NodeSpec};
 use crate::rng::Rng;
 use crate::world::Handle;
-use hadal_blockpool::ActorConfig;
+use hadal_blockpool::{ActorConfig, ScannerConfig};
 use hadal_blocks::BlockConfig;
 use hadal_client::{ClientOptions, DistributedFileSystem};
 use hadal_datanode::{DatanodeConfig, NamenodePeer};
@@ -166,6 +166,13 @@ fn datanode_config(index: usize, namenodes: usize, planted: Planted) -> Datanode
             allocate_step: 64 << 10,
             block_bytes_max: 1 << 20,
             ..StoreOptions::default()
+        },
+        scanner: ScannerConfig {
+            period_ms: 60_000,
+            save_interval_ms: 5_000,
+            directory_interval_ms: 20_000,
+            planted: planted.datanode,
+            ..ScannerConfig::default()
         },
         failed_volumes_tolerated: 0,
         stream_timeout_ms: 10_000,
