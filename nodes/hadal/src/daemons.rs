@@ -99,7 +99,7 @@ pub(crate) fn transport(timeout: Duration) -> TransportOptions {
 }
 
 /// Binds the node's UDP port and makes its endpoint. Runs on the shard's thread.
-fn endpoint(
+pub(crate) fn endpoint(
     address: SocketAddr,
     identity: &Identity,
     timeout: Duration,

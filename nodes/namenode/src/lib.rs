@@ -38,6 +38,7 @@ pub use error::{BootstrapError, FetchError, FormatError, RunError};
 pub use fetch::{Description, Fetched, describe, fetch_image};
 pub use format::{FormatOptions, format};
 pub use life::run;
+pub use store_fsimage::image_name;
 
 /// Exit code when a majority of JournalNodes holds another namespace than the directory of this NameNode.
 pub const EXIT_REFUSED: i32 = 76;

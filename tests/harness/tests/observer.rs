@@ -4,6 +4,7 @@ use hadal_client::{ClientError, CreateOptions, Dfs, FaultClass, ReadFrom};
 use hadal_types::HaState;
 use harness::{Roles, TestClient, TestCluster, alone, eventually};
 use nix::sys::signal::Signal;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(40);
@@ -100,4 +101,39 @@ fn t_a4_q36_an_observer_answers_reads_and_stands_for_no_election() {
     roles.settled();
     let read = client.block_on(content(&reader, "/later"));
     assert_eq!(read.expect("from whoever may"), b"on");
+    fetches_images(&cluster, &roles);
+}
+
+/// `dfsadmin -fetchImage` on the same cluster: the very bytes of the active's newest image.
+fn fetches_images(cluster: &TestCluster, roles: &Roles<'_>) {
+    let (active, _) = roles.settled();
+    let without = cluster.run(&["dfsadmin", "-fetchImage", "fetched"]);
+    assert_ne!(without.code, 0, "there is none yet");
+    assert!(
+        without.stderr.contains("-saveNamespace"),
+        "{}",
+        without.stderr
+    );
+    cluster.run(&["dfsadmin", "-safemode", "enter"]).ok();
+    cluster.run(&["dfsadmin", "-saveNamespace"]).ok();
+    cluster.run(&["dfsadmin", "-safemode", "leave"]).ok();
+    let told = cluster
+        .run(&["--json", "dfsadmin", "-fetchImage", "fetched"])
+        .ok();
+    let told: serde_json::Value = serde_json::from_str(&told.stdout).expect("JSON");
+    let name = told["image"].as_str().expect("a path");
+    let fetched = std::fs::read(cluster.local(name)).expect("the image");
+    let name = name.rsplit('/').next().expect("a name");
+    let here = walk(&cluster.data(&active), name).expect("at the NameNode, too");
+    assert_eq!(fetched, std::fs::read(here).expect("the NameNode's image"));
+}
+
+fn walk(dir: &Path, name: &str) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(dir).expect("a directory").flatten();
+    entries
+        .map(|entry| entry.path())
+        .find_map(|path| match path.is_dir() {
+            true => walk(&path, name),
+            false => path.ends_with(name).then_some(path),
+        })
 }

@@ -6,7 +6,9 @@ use hadal_env::Disk;
 use hadal_types::TxId;
 use std::path::Path;
 
-pub(crate) fn image_name(txid: TxId) -> String {
+/// Name of the published image at this txid.
+#[must_use]
+pub fn image_name(txid: TxId) -> String {
     format!("fsimage_{:020}", txid.0)
 }
 

@@ -33,7 +33,7 @@ mod reader;
 mod writer;
 
 pub use copy::ImageCopy;
-pub use directory::{ImageFile, Loaded, list, newest, retain};
+pub use directory::{ImageFile, Loaded, image_name, list, newest, retain};
 pub use error::{ImageError, Skipped};
 pub use format::{
     CHUNK_LEN, Digest, IDENTITY_BYTES_MAX, ImageInfo, SECTIONS_MAX, SectionId, SectionInfo,

@@ -1,7 +1,7 @@
 //! `hadal dfsadmin`.
 
-use super::report;
 use super::{Operator, missing, unexpected};
+use super::{fetch_image, report};
 use crate::cli::Global;
 use crate::console::Console;
 use anyhow::Result;
@@ -10,6 +10,7 @@ use hadal_proto::admin::{Request, Response, SafeModeAction};
 use hadal_types::Role;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +67,12 @@ pub(crate) enum Dfsadmin {
     RefreshNamenodes {
         /// Node id or address of the DataNode
         id: String,
+    },
+    /// Fetch the newest image of the active NameNode
+    #[command(alias = "fetchImage")]
+    FetchImage {
+        /// Local directory for it
+        dir: PathBuf,
     },
     /// List files open for write
     #[command(alias = "listOpenFiles")]
@@ -146,6 +153,7 @@ pub(crate) fn run(global: &Global, console: Arc<Console>, verb: Dfsadmin) -> Res
             Dfsadmin::PrintTopology => topology(operator).await,
             Dfsadmin::TriggerBlockReport { id, .. } => trigger_report(operator, &id).await,
             Dfsadmin::RefreshNamenodes { id } => refresh_namenodes(operator, &id).await,
+            Dfsadmin::FetchImage { dir } => fetch_image::run(operator, &dir).await,
             Dfsadmin::ListOpenFiles { path, .. } => open_files(operator, &path).await,
             Dfsadmin::Other(_) => unreachable!("answered above"),
         }

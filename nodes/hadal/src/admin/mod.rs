@@ -3,6 +3,7 @@
 pub(crate) mod debug;
 pub(crate) mod dfsadmin;
 mod fence;
+mod fetch_image;
 pub(crate) mod haadmin;
 mod report;
 
@@ -32,7 +33,6 @@ const DFSADMIN_MISSING: &[&str] = &[
     "deleteBlockPool",
     "disallowSnapshot",
     "evictWriters",
-    "fetchImage",
     "finalizeUpgrade",
     "getBalancerBandwidth",
     "getDatanodeInfo",
