@@ -51,6 +51,9 @@ pub struct Cluster {
     pub namenodes: Vec<Member>,
     /// All JournalNodes.
     pub journalnodes: Vec<Member>,
+    /// A directory that all NameNodes see, for the edits in place of JournalNodes (HDFS `dfs.namenode.shared.edits.dir`);
+    /// empty: JournalNodes. It takes a fencing method (`fence.command`) and `ha.automatic = false`.
+    pub shared_edits_dir: PathBuf,
     /// The user permissions do not apply to.
     pub superuser: String,
     /// Members of this group are superusers too.
@@ -66,6 +69,7 @@ impl Default for Cluster {
         Self {
             namenodes: Vec::new(),
             journalnodes: Vec::new(),
+            shared_edits_dir: PathBuf::new(),
             superuser: "hdfs".into(),
             supergroup: "supergroup".into(),
             groups: PathBuf::new(),

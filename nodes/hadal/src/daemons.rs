@@ -186,10 +186,36 @@ fn namenode_peers(config: &Config, id: &str) -> Vec<hadal_namenode::NamenodePeer
     others.map(peer).collect()
 }
 
+/// The shared directory for edits, when there is one: refused without what keeps two writers apart (D-03, T-A2).
+fn shared_edits_dir(config: &Config) -> Result<Option<PathBuf>> {
+    let dir = &config.cluster.shared_edits_dir;
+    if dir.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let shown = dir.display();
+    if !config.cluster.journalnodes.is_empty() {
+        bail!(
+            "cluster.shared_edits_dir = {shown} and cluster.journalnodes are both set: edits go to the one or to the others"
+        );
+    }
+    if config.fence.command.is_empty() {
+        bail!(
+            "cluster.shared_edits_dir = {shown} needs a fencing method: nothing else keeps a NameNode that lost the active role from writing there. Set fence.command"
+        );
+    }
+    if config.ha.automatic {
+        bail!(
+            "cluster.shared_edits_dir = {shown} and ha.automatic = true: with a shared directory only `haadmin' moves the active role. Set ha.automatic = false"
+        );
+    }
+    Ok(Some(dir.clone()))
+}
+
 fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
     let section = &config.namenode;
     one_shard("namenode", section.shards)?;
-    if config.cluster.journalnodes.is_empty() {
+    let shared_edits_dir = shared_edits_dir(config)?;
+    if config.cluster.journalnodes.is_empty() && shared_edits_dir.is_none() {
         bail!(
             "cluster.journalnodes is empty: name the JournalNodes of the cluster in the configuration"
         );
@@ -231,6 +257,7 @@ fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
         name: id.to_owned(),
         dir: section.dir.clone(),
         journalnodes: journalnode_peers(config),
+        shared_edits_dir,
         peers: namenode_peers(config, id),
         ha: HaSettings {
             automatic: config.ha.automatic,

@@ -25,6 +25,7 @@ mod serve;
 mod store;
 
 pub use config::{JournalnodeConfig, RunError};
+pub use load::{Opened, edits_dir, loaded, open_directory, promises, promises_path};
 
 use hadal_env::Env;
 use node::Node;

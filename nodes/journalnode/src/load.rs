@@ -12,15 +12,53 @@ use store_journal::{End, Journal, Options, SegmentInfo};
 use store_record::{Contents, Record};
 
 /// The data directory, opened.
-pub(crate) struct Opened<D: Disk> {
-    pub(crate) record: Record<D>,
-    /// `None` while unformatted.
-    pub(crate) journal: Option<Journal<D>>,
-    pub(crate) loaded: Loaded,
+pub struct Opened<D: Disk> {
+    /// The promises.
+    pub record: Record<D>,
+    /// The segments; `None` while unformatted.
+    pub journal: Option<Journal<D>>,
+    /// What the core starts from.
+    pub loaded: Loaded,
 }
 
-pub(crate) fn edits_dir(dir: &Path) -> PathBuf {
+/// Where the segments are.
+#[must_use]
+pub fn edits_dir(dir: &Path) -> PathBuf {
     dir.join("edits")
+}
+
+/// The file of the promises.
+#[must_use]
+pub fn promises_path(dir: &Path) -> PathBuf {
+    dir.join("promises")
+}
+
+/// The promises in what the file holds; `None` when nothing was ever stored.
+///
+/// # Errors
+/// [`RunError::Damaged`], [`RunError::Layout`].
+pub fn promises(dir: &Path, contents: Contents) -> Result<Option<AcceptorRecord>, RunError> {
+    let damaged = |what: String| RunError::Damaged {
+        path: promises_path(dir),
+        what,
+    };
+    let payload = match contents {
+        Contents::Empty => return Ok(None),
+        Contents::Present { payload, .. } => Bytes::from(payload),
+        Contents::Unreadable => return Err(damaged("both copies are unreadable".into())),
+    };
+    // The layout stands first, so that a newer one is refused by name and not as damage.
+    let layout = Option::<LayoutVersion>::decode(&mut Input::new(payload.clone()))
+        .map_err(|error| damaged(error.to_string()))?;
+    if let Some(found) = layout.filter(|found| *found != CURRENT_LAYOUT) {
+        return Err(RunError::Layout {
+            dir: dir.to_owned(),
+            found: found.0,
+            known: CURRENT_LAYOUT.0,
+        });
+    }
+    let record = hadal_proto::decode::<AcceptorRecord>(payload);
+    record.map(Some).map_err(|error| damaged(error.to_string()))
 }
 
 /// T-J7.
@@ -45,33 +83,21 @@ pub(crate) async fn open<E: Env>(
     env: &E,
     config: &JournalnodeConfig,
 ) -> Result<Opened<E::Disk>, RunError> {
-    let disk = env.disk();
-    let path = config.dir.join("promises");
-    let (record, contents) = Record::open(disk, &path).await?;
-    let damaged = |what: String| RunError::Damaged {
-        path: path.clone(),
-        what,
-    };
-    let promises = match contents {
-        Contents::Empty => None,
-        Contents::Present { payload, .. } => {
-            let payload = Bytes::from(payload);
-            // The layout stands first, so that a newer one is refused by name and not as damage.
-            let layout = Option::<LayoutVersion>::decode(&mut Input::new(payload.clone()))
-                .map_err(|error| damaged(error.to_string()))?;
-            if let Some(found) = layout.filter(|found| *found != CURRENT_LAYOUT) {
-                return Err(RunError::Layout {
-                    dir: config.dir.clone(),
-                    found: found.0,
-                    known: CURRENT_LAYOUT.0,
-                });
-            }
-            let record = hadal_proto::decode::<AcceptorRecord>(payload);
-            Some(record.map_err(|error| damaged(error.to_string()))?)
-        }
-        Contents::Unreadable => return Err(damaged("both copies are unreadable".into())),
-    };
-    let edits = edits_dir(&config.dir);
+    open_directory(env.disk(), &config.dir, config.segment_bytes).await
+}
+
+/// Opens a data directory that the caller has locked: a JournalNode's own, or one that NameNodes share.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn open_directory<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    segment_bytes: u64,
+) -> Result<Opened<D>, RunError> {
+    let (record, contents) = Record::open(disk, &promises_path(dir)).await?;
+    let promises = promises(dir, contents)?;
+    let edits = edits_dir(dir);
     let info = promises.as_ref().and_then(|record| record.info.as_ref());
     let Some(info) = info else {
         let removed = promises.is_none()
@@ -79,7 +105,7 @@ pub(crate) async fn open<E: Env>(
             && !disk.read_dir(&edits).await?.is_empty();
         if removed {
             return Err(RunError::PromisesMissing {
-                dir: config.dir.clone(),
+                dir: dir.to_owned(),
             });
         }
         return Ok(Opened {
@@ -93,7 +119,7 @@ pub(crate) async fn open<E: Env>(
     };
     let committed = promises.as_ref().map_or(TxId(0), |record| record.mark.txid);
     let mut options = Options::new(info.namespace_id);
-    options.initial_bytes = config.segment_bytes;
+    options.initial_bytes = segment_bytes;
     let journal = Journal::open(disk, &edits, options, committed).await?;
     let mut segments = Vec::new();
     for mut segment in journal.segments() {
@@ -119,7 +145,9 @@ pub(crate) async fn open<E: Env>(
     })
 }
 
-pub(crate) fn loaded(info: &SegmentInfo) -> LoadedSegment {
+/// A segment as the core wants it.
+#[must_use]
+pub fn loaded(info: &SegmentInfo) -> LoadedSegment {
     let (doubtful_from, damaged) = match info.end {
         Some(End::Doubtful(from)) => (Some(from), false),
         Some(End::Damaged(from)) => (Some(from), true),

@@ -126,14 +126,25 @@ async fn check_edits<E: Env>(
     if committed < next {
         return Ok(());
     }
-    let mut segments = Vec::new();
     let mut asked = Vec::new();
+    let mut runs = Vec::new();
+    if let Some(dir) = &config.shared_edits_dir {
+        let found = crate::shared::runs(env.disk(), dir).await;
+        asked.push(match found {
+            Ok(found) => {
+                runs = found;
+                format!("{}: read", dir.display())
+            }
+            Err(fault) => format!("{}: {fault}", dir.display()),
+        });
+    }
     for journalnode in &config.journalnodes {
         let late = env.sleep_until(env.now().after_ms(ANSWER_WAIT_MS));
         let manifest = pin!(manifest(env, journalnode, namespace_id, next));
         let reason = match select(manifest, pin!(late)).await {
             Either::Left((Ok(manifest), _)) => {
-                segments.extend(manifest.segments);
+                let held = manifest.segments.iter();
+                runs.extend(held.map(|segment| (segment.first, segment.last)));
                 "answered".into()
             }
             Either::Left((Err(reason), _)) => reason,
@@ -142,10 +153,10 @@ async fn check_edits<E: Env>(
         asked.push(format!("{}: {reason}", journalnode.name));
     }
     while next <= committed {
-        let behind = segments
+        let behind = runs
             .iter()
-            .filter(|segment| segment.first <= next)
-            .map(|segment| segment.last)
+            .filter(|(first, _)| *first <= next)
+            .map(|(_, last)| *last)
             .max();
         match behind.filter(|last| *last >= next) {
             Some(last) => next = last.next(),

@@ -60,6 +60,9 @@ pub struct NamenodeConfig {
     pub dir: PathBuf,
     /// All JournalNodes.
     pub journalnodes: Vec<JournalnodePeer>,
+    /// The directory all NameNodes share for their edits, in place of JournalNodes (`cluster.shared_edits_dir`); then only
+    /// operators move the active role.
+    pub shared_edits_dir: Option<PathBuf>,
     /// The other NameNodes; empty for one that serves alone.
     pub peers: Vec<NamenodePeer>,
     /// The election.

@@ -94,6 +94,14 @@ pub enum FormatError {
         /// Which directory.
         dir: String,
     },
+    /// The shared directory could not be formatted.
+    #[error("the shared directory {dir} could not be formatted: {reason}")]
+    Shared {
+        /// Which.
+        dir: String,
+        /// Why.
+        reason: String,
+    },
     /// A JournalNode could not be formatted.
     #[error(
         "JournalNode {name} at {address} could not be formatted: {reason}; all JournalNodes must be up while a cluster is formatted"

@@ -53,6 +53,14 @@ pub async fn format<E: Env>(
         block_pool_id: BlockPoolId(format!("BP-{:016x}-{}", env.random_u64(), env.wall_ms())),
         created_ms: env.wall_ms(),
     };
+    if let Some(shared) = &config.shared_edits_dir {
+        crate::shared::format(&env, shared, &info, &config.name, options.force)
+            .await
+            .map_err(|fault| FormatError::Shared {
+                dir: shared.display().to_string(),
+                reason: fault.message,
+            })?;
+    }
     for journalnode in &config.journalnodes {
         let deadline = env.now().after_ms(JOURNALNODE_WAIT_MS);
         loop {

@@ -56,6 +56,7 @@ fn config(number: u8, bytes_per_second: u64) -> NamenodeConfig {
         name: format!("nn{number}"),
         dir: PathBuf::from("/name"),
         journalnodes: Vec::new(),
+        shared_edits_dir: None,
         ha: HaSettings::default(),
         peers: (1..=2).filter(|other| *other != number).map(peer).collect(),
         namesystem: NamesystemConfig {

@@ -26,6 +26,7 @@ mod parked;
 mod peers;
 mod segments;
 mod serve;
+mod shared;
 mod tail;
 mod transfer;
 mod upload;

@@ -48,6 +48,10 @@ pub async fn run<E: Env>(env: E, mut config: NamenodeConfig) -> Result<(), RunEr
     config.namesystem.info = info.clone();
     config.namesystem.name.clone_from(&config.name);
     config.namesystem.software.clone_from(&config.software);
+    if let Some(dir) = &config.shared_edits_dir {
+        tracing::info!("edits are shared in {}", dir.display());
+        config.journalnodes = vec![links::shared_edits()];
+    }
     let controller = controller(&env, &config, &info, starts);
     let mut journal = WriterConfig::new(journalnode_names(&config));
     journal.planted = config.planted;
@@ -90,6 +94,7 @@ fn controller<E: Env>(
     let settings = ControllerConfig {
         namespace_id: info.namespace_id,
         starts,
+        shared_directory: config.shared_edits_dir.is_some(),
         automatic: config.ha.automatic,
         lease_ttl_ms: config.ha.lease_ttl_ms,
         renew_interval_ms: config.ha.renew_interval_ms,
@@ -202,7 +207,7 @@ async fn claim<E: Env>(node: &Rc<Node<E>>) -> Option<(Epoch, CommitMark)> {
         }
         Ok(Err(error)) => {
             tracing::warn!("claiming the journal: {error}");
-            node.writer.borrow_mut().resign();
+            resign(node);
             let mut controller = node.controller.borrow_mut();
             controller.handle_claim_failed(node.env.now(), &error.to_string());
             None
@@ -215,8 +220,16 @@ async fn claim<E: Env>(node: &Rc<Node<E>>) -> Option<(Epoch, CommitMark)> {
     }
 }
 
-fn give_up_claim<E: Env>(node: &Rc<Node<E>>) {
+/// Writes no more.
+fn resign<E: Env>(node: &Rc<Node<E>>) {
     node.writer.borrow_mut().resign();
+    if let Some(shared) = &node.shared {
+        shared.close();
+    }
+}
+
+fn give_up_claim<E: Env>(node: &Rc<Node<E>>) {
+    resign(node);
     let mut controller = node.controller.borrow_mut();
     controller.handle_resigned(node.env.now());
 }
@@ -389,7 +402,7 @@ async fn all_committed<E: Env>(node: &Rc<Node<E>>) {
 /// Leaves the active role.
 fn leave<E: Env>(node: &Rc<Node<E>>) -> Left {
     *node.silent.borrow_mut() = None;
-    node.writer.borrow_mut().resign();
+    resign(node);
     let dirty = node
         .namesystem
         .borrow_mut()

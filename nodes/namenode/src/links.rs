@@ -1,6 +1,8 @@
 //! The way to each JournalNode: a connection, calls, and the append stream of the moment.
 
+use crate::config::JournalnodePeer;
 use crate::node::{NetConn, Node};
+use crate::shared;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use hadal_daemon::Notify;
@@ -16,6 +18,7 @@ use hadal_quic::{AckReceiver, AppendSender, CallClient, CallError, open_append};
 use hadal_types::{Role, Tick};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 
@@ -28,6 +31,14 @@ pub(crate) struct StreamQueue {
     batches: RefCell<VecDeque<(BatchHead, Bytes)>>,
     wake: Notify,
     closed: Cell<bool>,
+}
+
+/// What stands for a shared directory where JournalNodes are listed.
+pub(crate) fn shared_edits() -> JournalnodePeer {
+    JournalnodePeer {
+        name: shared::NAME.into(),
+        address: SocketAddr::from(([0, 0, 0, 0], 0)),
+    }
 }
 
 /// One JournalNode.
@@ -113,6 +124,13 @@ async fn open<E: Env>(
 
 /// Keeps a connection to JournalNode `jn` for ever.
 pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, jn: Jn) {
+    if node.shared.is_some() {
+        // Nothing is to be connected; whether the directory answers is found out by using it.
+        let mut writer = node.writer.borrow_mut();
+        writer.handle_connected(node.env.now(), jn);
+        drop(writer);
+        return node.kick();
+    }
     let peer = node.config.journalnodes[jn].clone();
     let mut quiet = false;
     loop {
@@ -229,6 +247,9 @@ pub(crate) async fn ask<E: Env>(
     jn: Jn,
     request: &Request,
 ) -> Result<Response, Fault> {
+    if let Some(shared) = &node.shared {
+        return shared.call(request).await;
+    }
     let lost = |reason: String| Fault::new(FaultClass::Retry, reason);
     let name = &node.config.journalnodes[jn].name;
     let Some(client) = node.links[jn].client() else {
@@ -262,6 +283,7 @@ pub(crate) fn open_stream<E: Env>(
     env.spawn("namenode journal stream", async move {
         let conn = node.links[jn].conn.borrow().clone();
         let reason = match conn {
+            _ if node.shared.is_some() => feed_shared(&node, jn, stream, &queue).await,
             None => "not connected".to_owned(),
             Some(conn) => feed(&node, jn, stream, header, &conn, &queue).await,
         };
@@ -298,6 +320,34 @@ async fn feed<E: Env>(
     let acking = pin!(read_acks(node, jn, stream, &mut acks));
     match select(sending, acking).await {
         Either::Left((reason, _)) | Either::Right((reason, _)) => reason,
+    }
+}
+
+/// The same into a shared directory: one batch after the other.
+async fn feed_shared<E: Env>(
+    node: &Rc<Node<E>>,
+    jn: Jn,
+    stream: StreamId,
+    queue: &StreamQueue,
+) -> String {
+    let shared = node.shared.as_ref().expect("asked for it");
+    let mut sequence = 0;
+    loop {
+        let mark = queue.wake.mark();
+        if queue.closed.get() {
+            return "closed".into();
+        }
+        let next = queue.batches.borrow_mut().pop_front();
+        let Some((head, records)) = next else {
+            queue.wake.changed(mark).await;
+            continue;
+        };
+        sequence += 1;
+        for ack in shared.append(sequence, &head, records).await {
+            let now = node.env.now();
+            node.writer.borrow_mut().handle_ack(now, jn, stream, &ack);
+            node.kick();
+        }
     }
 }
 

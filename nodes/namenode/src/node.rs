@@ -6,6 +6,7 @@ use crate::images::Images;
 use crate::links::{self, Link};
 use crate::parked::{self, Parked};
 use crate::peers::Peer;
+use crate::shared::SharedDirectory;
 use bytes::Bytes;
 use hadal_blocks::BlockEvent;
 use hadal_daemon::Notify;
@@ -52,6 +53,8 @@ pub(crate) struct Node<E: Env> {
     pub(crate) writer: RefCell<Writer>,
     pub(crate) controller: RefCell<Controller>,
     pub(crate) links: Vec<Link<E>>,
+    /// The journal, when it is a shared directory: link 0 leads there.
+    pub(crate) shared: Option<SharedDirectory<E>>,
     pub(crate) peers: Vec<Peer>,
     /// What the controller ordered and the life has not carried out.
     pub(crate) orders: RefCell<VecDeque<Order>>,
@@ -94,6 +97,7 @@ impl<E: Env> Node<E> {
         writer: Writer,
         controller: Controller,
     ) -> Self {
+        let shared = SharedDirectory::of(&env, &config);
         let links = config.journalnodes.iter().map(|_| Link::new()).collect();
         let peers = config.peers.iter().map(|_| Peer::default()).collect();
         let images = Rc::new(Images::new(env.clone(), &config));
@@ -104,6 +108,7 @@ impl<E: Env> Node<E> {
             writer: RefCell::new(writer),
             controller: RefCell::new(controller),
             links,
+            shared,
             peers,
             orders: RefCell::new(VecDeque::new()),
             commands: RefCell::new(BTreeMap::new()),
@@ -318,6 +323,9 @@ impl<E: Env> Node<E> {
     /// The fault for mutations while a majority of JournalNodes is not even connected: an edit that cannot become
     /// durable is not applied, so that reads go on.
     fn majority_lost(&self) -> Option<Fault> {
+        if self.shared.is_some() {
+            return None;
+        }
         let away: Vec<&str> = self
             .config
             .journalnodes
@@ -379,7 +387,12 @@ impl<E: Env> Node<E> {
         };
         let reason = match self.majority_lost() {
             Some(fault) if !controller.journal_reachable(now) => fault.message,
-            _ => String::new(),
+            _ => {
+                let shared = self.shared.as_ref();
+                shared
+                    .and_then(SharedDirectory::trouble)
+                    .unwrap_or_default()
+            }
         };
         Health {
             state: namesystem.state(),

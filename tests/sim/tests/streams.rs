@@ -49,6 +49,7 @@ async fn namenode(env: SimEnv) {
     let config = NamenodeConfig {
         name: "nn1".into(),
         dir: PathBuf::from("/name"),
+        shared_edits_dir: None,
         journalnodes: vec![JournalnodePeer {
             name: "jn1".into(),
             address: journalnode_address(),

@@ -26,6 +26,7 @@
 
 mod copy;
 mod error;
+mod follower;
 mod header;
 mod journal;
 mod purge;
@@ -39,6 +40,7 @@ mod writer;
 
 pub use copy::SegmentCopy;
 pub use error::{BatchError, JournalError};
+pub use follower::{Follower, Listed, list};
 pub use header::SegmentHeader;
 pub use journal::Journal;
 pub use records::{

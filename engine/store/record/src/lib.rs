@@ -11,5 +11,5 @@ mod slot;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use record::{Contents, Record, RecordError};
+pub use record::{Contents, Record, RecordError, peek};
 pub use slot::{Decision, PAYLOAD_MAX, Pair, RECOVERY, Row, SLOT_LEN, Take, Why};

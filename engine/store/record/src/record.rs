@@ -74,6 +74,43 @@ pub struct Record<D: Disk> {
     state: State,
 }
 
+/// What the record at `path` holds, read without touching it: for those who watch a record that another process stores
+/// to. [`Contents::Empty`] when there is no file. While the other one stores, either the old or the new payload is read.
+///
+/// # Errors
+/// [`RecordError::Disk`].
+pub async fn peek<D: Disk>(disk: &D, path: &Path) -> Result<Contents, RecordError> {
+    let file = match disk.open(path, OpenOptions::read().direct()).await {
+        Ok(file) => file,
+        Err(error) if error.is_not_found() => return Ok(Contents::Empty),
+        Err(error) => return Err(error.into()),
+    };
+    let name_crc = name_crc(path);
+    let mut slots = [None, None];
+    for (index, slot) in slots.iter_mut().enumerate() {
+        let buf = disk.buf(SLOT_LEN).await;
+        let (read, buf) = file
+            .read_at(buf, 0..SLOT_LEN, (index * SLOT_LEN) as u64)
+            .await;
+        *slot = Slot::decode(&buf.as_ref()[..read?], name_crc, index_u32(index));
+    }
+    let decision = Pair::of(slots[0].as_ref(), slots[1].as_ref()).decide();
+    let [a, b] = slots;
+    let slot = match decision.take {
+        Take::A => a,
+        Take::B => b,
+        Take::Nothing => None,
+    };
+    Ok(match slot {
+        None => Contents::Unreadable,
+        Some(slot) if slot.sequence == 0 => Contents::Empty,
+        Some(slot) => Contents::Present {
+            payload: slot.payload,
+            sequence: slot.sequence,
+        },
+    })
+}
+
 impl<D: Disk> Record<D> {
     /// Opens the record, created when the file does not exist (its directory must), repairs a single damaged slot
     /// from the other, and returns what it holds.

@@ -152,6 +152,10 @@ impl Controller {
                     to: HaState::Observer,
                 }),
             },
+            // Nobody could tell this one that the peer serves: the operator's tool demotes and promotes.
+            Command::FailoverTo { .. } if self.config.shared_directory => {
+                Err(CommandError::SharedDirectory)
+            }
             Command::FailoverTo { peer, force_active } => {
                 let Some(index) = self.peers.iter().position(|it| it.name == peer) else {
                     return Err(CommandError::UnknownPeer { peer });

@@ -17,6 +17,9 @@ pub struct ControllerConfig {
     pub namespace_id: u64,
     /// The cluster has this one NameNode: it claims at once and serves without a lease (protocols.md section 2).
     pub alone: bool,
+    /// The journal is a shared directory: there are no JournalNodes to grant a lease. Only operators move the role, a NameNode
+    /// that lost it waits for the next order, and fencing keeps two from writing (protocols.md section 1).
+    pub shared_directory: bool,
     /// Stand for election without an operator (`ha.automatic`).
     pub automatic: bool,
     /// How often this NameNode was started: durable, higher at every start. It goes into the term of every lease.
@@ -42,6 +45,11 @@ pub struct ControllerConfig {
 }
 
 impl ControllerConfig {
+    /// Whether it serves without a lease.
+    pub(super) fn leaseless(&self) -> bool {
+        self.alone || self.shared_directory
+    }
+
     /// Defaults for this NameNode; `alone` when there are no peers.
     #[must_use]
     pub fn new(name: String, peers: Vec<String>, journalnodes: Vec<String>) -> Self {
@@ -50,6 +58,7 @@ impl ControllerConfig {
             alone: peers.is_empty(),
             peers,
             journalnodes,
+            shared_directory: false,
             namespace_id: 0,
             automatic: true,
             starts: 1,

@@ -44,7 +44,7 @@ impl Controller {
                 self.reason.clear();
             }
             Err(reason) => {
-                if self.config.alone || self.journal_reachable(now) {
+                if self.config.leaseless() || self.journal_reachable(now) {
                     self.bad_probes = self.bad_probes.saturating_add(1);
                 }
                 self.reason = reason;
@@ -206,7 +206,7 @@ impl Controller {
     pub fn handle_journal_stalled(&mut self, now: Tick) {
         self.note_lapse(now);
         if let Phase::Serving { epoch, .. } = self.phase
-            && !self.config.alone
+            && !self.config.leaseless()
             && self.pending.is_none()
         {
             let peer = self.fit_peer(now);

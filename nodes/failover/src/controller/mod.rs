@@ -249,7 +249,7 @@ impl Controller {
     pub fn handle_claimed(&mut self, now: Tick, epoch: Epoch) {
         self.note_lapse(now);
         if let Phase::Claiming { epoch: ours, .. } = self.phase
-            && (ours == epoch || self.config.alone)
+            && (ours == epoch || self.config.leaseless())
         {
             self.phase = Phase::Claiming {
                 epoch,
@@ -317,7 +317,7 @@ impl Controller {
     #[must_use]
     pub fn poll_timeout(&self) -> Tick {
         let phase = match self.phase {
-            _ if self.config.alone => match self.phase {
+            _ if self.config.leaseless() => match self.phase {
                 Phase::Follower => self.ready_at,
                 _ => Tick::NEVER,
             },
@@ -387,7 +387,7 @@ impl Controller {
     #[must_use]
     pub fn lease_end(&self) -> Option<Tick> {
         match self.phase {
-            Phase::Claiming { .. } | Phase::Serving { .. } if self.config.alone => {
+            Phase::Claiming { .. } | Phase::Serving { .. } if self.config.leaseless() => {
                 Some(Tick::NEVER)
             }
             Phase::Claiming { .. } | Phase::Serving { .. } => self.book.end(),
@@ -464,7 +464,8 @@ impl Controller {
         let left = |controller: &Self| {
             let end = controller.lease_end().unwrap_or(Tick(0));
             match end {
-                Tick::NEVER => "alone, no lease needed".to_string(),
+                Tick::NEVER if self.config.alone => "alone, no lease needed".to_string(),
+                Tick::NEVER => "without a lease, on a shared directory".to_string(),
                 end => format!("{} ms of the lease left", end.ms_since(now)),
             }
         };
@@ -489,7 +490,7 @@ impl Controller {
             line += &format!(", unhealthy: {}", self.reason);
         }
         let silent = self.silent_journalnodes(now);
-        if !self.config.alone && !silent.is_empty() {
+        if !self.config.leaseless() && !silent.is_empty() {
             line += ", JournalNodes not heard:";
             for (name, reason) in silent {
                 line += &format!(" {name} ({reason})");
@@ -503,6 +504,6 @@ impl Controller {
     }
 
     fn lease_runs(&self, now: Tick) -> bool {
-        self.config.alone || self.book.end().is_some_and(|end| now < end)
+        self.config.leaseless() || self.book.end().is_some_and(|end| now < end)
     }
 }

@@ -126,6 +126,11 @@ pub enum CommandError {
         "automatic failover is on (ha.automatic): use `haadmin -failover', or --forceactive if you mean it"
     )]
     Automatic,
+    /// A hand-over between the NameNodes needs JournalNodes.
+    #[error(
+        "the journal is a shared directory: use `haadmin -failover`, which makes the one standby, or fences it, and then the other active"
+    )]
+    SharedDirectory,
     /// T-A4.
     #[error("a NameNode in state {from} cannot become {to}: make it standby first")]
     Transition {

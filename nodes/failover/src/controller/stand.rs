@@ -63,7 +63,7 @@ impl Controller {
             Phase::Claiming { .. } | Phase::Serving { .. } | Phase::Resigning { .. } => {}
         }
         self.advance_health(now);
-        if self.config.alone {
+        if self.config.leaseless() {
             return;
         }
         if self.wants_renewal(now) && self.renew_at <= now {
@@ -127,6 +127,9 @@ impl Controller {
         if self.observer {
             return false;
         }
+        if self.config.shared_directory {
+            return false;
+        }
         if self.config.alone {
             return true;
         }
@@ -138,7 +141,7 @@ impl Controller {
 
     /// When a majority may grant the lease, as far as known; [`Tick::NEVER`] while no majority answers.
     fn free_at(&self, now: Tick) -> Tick {
-        if self.config.alone {
+        if self.config.leaseless() {
             return self.backoff_until;
         }
         let Some(since) = self.reachable_since else {
@@ -171,7 +174,7 @@ impl Controller {
     }
 
     fn stand(&mut self, now: Tick) {
-        if self.config.alone {
+        if self.config.leaseless() {
             self.hold();
             return;
         }
@@ -239,7 +242,7 @@ impl Controller {
 
     /// Gives back what was granted in this term, or what may have been. Nothing of it counts from now on.
     pub(super) fn release(&mut self, now: Tick, to: Option<&str>) {
-        if self.config.alone {
+        if self.config.leaseless() {
             return;
         }
         for jn in 0..self.book.links.len() {

@@ -107,7 +107,7 @@ pub(crate) fn run(global: &Global, console: Arc<Console>, verb: Haadmin) -> Resu
                 let plan = FailoverPlan {
                     from,
                     to,
-                    fence_required: fence.required,
+                    fence_required: fence.required || shares_edits(operator),
                     fence_configured: !fence.command.is_empty(),
                     force_fence: forcefence,
                     force_active: forceactive,
@@ -198,6 +198,16 @@ async fn to_active(operator: &Operator, id: &str, force: bool) -> Result<i32> {
     operator.namenode(id)?;
     if !force {
         let others = operator.statuses().await;
+        let silent = others
+            .iter()
+            .find(|(member, status)| member.id != id && status.is_err());
+        if let Some((member, Err(reason))) = silent.filter(|_| shares_edits(operator)) {
+            operator.console.error(format!(
+                "transitionToActive: {} does not answer ({reason}) and may still write to the shared directory: use -failover {} {id}, which fences it, or --forceactive if it is surely gone",
+                member.id, member.id
+            ));
+            return Ok(1);
+        }
         let active = others.iter().find(|(member, status)| {
             let active = matches!(status, Ok(status) if status.state == HaState::Active);
             member.id != id && active
@@ -252,6 +262,12 @@ async fn failover(operator: &Operator, plan: FailoverPlan) -> Result<Result<(), 
     }
 }
 
+/// The journal is a shared directory: fencing is mandatory (D-03).
+fn shares_edits(operator: &Operator) -> bool {
+    let dir = &operator.config.cluster.shared_edits_dir;
+    !dir.as_os_str().is_empty()
+}
+
 /// Whether the target could take over (T-A5).
 async fn ready(operator: &Operator, target: &Member) -> Result<Result<(), String>> {
     match operator.status(target).await.1 {
@@ -284,10 +300,17 @@ async fn demote(
             return Ok(());
         }
     }
-    let hand_over = Request::Failover {
-        to: target.id.clone(),
-        force_fence: false,
-        force_active,
+    // Who shares a directory hands nothing over: it stops, and the other starts.
+    let hand_over = match shares_edits(operator) {
+        true => Request::Transition {
+            to: HaState::Standby,
+            force: false,
+        },
+        false => Request::Failover {
+            to: target.id.clone(),
+            force_fence: false,
+            force_active,
+        },
     };
     match operator.ask_namenode(source, &hand_over).await {
         Ok(Response::Done) => failover.handle_demoted(Ok(())),

@@ -86,6 +86,7 @@ fn journalnode_config(index: usize, planted: Planted) -> JournalnodeConfig {
 
 fn namenode_config(index: usize, namenodes: usize, planted: Planted) -> NamenodeConfig {
     NamenodeConfig {
+        shared_edits_dir: None,
         name: namenode_name(index),
         dir: PathBuf::from("/name"),
         journalnodes: (0..JOURNALNODES)

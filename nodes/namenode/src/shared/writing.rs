@@ -1,0 +1,350 @@
+//! The writer's side of the shared directory: a JournalNode's mind over a directory that nobody else may write.
+
+use super::{NAME, disk_fault, fault, mark_path, record};
+use bytes::Bytes;
+use hadal_env::{Disk, Env};
+use hadal_journalnode::{edits_dir, loaded, open_directory};
+use hadal_proto::frame::Ack;
+use hadal_proto::qjournal::{BatchHead, CommitMark, Edits, LogDigest, Request, Response};
+use hadal_proto::{Fault, FaultClass, encode};
+use hadal_qjournal::acceptor::{
+    Acceptor, AcceptorConfig, Loaded, Output, StoreOp, StreamKey, Ticket,
+};
+use hadal_types::{Principal, Tick, TxId};
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use store_journal::{Batch, End, Journal, Options, Start};
+use store_record::Record;
+
+/// Room for records a new segment starts with.
+const SEGMENT_BYTES: u64 = 1 << 20;
+/// While edits are written others learn this often how far they may read; at once when there is a pause.
+const PUBLISH_MS: u64 = 50;
+
+/// The directory, open for writing.
+pub(super) struct Writing<E: Env> {
+    env: E,
+    dir: PathBuf,
+    acceptor: RefCell<Acceptor>,
+    journal: RefCell<Option<Rc<Journal<E::Disk>>>>,
+    record: RefCell<Option<Record<E::Disk>>>,
+    committed: RefCell<Option<Record<E::Disk>>>,
+    /// The mark others know, and since when.
+    published: Cell<(TxId, Tick)>,
+    _lock: <E::Disk as Disk>::Lock,
+}
+
+/// The store's digest, as the core wants it.
+fn digest(before: LogDigest, first: TxId, records: &Bytes) -> Option<(TxId, LogDigest)> {
+    let batch = Batch::verify(records.clone(), first, before.0).ok()?;
+    Some((batch.last(), LogDigest(batch.digest())))
+}
+
+/// What came out of a turn.
+#[derive(Default)]
+struct Drained {
+    replies: Vec<(Ticket, Result<Response, Fault>)>,
+    acks: Vec<Ack>,
+}
+
+impl<E: Env> Writing<E> {
+    /// Locks and opens the directory, created when missing. Whoever does that has seen to it that no other NameNode
+    /// writes there.
+    pub(super) async fn open(env: &E, dir: &Path) -> Result<Self, Fault> {
+        let disk = env.disk();
+        let failed = |error: hadal_env::DiskError| disk_fault(&error);
+        disk.create_dir_all(dir).await.map_err(failed)?;
+        let lock = disk.lock(&dir.join("in_use.lock")).await.map_err(|error| {
+            if !error.is_locked() {
+                return disk_fault(&error);
+            }
+            let message = format!(
+                "{} is locked by another NameNode: make that one standby, or fence it",
+                dir.display()
+            );
+            Fault::new(FaultClass::Forbidden, message)
+        })?;
+        let refused =
+            |error: hadal_journalnode::RunError| Fault::new(FaultClass::Corrupt, error.to_string());
+        let mut opened = open_directory(disk, dir, SEGMENT_BYTES)
+            .await
+            .map_err(refused)?;
+        let known = super::mark(disk, dir).await?;
+        if let Some(journal) = &opened.journal {
+            journal.note_committed(known.txid);
+            decide_tails(journal, &mut opened.loaded).await?;
+        }
+        let path = mark_path(dir);
+        let (mut committed, contents) = Record::open(disk, &path)
+            .await
+            .map_err(|error| disk_fault(&error))?;
+        if contents == store_record::Contents::Unreadable {
+            // It says less than the segments do; the next one is written soon.
+            committed = Record::recreate(disk, &path)
+                .await
+                .map_err(|error| disk_fault(&error))?;
+        }
+        let config = AcceptorConfig::new(NAME.into(), Vec::new(), digest, env.random_u64());
+        let acceptor = Acceptor::new(config, opened.loaded, env.now());
+        let writing = Self {
+            env: env.clone(),
+            dir: dir.to_owned(),
+            acceptor: RefCell::new(acceptor),
+            journal: RefCell::new(opened.journal.map(Rc::new)),
+            record: RefCell::new(Some(opened.record)),
+            committed: RefCell::new(Some(committed)),
+            published: Cell::new((known.txid, env.now())),
+            _lock: lock,
+        };
+        // A new life is counted.
+        writing.drain().await?;
+        Ok(writing)
+    }
+
+    /// The epoch of the directory is still this writer's. Looked at before each write: what another NameNode claimed
+    /// meanwhile is not written over.
+    pub(super) async fn check_epoch(&self) -> Result<(), Fault> {
+        let own = self.acceptor.borrow().state();
+        let there = record(self.env.disk(), &self.dir)
+            .await?
+            .unwrap_or_default();
+        if (there.uuid, there.promised) == (own.incarnation.uuid, own.promised) {
+            return Ok(());
+        }
+        let message = format!(
+            "{} is of epoch {} now, this NameNode writes in epoch {}",
+            self.dir.display(),
+            there.promised,
+            own.promised
+        );
+        Err(Fault::new(FaultClass::Fenced, message).with_value(there.promised.0))
+    }
+
+    /// Carries out a call of the journal writer.
+    pub(super) async fn call(&self, from: &Principal, request: Request) -> Result<Response, Fault> {
+        let now = self.env.now();
+        let ticket = self.acceptor.borrow_mut().handle_call(now, from, request);
+        let drained = self.drain().await?;
+        self.publish(true).await?;
+        let mut replies = drained.replies.into_iter();
+        let reply = replies.find_map(|(of, reply)| (of == ticket).then_some(reply));
+        reply.expect("with nobody to ask, every call is answered in its turn")
+    }
+
+    /// Takes a batch.
+    pub(super) async fn append(
+        &self,
+        sequence: u64,
+        head: &BatchHead,
+        records: Bytes,
+    ) -> Result<Vec<Ack>, Fault> {
+        let now = self.env.now();
+        self.acceptor
+            .borrow_mut()
+            .handle_batch(now, StreamKey(0), sequence, head, records);
+        let drained = self.drain().await?;
+        self.publish(head.count == 0).await?;
+        Ok(drained.acks)
+    }
+
+    /// A new journal has no marks of the old one.
+    pub(super) async fn forget_mark(&self) -> Result<(), Fault> {
+        let path = mark_path(&self.dir);
+        let fresh = Record::recreate(self.env.disk(), &path).await;
+        *self.committed.borrow_mut() = Some(fresh.map_err(|error| disk_fault(&error))?);
+        Ok(())
+    }
+
+    /// Does what the core asks for until it is quiet.
+    async fn drain(&self) -> Result<Drained, Fault> {
+        let mut drained = Drained::default();
+        loop {
+            let output = self.acceptor.borrow_mut().poll_output();
+            let Some(output) = output else {
+                return Ok(drained);
+            };
+            match output {
+                Output::Store { write, op } => {
+                    let outcome = self.perform(op).await.map_err(|fault| fault.message);
+                    let now = self.env.now();
+                    let mut acceptor = self.acceptor.borrow_mut();
+                    acceptor.handle_stored(now, write, outcome);
+                }
+                Output::Reply { ticket, outcome } => drained.replies.push((ticket, outcome)),
+                Output::Ack { ack, .. } => drained.acks.push(ack),
+                Output::Read {
+                    ticket,
+                    from,
+                    upto,
+                    max_bytes,
+                    committed,
+                    ..
+                } => {
+                    let read = self.read(from, upto, max_bytes, committed).await;
+                    drained.replies.push((ticket, read));
+                }
+                // Whether it is durable is not known: this writer is done for (a failed fsync is final).
+                Output::Stop { reason } => {
+                    let message = format!("{}: {reason}", self.dir.display());
+                    return Err(Fault::new(FaultClass::DiskFailed, message));
+                }
+                Output::Fetch { .. } | Output::Ask { .. } | Output::Exchange { .. } => {
+                    unreachable!("a quorum of one has no peers")
+                }
+            }
+        }
+    }
+
+    fn journal(&self) -> Result<Rc<Journal<E::Disk>>, Fault> {
+        let journal = self.journal.borrow().clone();
+        journal.ok_or_else(|| {
+            let message = format!("{} is not formatted", self.dir.display());
+            Fault::new(FaultClass::NotFound, message)
+        })
+    }
+
+    async fn perform(&self, op: StoreOp) -> Result<(), Fault> {
+        match op {
+            StoreOp::Record(content) => {
+                store(&self.record, &encode(&content)).await?;
+                if let Some(journal) = &*self.journal.borrow() {
+                    journal.note_committed(content.mark.txid);
+                }
+            }
+            StoreOp::Format { namespace_id } => {
+                let (disk, edits) = (self.env.disk(), edits_dir(&self.dir));
+                *self.journal.borrow_mut() = None;
+                Journal::erase(disk, &edits)
+                    .await
+                    .map_err(|error| disk_fault(&error))?;
+                let mut options = Options::new(namespace_id);
+                options.initial_bytes = SEGMENT_BYTES;
+                let journal = Journal::open(disk, &edits, options, TxId(0)).await;
+                let journal = journal.map_err(|error| fault(&error))?;
+                *self.journal.borrow_mut() = Some(Rc::new(journal));
+            }
+            StoreOp::Start {
+                first,
+                epoch,
+                digest_before,
+                restart,
+            } => {
+                let start = if restart {
+                    Start::Restart
+                } else {
+                    Start::Fresh
+                };
+                let journal = self.journal()?;
+                let started = journal.start_segment(first, epoch, digest_before.0, start);
+                started.await.map_err(|error| fault(&error))?;
+            }
+            StoreOp::Append {
+                segment,
+                first,
+                records,
+                digest_before,
+                ..
+            } => {
+                let journal = self.journal()?;
+                if journal.tail().is_none_or(|tail| tail.first != segment) {
+                    journal
+                        .resume(segment)
+                        .await
+                        .map_err(|error| fault(&error))?;
+                }
+                let batch = Batch::verify(records, first, digest_before.0)
+                    .map_err(|error| fault(&error.into()))?;
+                journal.append(batch).await.map_err(|error| fault(&error))?;
+            }
+            StoreOp::Finalize { first, last } => {
+                let journal = self.journal()?;
+                let finalised = journal.finalise(first, last, None).await;
+                finalised.map_err(|error| fault(&error))?;
+            }
+            StoreOp::Purge { below } => {
+                let purged = self.journal()?.purge(below).await;
+                let purged = purged.map_err(|error| fault(&error))?;
+                tracing::info!("purged {} segments below {below}", purged.segments.len());
+            }
+            StoreOp::Install { .. } => unreachable!("nothing is fetched"),
+        }
+        Ok(())
+    }
+
+    async fn read(
+        &self,
+        from: TxId,
+        upto: TxId,
+        max_bytes: u32,
+        committed: CommitMark,
+    ) -> Result<Response, Fault> {
+        let chunk = self.journal()?.read(from, upto, max_bytes as usize).await;
+        let chunk = chunk.map_err(|error| fault(&error))?.ok_or_else(|| {
+            let message = format!("txid {from} is not in {}", self.dir.display());
+            Fault::new(FaultClass::NotFound, message)
+        })?;
+        let batch = chunk.batch;
+        let count = batch.last().0 + 1 - batch.first().0;
+        let edits = Edits {
+            first: batch.first(),
+            count: u32::try_from(count).expect("a run of a few MiB"),
+            records: batch.bytes().clone(),
+            digest_before: LogDigest(batch.digest_before()),
+            digest_end: LogDigest(batch.digest()),
+            committed,
+        };
+        Ok(Response::Edits { edits })
+    }
+
+    /// Lets the others read what is committed.
+    async fn publish(&self, at_once: bool) -> Result<(), Fault> {
+        let mark = self.acceptor.borrow().state().committed;
+        let ((txid, at), now) = (self.published.get(), self.env.now());
+        if mark.txid <= txid || (!at_once && now < at.after_ms(PUBLISH_MS)) {
+            return Ok(());
+        }
+        store(&self.committed, &encode(&mark)).await?;
+        self.published.set((mark.txid, now));
+        Ok(())
+    }
+}
+
+async fn store<D: Disk>(slot: &RefCell<Option<Record<D>>>, payload: &[u8]) -> Result<(), Fault> {
+    let record = slot.borrow_mut().take();
+    let Some(mut record) = record else {
+        let message = "an earlier write to the directory was abandoned";
+        return Err(Fault::new(FaultClass::DiskFailed, message));
+    };
+    let stored = record.store(payload).await;
+    *slot.borrow_mut() = Some(record);
+    stored.map_err(|error| Fault::new(FaultClass::DiskFailed, error.to_string()))
+}
+
+/// There is one copy, so what cannot be read of a tail is decided here and not by a vote: above the commit mark it is
+/// dropped, as where all JournalNodes answered and none can read it (protocols.md section 1); at or below, edits are lost
+/// and nobody starts from what is left unasked.
+async fn decide_tails<D: Disk>(journal: &Journal<D>, found: &mut Loaded) -> Result<(), Fault> {
+    for segment in &mut found.segments {
+        let first = segment.state.first;
+        let info = journal.scan(first).await.map_err(|error| fault(&error))?;
+        let info = match info.end {
+            Some(End::Doubtful(from)) if !info.finalised && info.digest_before.is_some() => {
+                tracing::error!(
+                    "segment {first} cannot be read from txid {from} on, behind what is known to be committed: it is cut there"
+                );
+                let cut = journal.cut(first, TxId(from.0 - 1)).await;
+                cut.map_err(|error| fault(&error))?
+            }
+            Some(End::Doubtful(from) | End::Damaged(from)) => {
+                let message = format!(
+                    "segment {first} is damaged from txid {from} on, which is committed: restore the file from a copy of the directory"
+                );
+                return Err(Fault::new(FaultClass::Corrupt, message));
+            }
+            _ => info,
+        };
+        *segment = loaded(&info);
+    }
+    Ok(())
+}
