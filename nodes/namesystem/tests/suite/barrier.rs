@@ -166,7 +166,7 @@ fn stepping_down_fails_parked_calls_and_says_whether_to_reload() {
     assert_eq!(fault.class, FaultClass::Retry);
 }
 
-/// A standby answers at once and names the active.
+/// T-H21: a standby answers at once and names the active.
 #[test]
 fn a_standby_sends_clients_to_the_active() {
     let mut world = World::standby(crate::support::fresh(crate::support::config()));

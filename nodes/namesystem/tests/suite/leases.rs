@@ -65,7 +65,7 @@ fn e05_t_l16_the_monitor_closes_after_the_hard_limit() {
     assert_eq!(world.replayed().view().digest(), world.ns.view().digest());
 }
 
-/// F-07: a promotion gives every writer a fresh lease.
+/// F-07, T-H14: a promotion gives every writer a fresh lease.
 #[test]
 fn f07_leases_are_renewed_at_promotion() {
     let mut world = World::new();

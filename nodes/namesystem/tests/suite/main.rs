@@ -5,6 +5,7 @@ mod barrier;
 mod concat;
 mod datanode;
 mod files;
+mod ha;
 mod leases;
 mod outage;
 mod permissions;
