@@ -631,12 +631,15 @@ mod tests {
         }
     }
 
+    /// with delay 0 the first full report goes out with the first heartbeat. A-33: until every storage's has
+    /// arrived the actor is not through the report step.
     #[test]
-    fn each_storage_reports_once_after_registration_with_a_slot_a28_q2() {
+    fn each_storage_reports_once_after_registration_with_a_slot_a28_a33_q2() {
         let mut actor = registered();
         let now = Tick(0);
         let mut reported = Vec::new();
         for _ in 0..2 {
+            assert!(!actor.has_reported());
             let Some(ActorOutput::SendHeartbeat { wants_report }) = actor.poll_output(now) else {
                 panic!("a heartbeat is due");
             };
@@ -650,6 +653,7 @@ mod tests {
             reported.push(storage);
         }
         assert_eq!(reported, [StorageUuid(1), StorageUuid(2)]);
+        assert!(actor.has_reported());
         let next = actor.poll_timeout().unwrap();
         let Some(ActorOutput::SendHeartbeat { wants_report }) = actor.poll_output(next) else {
             panic!("a heartbeat is due");
