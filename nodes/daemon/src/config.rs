@@ -134,8 +134,13 @@ pub struct Namenode {
     pub extra_edits_retained: u64,
     /// File of DataNodes that may register, one per line; all when empty (`dfs.hosts`).
     pub hosts: PathBuf,
-    /// File of DataNodes to decommission (`dfs.hosts.exclude`). Both are read at start and by `-refreshNodes`.
+    /// File of DataNodes to decommission (`dfs.hosts.exclude`). All three are read at start and by `-refreshNodes`.
     pub hosts_exclude: PathBuf,
+    /// File of DataNodes in maintenance: one per line, and behind it, if it is to end by itself, when, in milliseconds
+    /// since 1970 (`IN_MAINTENANCE` and `maintenanceExpireTimeInMS` of HDFS's hosts file).
+    pub hosts_maintenance: PathBuf,
+    /// Replicas a block keeps on other DataNodes during maintenance (`dfs.namenode.maintenance.replication.min`).
+    pub maintenance_min_replication: u16,
     /// A standby makes an image after so many edits.
     pub checkpoint_txns: u64,
     /// A standby makes an image after so long, if there was any edit.
@@ -176,6 +181,8 @@ impl Default for Namenode {
             extra_edits_retained: 1_000_000,
             hosts: PathBuf::new(),
             hosts_exclude: PathBuf::new(),
+            hosts_maintenance: PathBuf::new(),
+            maintenance_min_replication: 1,
             checkpoint_txns: 1_000_000,
             checkpoint_period: Duration(3_600_000),
             checkpoint_check_period: Duration(60_000),

@@ -222,6 +222,7 @@ fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
     }
     let blocks = BlockConfig {
         min_replication: section.min_replication,
+        maintenance_min_replication: section.maintenance_min_replication,
         max_replication: section.max_replication,
         heartbeat_interval_ms: config.datanode.heartbeat_interval.0,
         stale_interval_ms: section.stale_interval.0,
@@ -267,7 +268,11 @@ fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
         namesystem,
         blocks,
         groups: groups::lookup(&config.cluster.groups)?,
-        hosts: hosts::lookup(&section.hosts, &section.hosts_exclude)?,
+        hosts: hosts::lookup(
+            &section.hosts,
+            &section.hosts_exclude,
+            &section.hosts_maintenance,
+        )?,
         batches_in_flight: section.batches_in_flight.max(1),
         software: env!("CARGO_PKG_VERSION").into(),
         images_retained: section.images_retained.max(1),

@@ -140,6 +140,8 @@ wire_struct! {
         pub storages: Vec<StorageReport>,
         /// Software version.
         pub software: String,
+        /// Of one that leaves and cannot yet: examples of what holds it up, one line each.
+        pub held_up: Vec<String>,
     }
 }
 

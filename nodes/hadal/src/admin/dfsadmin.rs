@@ -31,6 +31,12 @@ pub(crate) enum Dfsadmin {
         /// Only DataNodes being decommissioned
         #[arg(long)]
         decommissioning: bool,
+        /// Only DataNodes about to be in maintenance
+        #[arg(long = "enteringmaintenance")]
+        entering_maintenance: bool,
+        /// Only DataNodes in maintenance
+        #[arg(long = "inmaintenance")]
+        in_maintenance: bool,
     },
     /// Enter, leave, ask for or wait for the end of safe mode
     Safemode {
@@ -128,11 +134,15 @@ pub(crate) fn run(global: &Global, console: Arc<Console>, verb: Dfsadmin) -> Res
                 live,
                 dead,
                 decommissioning,
+                entering_maintenance,
+                in_maintenance,
             } => {
                 let wanted = report::Wanted {
                     live,
                     dead,
                     decommissioning,
+                    entering_maintenance,
+                    in_maintenance,
                 };
                 report::run(operator, wanted).await
             }

@@ -14,11 +14,17 @@ pub(super) struct Wanted {
     pub(super) live: bool,
     pub(super) dead: bool,
     pub(super) decommissioning: bool,
+    pub(super) entering_maintenance: bool,
+    pub(super) in_maintenance: bool,
 }
 
 impl Wanted {
     fn all(self) -> bool {
-        !(self.live || self.dead || self.decommissioning)
+        !(self.live
+            || self.dead
+            || self.decommissioning
+            || self.entering_maintenance
+            || self.in_maintenance)
     }
 }
 
@@ -45,7 +51,15 @@ impl Sums {
 }
 
 fn is_dead(node: &DatanodeStatus) -> bool {
-    node.state == "dead"
+    node.state.starts_with("dead")
+}
+
+fn is_entering_maintenance(node: &DatanodeStatus) -> bool {
+    node.state == "entering maintenance"
+}
+
+fn is_in_maintenance(node: &DatanodeStatus) -> bool {
+    node.state.ends_with("in maintenance")
 }
 
 fn is_decommissioning(node: &DatanodeStatus) -> bool {
@@ -63,6 +77,8 @@ pub(super) async fn run(operator: &Operator, wanted: Wanted) -> Result<i32> {
                     || wanted.dead && is_dead(node)
                     || wanted.live && !is_dead(node)
                     || wanted.decommissioning && is_decommissioning(node)
+                    || wanted.entering_maintenance && is_entering_maintenance(node)
+                    || wanted.in_maintenance && is_in_maintenance(node)
             })
             .map(node_json)
             .collect();
@@ -121,6 +137,12 @@ fn lines(stats: &FsStats, nodes: &[DatanodeStatus], wanted: Wanted, now_ms: u64)
         wanted.decommissioning,
         &is_decommissioning,
     );
+    group(
+        "Entering maintenance",
+        wanted.entering_maintenance,
+        &is_entering_maintenance,
+    );
+    group("In maintenance", wanted.in_maintenance, &is_in_maintenance);
     lines
 }
 
@@ -133,9 +155,11 @@ fn node_lines(node: &DatanodeStatus, now_ms: u64) -> Vec<String> {
     let status = match node.state.as_str() {
         "decommissioning" => "Decommission in progress",
         "decommissioned" => "Decommissioned",
+        "entering maintenance" => "Entering Maintenance",
+        "in maintenance" | "dead in maintenance" => "In Maintenance",
         _ => "Normal",
     };
-    vec![
+    let mut lines = vec![
         format!("Name: {} ({})", node.address, node.name),
         format!("Hostname: {}", node.name),
         format!("Rack: {}", node.rack),
@@ -155,7 +179,13 @@ fn node_lines(node: &DatanodeStatus, now_ms: u64) -> Vec<String> {
         ),
         format!("Num of Blocks: {}", sums.blocks),
         format!("Software: {}", node.software),
-    ]
+    ];
+    lines.extend(
+        node.held_up
+            .iter()
+            .map(|held| format!("Held up by: {held}")),
+    );
+    lines
 }
 
 fn node_json(node: &DatanodeStatus) -> Value {
@@ -170,6 +200,7 @@ fn node_json(node: &DatanodeStatus) -> Value {
         "streams": node.streams,
         "failed_volumes": node.failed_volumes,
         "software": node.software,
+        "held_up": node.held_up,
         "storages": node.storages.iter().map(storage_json).collect::<Vec<_>>(),
     })
 }
@@ -212,6 +243,7 @@ mod tests {
                 blocks: 5,
             }],
             software: "0.1.0".into(),
+            held_up: Vec::new(),
         }
     }
 
@@ -219,6 +251,8 @@ mod tests {
         live: false,
         dead: false,
         decommissioning: false,
+        entering_maintenance: false,
+        in_maintenance: false,
     };
 
     #[test]
@@ -230,15 +264,20 @@ mod tests {
             missing_blocks: 1,
             ..FsStats::default()
         };
-        let nodes = [node("dn1", "live"), node("dn2", "dead")];
+        let mut leaving = node("dn3", "entering maintenance");
+        leaving.held_up = vec!["/a (blk_1: 0 of 1)".into()];
+        let nodes = [node("dn1", "live"), node("dn2", "dead"), leaving];
         let text = lines(&stats, &nodes, ALL, 10_000).join("\n");
         for part in [
             "Configured Capacity: 4096 (4 KB)\nPresent Capacity: 3072 (3 KB)\nDFS Remaining: 2048 (2 KB)\nDFS Used: 1024 (1 KB)\nDFS Used%: 33.33%\n",
             "\tMissing blocks: 1\n",
-            "\nLive datanodes (1):\n\nName: 127.0.0.1:9866 (dn1)\nHostname: dn1\n",
+            "\nLive datanodes (2):\n\nName: 127.0.0.1:9866 (dn1)\nHostname: dn1\n",
             "\nDead datanodes (1):\n\nName: 127.0.0.1:9866 (dn2)\n",
             "Non DFS Used: 1024 (1 KB)\n",
             "Num of Blocks: 5\n",
+            "\nEntering maintenance datanodes (1):\n",
+            "Decommission Status : Entering Maintenance\n",
+            "Held up by: /a (blk_1: 0 of 1)\n",
         ] {
             assert!(text.contains(part), "{part}\nin\n{text}");
         }

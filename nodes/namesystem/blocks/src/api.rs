@@ -124,6 +124,13 @@ pub enum BlockEvent {
         /// Node id.
         name: String,
     },
+    /// Every block of a DataNode has enough replicas on others for the time of its maintenance: it may be stopped.
+    InMaintenance {
+        /// Who.
+        datanode: DatanodeUuid,
+        /// Node id.
+        name: String,
+    },
     /// A full report of one storage is processed.
     Reported {
         /// Node id.

@@ -8,6 +8,9 @@ pub struct BlockConfig {
     /// FINALIZED replicas a block needs before its file may close and before it counts as safe
     /// (`dfs.namenode.replication.min`, F-09).
     pub min_replication: u16,
+    /// Replicas a block keeps on DataNodes that stay while others are in maintenance
+    /// (`dfs.namenode.maintenance.replication.min`).
+    pub maintenance_min_replication: u16,
     /// Most replicas a file may ask for (`dfs.replication.max`).
     pub max_replication: u16,
     /// DataNodes are asked to beat this often (`dfs.heartbeat.interval`).
@@ -65,6 +68,7 @@ impl Default for BlockConfig {
     fn default() -> Self {
         Self {
             min_replication: 1,
+            maintenance_min_replication: 1,
             max_replication: 512,
             heartbeat_interval_ms: 3_000,
             stale_interval_ms: 30_000,

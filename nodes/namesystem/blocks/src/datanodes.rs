@@ -1,5 +1,6 @@
 //! DataNodes come, beat, fall silent and go (A-08..A-17, T-H24).
 
+use crate::decommission::Service;
 use crate::registry::host_of;
 use crate::{BlockEvent, BlockManager};
 use alloc::format;
@@ -295,9 +296,26 @@ impl BlockManager {
         replicas
     }
 
-    /// Takes a DataNode out of the live ones with all its replicas. Costs a pass over the partitions it has
-    /// replicas in.
-    pub(crate) fn drop_node(&mut self, node: u32) -> u64 {
+    /// Takes a DataNode out of the live ones, its replicas stay in the map.
+    fn rest_node(&mut self, node: u32) -> u64 {
+        for storage in self.silence(node) {
+            self.admission.release(storage);
+            let entry = self.nodes.storage_mut(storage);
+            entry.session = None;
+            entry.last_report = None;
+            entry.reported = false;
+            entry.content_stale = true;
+        }
+        for at in 0..self.partitions.len() {
+            self.with_partition(at, |partition, view, out| {
+                partition.expire_pending(Some(node), view, out);
+            });
+        }
+        0
+    }
+
+    /// Not among the live ones any more; its storages.
+    fn silence(&mut self, node: u32) -> Vec<u32> {
         let entry = self.nodes.node_mut(node);
         entry.alive = false;
         entry.stale = false;
@@ -306,6 +324,13 @@ impl BlockManager {
         entry.touched.stop();
         let storages = entry.storages.clone();
         self.nodes.index();
+        storages
+    }
+
+    /// Takes a DataNode out of the live ones with all its replicas. Costs a pass over the partitions it has
+    /// replicas in.
+    pub(crate) fn drop_node(&mut self, node: u32) -> u64 {
+        let storages = self.silence(node);
         let mut replicas = 0;
         for storage in storages {
             replicas += self.lose_storage(storage);
@@ -452,7 +477,11 @@ impl BlockManager {
         for node in self.nodes.alive.clone() {
             let silent_ms = self.now.ms_since(self.nodes.node(node).last_heartbeat);
             if silent_ms >= self.config.dead_interval_ms {
-                let replicas = self.drop_node(node);
+                let replicas = match self.nodes.node(node).service {
+                    // What it has comes back with it.
+                    Service::InMaintenance { .. } => self.rest_node(node),
+                    _ => self.drop_node(node),
+                };
                 let entry = self.nodes.node(node);
                 let event = BlockEvent::Dead {
                     datanode: entry.uuid,

@@ -1,14 +1,20 @@
-//! DataNodes that leave in good order: include and exclude lists, decommissioning (HDFS's `DatanodeAdminManager`).
+//! DataNodes that leave in good order: include and exclude lists, decommissioning and maintenance (HDFS's
+//! `DatanodeAdminManager`).
 //!
 //! A DataNode being decommissioned takes no new replicas; what it has is readable and may be copied from, but counts
 //! no longer towards a block's factor. It is decommissioned once every block it has a replica of has its factor on
 //! others (an open block: minimal replication), seen in one pass without exception.
+//!
+//! A DataNode that enters maintenance takes no new replicas either, and is in maintenance once every block it has has
+//! `maintenance_min_replication` replicas on DataNodes that stay. Then it may be stopped until its time is over: its
+//! replicas count as there, dead or alive, so nothing more is copied.
 
 use crate::entry::Entry;
 use crate::partition::{Counters, Partition};
+use crate::registry::id_of;
 use crate::view::View;
-use crate::{BlockEvent, BlockManager};
-use alloc::collections::BTreeSet;
+use crate::{BlockEvent, BlockManager, StoredBlock};
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 use hadal_types::{BlockState, DatanodeUuid, PARTITION_COUNT, Tick};
@@ -20,6 +26,31 @@ pub struct HostLists {
     pub include: BTreeSet<String>,
     /// Who is being decommissioned.
     pub exclude: BTreeSet<String>,
+    /// Who is in maintenance, and for how many milliseconds from the moment the lists are given (`u64::MAX`: until
+    /// taken off the list). Being decommissioned goes before.
+    pub maintenance: BTreeMap<String, u64>,
+}
+
+/// Examples kept of the blocks that hold up a DataNode that leaves.
+const HELD_MAX: usize = 5;
+
+/// A block that holds up a DataNode that leaves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldBlock {
+    /// The block, as the map knows it.
+    pub stored: StoredBlock,
+    /// Replicas on DataNodes that stay.
+    pub staying: usize,
+    /// As many are needed there.
+    pub needed: usize,
+}
+
+/// What the lists say of a DataNode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wish {
+    Stay,
+    Decommission,
+    Maintain { until: Tick },
 }
 
 impl HostLists {
@@ -32,8 +63,17 @@ impl HostLists {
         self.include.is_empty() || Self::names(&self.include, name, host, address)
     }
 
-    fn excludes(&self, name: &str, host: &str, address: &str) -> bool {
-        Self::names(&self.exclude, name, host, address)
+    fn wish(&self, read: Tick, name: &str, host: &str, address: &str) -> Wish {
+        if Self::names(&self.exclude, name, host, address) {
+            return Wish::Decommission;
+        }
+        let mut ways = [name, host, address].into_iter();
+        match ways.find_map(|way| self.maintenance.get(way)) {
+            Some(left_ms) => Wish::Maintain {
+                until: read.after_ms(*left_ms),
+            },
+            None => Wish::Stay,
+        }
     }
 }
 
@@ -48,13 +88,66 @@ pub(crate) enum Service {
         clean: bool,
     },
     Decommissioned,
+    /// As above; `until`: back in service.
+    EnteringMaintenance {
+        partition: usize,
+        clean: bool,
+        until: Tick,
+    },
+    InMaintenance {
+        until: Tick,
+    },
 }
 
 impl Service {
-    pub(crate) const LEAVING: Self = Self::Decommissioning {
-        partition: 0,
-        clean: true,
-    };
+    /// Where a DataNode begins that is to be elsewhere than it is; `None`: it is there, or on its way.
+    fn towards(self, wish: Wish, alive: bool) -> Option<Self> {
+        match (wish, self) {
+            (Wish::Stay, Self::Normal)
+            | (Wish::Decommission, Self::Decommissioning { .. } | Self::Decommissioned) => None,
+            (Wish::Stay, _) => Some(Self::Normal),
+            (Wish::Decommission, _) => Some(Self::Decommissioning {
+                partition: 0,
+                clean: true,
+            }),
+            // Of one that is dead nothing is there to wait for.
+            (Wish::Maintain { until }, _) if !alive => Some(Self::InMaintenance { until }),
+            (Wish::Maintain { until }, Self::InMaintenance { .. }) => {
+                Some(Self::InMaintenance { until })
+            }
+            (
+                Wish::Maintain { until },
+                Self::EnteringMaintenance {
+                    partition, clean, ..
+                },
+            ) => Some(Self::EnteringMaintenance {
+                partition,
+                clean,
+                until,
+            }),
+            (Wish::Maintain { until }, _) => Some(Self::EnteringMaintenance {
+                partition: 0,
+                clean: true,
+                until,
+            }),
+        }
+    }
+
+    /// In maintenance, or about to be.
+    pub(crate) fn is_maintained(self) -> bool {
+        matches!(
+            self,
+            Self::EnteringMaintenance { .. } | Self::InMaintenance { .. }
+        )
+    }
+
+    /// When maintenance is over.
+    fn until(self) -> Option<Tick> {
+        match self {
+            Self::EnteringMaintenance { until, .. } | Self::InMaintenance { until } => Some(until),
+            _ => None,
+        }
+    }
 }
 
 impl Partition {
@@ -75,14 +168,46 @@ impl Partition {
         replicas
     }
 
-    /// Whether a block needs the replica in one of these storages, which are about to leave.
-    fn needs(&self, key: u64, view: &View<'_>) -> bool {
-        let Some(entry) = self.table.get(key) else {
-            return false;
-        };
+    /// Replicas a block needs on DataNodes that stay: its factor, less those in maintenance, which come back, but never
+    /// less than the least during maintenance (HDFS `getExpectedLiveRedundancyNum`).
+    pub(crate) fn wanted(&self, entry: &Entry, view: &View<'_>) -> usize {
+        let wanted = usize::from(entry.replication);
+        if view.nodes.maintained == 0 {
+            return wanted;
+        }
+        let replicas = self.live_replicas(entry.key).into_iter();
+        let maintained = replicas
+            .filter(|storage| view.nodes.owner(*storage).service.is_maintained())
+            .count();
+        let least = usize::from(view.config.maintenance_min_replication).min(wanted);
+        wanted.saturating_sub(maintained).max(least)
+    }
+
+    /// Replicas that make up a block's spread over racks: live ones, but for those on DataNodes that leave for good.
+    pub(crate) fn spread(&self, key: u64, view: &View<'_>) -> Vec<u32> {
+        let mut replicas = self.live_replicas(key);
+        if view.nodes.leaving > 0 {
+            replicas.retain(|storage| {
+                let owner = view.nodes.owner(*storage);
+                !owner.is_leaving() || owner.service.is_maintained()
+            });
+        }
+        replicas
+    }
+
+    /// How many replicas a block has on DataNodes that stay and how many it needs there, when those are more.
+    fn lacks(&self, key: u64, maintenance: bool, view: &View<'_>) -> Option<(usize, usize)> {
+        let entry = self.table.get(key)?;
         let min = usize::from(view.config.min_replication);
-        match entry.state() {
-            BlockState::Complete => self.staying(entry, view) < usize::from(entry.replication),
+        let (staying, needed) = match entry.state() {
+            BlockState::Complete => {
+                let least = usize::from(view.config.maintenance_min_replication);
+                let needed = match maintenance {
+                    true => least.min(usize::from(entry.replication)),
+                    false => self.wanted(entry, view),
+                };
+                (self.staying(entry, view), needed)
+            }
             _ => {
                 let mut nodes: BTreeSet<u32> = BTreeSet::new();
                 let open = self.open.get(&key);
@@ -92,9 +217,10 @@ impl Partition {
                         nodes.insert(view.nodes.node_of(storage));
                     }
                 }
-                nodes.len() < min
+                (nodes.len(), min)
             }
-        }
+        };
+        (staying < needed).then_some((staying, needed))
     }
 
     /// Blocks with a replica in one of these storages.
@@ -128,10 +254,11 @@ impl Partition {
 
 impl BlockManager {
     /// Takes the operator's lists: DataNodes no longer admitted are dropped and may not register, excluded ones are
-    /// decommissioned, those no longer excluded are back in service.
+    /// decommissioned or put into maintenance, those no longer listed are back in service.
     pub fn set_hosts(&mut self, now: Tick, hosts: HostLists) {
         self.advance(now);
         self.hosts = hosts;
+        self.hosts_read = now;
         for node in 0..self.nodes.nodes.len() as u32 {
             if !self.nodes.is_known(node) {
                 continue;
@@ -153,13 +280,15 @@ impl BlockManager {
         self.check_safe_mode();
     }
 
-    /// What the exclude list says of a DataNode (also when it registers).
+    /// What the lists say of a DataNode (also when it registers).
     pub(crate) fn apply_exclusion(&mut self, node: u32) {
         let entry = self.nodes.node(node);
-        let excluded = self
+        let wish = self
             .hosts
-            .excludes(&entry.name, entry.host(), &entry.address);
-        self.set_leaving(node, excluded);
+            .wish(self.hosts_read, &entry.name, entry.host(), &entry.address);
+        // Maintenance that is over is over, whatever the list still says.
+        let over = matches!(wish, Wish::Maintain { until } if until <= self.now);
+        self.set_service(node, if over { Wish::Stay } else { wish });
     }
 
     /// Starts to decommission a DataNode, or takes it back into service; `false` when it is unknown. The lists of
@@ -168,15 +297,30 @@ impl BlockManager {
         let Some(node) = self.nodes.find(datanode) else {
             return false;
         };
-        self.set_leaving(node, on);
+        self.set_service(node, if on { Wish::Decommission } else { Wish::Stay });
         true
     }
 
     /// Every block it has counts anew. Costs a pass over the tables of its storages.
-    fn set_leaving(&mut self, node: u32, on: bool) {
-        if self.nodes.node(node).is_leaving() == on {
+    fn set_service(&mut self, node: u32, wish: Wish) {
+        let entry = self.nodes.node(node);
+        let (before, alive) = (entry.service, entry.alive);
+        let Some(service) = before.towards(wish, alive) else {
+            return;
+        };
+        if before.is_maintained() && service.is_maintained() {
+            self.nodes.node_mut(node).service = service;
             return;
         }
+        self.recount(node, service);
+        // What it had was kept for its return, which nobody waits for any more.
+        if !alive && matches!(before, Service::InMaintenance { .. }) {
+            self.drop_node(node);
+        }
+    }
+
+    /// Changes where a DataNode stands.
+    fn recount(&mut self, node: u32, service: Service) {
         let storages = self.nodes.node(node).storages.clone();
         let mut weights = Vec::with_capacity(PARTITION_COUNT);
         for at in 0..self.partitions.len() {
@@ -187,11 +331,8 @@ impl BlockManager {
             }));
         }
         let entry = self.nodes.node_mut(node);
-        entry.service = if on {
-            Service::LEAVING
-        } else {
-            Service::Normal
-        };
+        entry.service = service;
+        entry.held.clear();
         self.nodes.index();
         for (at, (keys, before)) in weights.into_iter().enumerate() {
             if keys.is_empty() {
@@ -209,20 +350,54 @@ impl BlockManager {
         }
     }
 
-    /// One step for each DataNode being decommissioned: up to `scan_batch` of its blocks.
+    /// Takes back into service whose maintenance is over.
+    pub(crate) fn end_maintenance(&mut self) {
+        if self.nodes.maintained == 0 {
+            return;
+        }
+        for node in 0..self.nodes.nodes.len() as u32 {
+            let until = self.nodes.node(node).service.until();
+            if until.is_some_and(|until| until <= self.now) {
+                self.set_service(node, Wish::Stay);
+            }
+        }
+    }
+
+    /// Examples of blocks that hold up a DataNode that leaves, from the last look at what it has.
+    #[must_use]
+    pub fn held_up(&self, datanode: DatanodeUuid) -> Vec<HeldBlock> {
+        let node = self.nodes.find(datanode).map(|node| self.nodes.node(node));
+        let held = node.into_iter().flat_map(|node| &node.held);
+        held.filter_map(|(block, staying, needed)| {
+            Some(HeldBlock {
+                stored: self.stored(*block)?,
+                staying: *staying,
+                needed: *needed,
+            })
+        })
+        .collect()
+    }
+
+    /// One step for each DataNode that leaves: up to `scan_batch` of its blocks.
     pub(crate) fn check_decommissions(&mut self) {
         if self.nodes.leaving == 0 {
             return;
         }
         for node in self.nodes.alive.clone() {
             let entry = self.nodes.node(node);
-            let Service::Decommissioning {
+            let (Service::Decommissioning {
                 mut partition,
                 mut clean,
-            } = entry.service
+            }
+            | Service::EnteringMaintenance {
+                mut partition,
+                mut clean,
+                ..
+            }) = entry.service
             else {
                 continue;
             };
+            let until = entry.service.until();
             let storages = entry.storages.clone();
             // What it has is not known before it has told.
             if storages.iter().any(|storage| {
@@ -232,13 +407,18 @@ impl BlockManager {
                 continue;
             }
             let mut budget = self.config.scan_batch.max(1);
+            let mut held = Vec::new();
             while partition < PARTITION_COUNT && budget > 0 {
-                let (looked, needed) = self.with_partition(partition, |partition, view, _| {
+                let looked = self.with_partition(partition, |partition, view, _| {
                     let keys = partition.keys_on(&storages);
-                    let needed = keys.iter().any(|key| partition.needs(*key, view));
-                    (keys.len(), needed)
+                    let lacking = keys.iter().filter_map(|key| {
+                        let (staying, needed) = partition.lacks(*key, until.is_some(), view)?;
+                        Some((id_of(*key), staying, needed))
+                    });
+                    held.extend(lacking.take(HELD_MAX));
+                    keys.len()
                 });
-                if needed {
+                if !held.is_empty() {
                     clean = false;
                     break;
                 }
@@ -247,17 +427,27 @@ impl BlockManager {
             }
             let done = partition == PARTITION_COUNT;
             let entry = self.nodes.node_mut(node);
-            entry.service = match (done, clean) {
-                (true, true) => Service::Decommissioned,
-                (true, false) => Service::LEAVING,
-                (false, _) => Service::Decommissioning { partition, clean },
+            entry.held = held;
+            let (partition, clean, ready) = match (done, clean) {
+                (true, clean) => (0, true, clean),
+                (false, clean) => (partition, clean, false),
             };
-            if entry.service == Service::Decommissioned {
-                let event = BlockEvent::Decommissioned {
-                    datanode: entry.uuid,
-                    name: entry.name.clone(),
-                };
-                self.event(event);
+            entry.service = match until {
+                None if ready => Service::Decommissioned,
+                Some(until) if ready => Service::InMaintenance { until },
+                None => Service::Decommissioning { partition, clean },
+                Some(until) => Service::EnteringMaintenance {
+                    partition,
+                    clean,
+                    until,
+                },
+            };
+            if ready {
+                let (datanode, name) = (entry.uuid, entry.name.clone());
+                self.event(match until {
+                    None => BlockEvent::Decommissioned { datanode, name },
+                    Some(_) => BlockEvent::InMaintenance { datanode, name },
+                });
             }
         }
     }

@@ -47,6 +47,6 @@ pub use api::{
     BlockEvent, BlockStats, NotEnoughTargets, PlacementRequest, RecoveryError, StoredBlock,
 };
 pub use config::BlockConfig;
-pub use decommission::HostLists;
+pub use decommission::{HeldBlock, HostLists};
 pub use manager::BlockManager;
 pub use planted::Planted;

@@ -31,6 +31,8 @@ pub struct BlockManager {
     pub(crate) nodes: Registry,
     /// Who may register, and who is being decommissioned.
     pub(crate) hosts: HostLists,
+    /// When those were given.
+    pub(crate) hosts_read: Tick,
     pub(crate) safe_mode: SafeMode,
     pub(crate) admission: Admission,
     /// Looking for a place draws numbers but changes nothing else.
@@ -73,6 +75,7 @@ impl BlockManager {
             totals: Counters::default(),
             nodes: Registry::default(),
             hosts: HostLists::default(),
+            hosts_read: Tick(0),
             safe_mode: SafeMode::new(),
             admission: Admission::default(),
             random: RefCell::new(Random::new(seed)),
@@ -302,6 +305,18 @@ impl BlockManager {
     }
 
     /// Runs something on a partition, keeps the totals, does what it asks for.
+    pub(crate) fn view(&self) -> View<'_> {
+        View {
+            active: self.is_active(),
+            populated: self.is_populated(),
+            nodes: &self.nodes,
+            config: &self.config,
+            now: self.now,
+            next_block: self.next_block.0,
+            stamp: self.stamp.0,
+        }
+    }
+
     pub(crate) fn with_partition<R>(
         &mut self,
         at: usize,

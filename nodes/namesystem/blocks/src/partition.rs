@@ -75,8 +75,9 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// What one block adds: `live` good replicas, of which `staying` are on DataNodes that are not leaving.
-    fn of(entry: &Entry, live: usize, staying: usize, min: u16) -> Self {
+    /// What one block adds: `live` good replicas, of which `staying` are on DataNodes that are not leaving, where
+    /// `needed` must be.
+    fn of(entry: &Entry, live: usize, (staying, needed): (usize, usize), min: u16) -> Self {
         if !entry.is_complete() {
             return Self::default();
         }
@@ -84,7 +85,7 @@ impl Counters {
         Self {
             complete: 1,
             safe: u64::from(live >= usize::from(min)),
-            under: u64::from(staying < wanted),
+            under: u64::from(staying < needed),
             missing: u64::from(live == 0),
             over: u64::from(staying > wanted),
         }
@@ -196,14 +197,17 @@ impl Partition {
             BlockState::Complete
         };
         let entry = Entry::new(key, block, inode, replication, state);
-        self.counters.add(Counters::of(&entry, 0, 0, 1));
+        let needed = usize::from(replication);
+        self.counters.add(Counters::of(&entry, 0, (0, needed), 1));
         self.table.stage(entry);
     }
 
     /// Sorts in the blocks of the image.
     pub(crate) fn unstage(&mut self) {
         for twice in self.table.unstage() {
-            self.counters.subtract(Counters::of(&twice, 0, 0, 1));
+            let needed = usize::from(twice.replication);
+            self.counters
+                .subtract(Counters::of(&twice, 0, (0, needed), 1));
         }
     }
 
@@ -278,7 +282,7 @@ impl Partition {
     /// What a block adds to the counters now; taken before it is changed, given to [`Self::settle`] after.
     pub(crate) fn weigh(&self, key: u64, view: &View<'_>) -> Counters {
         self.table.get(key).map_or_else(Counters::default, |entry| {
-            let staying = self.staying(entry, view);
+            let staying = (self.staying(entry, view), self.wanted(entry, view));
             Counters::of(
                 entry,
                 self.live(entry),

@@ -53,7 +53,8 @@ impl Partition {
         let (old, has_corrupt) = (entry.level(), entry.has_corrupt());
         // What leaves is still there to copy from, but no longer counts.
         let there = self.live(entry);
-        let (live, wanted) = (self.staying(entry, view), usize::from(entry.replication));
+        let (live, wanted) = (self.staying(entry, view), self.wanted(entry, view));
+        let full = usize::from(entry.replication);
         let pending = if entry.has_pending() {
             self.pending
                 .get(&key)
@@ -70,7 +71,7 @@ impl Partition {
                 _ => level_of(live, wanted),
             };
             (live + pending < wanted).then_some(level)
-        } else if pending == 0 && self.is_on_one_rack(key, live, view) {
+        } else if pending == 0 && self.is_on_one_rack(key, view) {
             Some(BADLY_DISTRIBUTED)
         } else {
             None
@@ -103,20 +104,23 @@ impl Partition {
                 block,
             }));
         }
-        if live > wanted {
-            self.choose_excess(key, live - wanted, view, out);
+        if live > full {
+            self.choose_excess(key, live - full, view, out);
         }
         if has_corrupt {
             self.delete_corrupt(key, view, out);
         }
     }
 
-    fn is_on_one_rack(&self, key: u64, live: usize, view: &View<'_>) -> bool {
-        if !view.nodes.many_racks || live < 2 {
+    fn is_on_one_rack(&self, key: u64, view: &View<'_>) -> bool {
+        if !view.nodes.many_racks {
             return false;
         }
-        let mut racks = self
-            .staying_replicas(key, view)
+        let replicas = self.spread(key, view);
+        if replicas.len() < 2 {
+            return false;
+        }
+        let mut racks = replicas
             .into_iter()
             .map(|storage| view.nodes.rack_of(storage));
         let first = racks.next();

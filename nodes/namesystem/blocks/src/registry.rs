@@ -26,6 +26,8 @@ pub(crate) struct Datanode {
     /// No heartbeat for the stale interval.
     pub(crate) stale: bool,
     pub(crate) service: Service,
+    /// Blocks that hold up its leaving: replicas on DataNodes that stay, and as many as are needed there.
+    pub(crate) held: Vec<(BlockId, usize, usize)>,
     pub(crate) last_heartbeat: Tick,
     pub(crate) streams: u32,
     pub(crate) failed_volumes: u32,
@@ -45,7 +47,7 @@ pub(crate) struct Datanode {
 }
 
 impl Datanode {
-    /// Decommissioned or about to be: its replicas do not count towards a block's factor.
+    /// Decommissioned, in maintenance or about to be: its replicas do not count as staying.
     pub(crate) fn is_leaving(&self) -> bool {
         self.service != Service::Normal
     }
@@ -109,6 +111,8 @@ pub(crate) struct Registry {
     pub(crate) many_racks: bool,
     /// How many DataNodes are leaving, dead ones included.
     pub(crate) leaving: usize,
+    /// How many of them are in maintenance or about to be.
+    pub(crate) maintained: usize,
     /// The highest number an order to a DataNode had that is forgotten by now.
     pub(crate) orders_forgotten: u64,
     by_uuid: BTreeMap<DatanodeUuid, u32>,
@@ -232,6 +236,7 @@ impl Registry {
                     alive: false,
                     stale: false,
                     service: Service::Normal,
+                    held: Vec::new(),
                     last_heartbeat: now,
                     streams: 0,
                     failed_volumes: 0,
@@ -296,6 +301,11 @@ impl Registry {
         let racks = self.rack_nodes.iter().filter(|nodes| !nodes.is_empty());
         self.many_racks = racks.count() > 1;
         self.leaving = self.nodes.iter().filter(|node| node.is_leaving()).count();
+        let maintained = self
+            .nodes
+            .iter()
+            .filter(|node| node.service.is_maintained());
+        self.maintained = maintained.count();
     }
 
     /// Index of a storage of a DataNode, added (content stale, not reported) when new.

@@ -40,6 +40,7 @@ impl BlockManager {
                     self.hand_out_copies();
                 }
             }
+            self.end_maintenance();
             self.check_decommissions();
             self.round = now.after_ms(self.config.replication_interval_ms);
         }
@@ -191,10 +192,12 @@ impl BlockManager {
             return false;
         };
         let block = entry.block();
-        let (live, wanted) = (partition.live_replicas(key), usize::from(entry.replication));
         if entry.has_pending() || !entry.is_complete() {
             return false;
         }
+        let live = partition.live_replicas(key);
+        let view = self.view();
+        let (wanted, spread) = (partition.wanted(entry, &view), partition.spread(key, &view));
         let staying: Vec<u32> = live
             .iter()
             .copied()
@@ -227,7 +230,7 @@ impl BlockManager {
                 .map(|storage| self.nodes.node_of(*storage))
                 .collect()
         };
-        let existing = nodes_of(&staying);
+        let existing = nodes_of(&spread);
         let mut excluded = nodes_of(&partition.table.replicas(key));
         let corrupt = partition.corrupt.get(&key);
         let has_corrupt = corrupt.is_some();

@@ -214,10 +214,13 @@ impl BlockManager {
             .filter(|node| self.nodes.is_known(*node))
             .map(|at| {
                 let node = self.nodes.node(at);
-                let state = match node {
-                    _ if !node.alive => "dead",
-                    _ if node.service == Service::Decommissioned => "decommissioned",
-                    _ if node.is_leaving() => "decommissioning",
+                let state = match (node.alive, node.service) {
+                    (false, Service::InMaintenance { .. }) => "dead in maintenance",
+                    (false, _) => "dead",
+                    (_, Service::Decommissioned) => "decommissioned",
+                    (_, Service::Decommissioning { .. }) => "decommissioning",
+                    (_, Service::InMaintenance { .. }) => "in maintenance",
+                    (_, Service::EnteringMaintenance { .. }) => "entering maintenance",
                     _ if node.stale => "stale",
                     _ => "live",
                 };
@@ -241,6 +244,7 @@ impl BlockManager {
                         .map(|storage| self.nodes.storage(*storage).report.clone())
                         .collect(),
                     software: node.software.clone(),
+                    held_up: Vec::new(),
                 }
             })
             .collect();

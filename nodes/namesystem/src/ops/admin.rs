@@ -4,11 +4,14 @@ use super::unsupported;
 use crate::namesystem::Namesystem;
 use alloc::format;
 use alloc::string::ToString;
-use hadal_proto::admin::{NamenodeStats, NodeStatus, Request, Response, SafeModeAction};
+use alloc::vec::Vec;
+use hadal_proto::admin::{
+    DatanodeStatus, NamenodeStats, NodeStatus, Request, Response, SafeModeAction,
+};
 use hadal_proto::client::FsStats;
 use hadal_proto::edit::EditOp;
 use hadal_proto::{Fault, FaultClass};
-use hadal_types::{Role, Tick};
+use hadal_types::{BlockState, Role, Tick};
 
 impl Namesystem {
     pub(crate) fn admin_call(
@@ -47,7 +50,7 @@ impl Namesystem {
             }
             Request::DatanodeReport => Ok(Response::Datanodes {
                 stats: self.current_fs_stats(),
-                nodes: self.blocks.datanode_report(now),
+                nodes: self.datanode_report(now),
             }),
             Request::NamenodeStats => Ok(Response::NamenodeStats {
                 stats: self.namenode_stats(),
@@ -73,6 +76,26 @@ impl Namesystem {
                 format!("{} is not for a NameNode", request.name()),
             )),
         }
+    }
+
+    /// DataNodes in detail; of those that leave and cannot yet, which files hold them up.
+    fn datanode_report(&self, now: Tick) -> Vec<DatanodeStatus> {
+        let mut nodes = self.blocks.datanode_report(now);
+        for node in &mut nodes {
+            for held in self.blocks.held_up(node.uuid) {
+                let stored = held.stored;
+                let path = self.state.tree.path_of(stored.inode);
+                let open = match stored.state {
+                    BlockState::Complete => "",
+                    _ => ", open for write",
+                };
+                node.held_up.push(format!(
+                    "{path} ({}: {} of {} replicas on DataNodes that stay{open})",
+                    stored.block, held.staying, held.needed
+                ));
+            }
+        }
+        nodes
     }
 
     /// Ends the segment with an `EndSegment` edit and starts the next; returns its first txid. Active only.

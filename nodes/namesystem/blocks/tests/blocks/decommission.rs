@@ -11,6 +11,7 @@ fn lists(include: &[&str], exclude: &[&str]) -> HostLists {
     HostLists {
         include: include.iter().map(|name| (*name).into()).collect(),
         exclude: exclude.iter().map(|name| (*name).into()).collect(),
+        ..HostLists::default()
     }
 }
 

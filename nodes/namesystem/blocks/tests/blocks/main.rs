@@ -4,6 +4,7 @@ mod barrier;
 mod datanodes;
 mod decommission;
 mod failed_copies;
+mod maintenance;
 mod placement;
 mod recovery;
 mod redundancy;

@@ -93,19 +93,24 @@ fn blocks_of_a_dead_datanode_are_copied_until_the_factor_is_back() {
     assert!(blocks.iter().all(|b| w.live(b.id) == 3));
 }
 
+/// The five priorities of HDFS's `LowRedundancyBlocks`, worst first.
 #[test]
 fn the_last_replica_is_copied_first() {
     let slow = BlockConfig {
         replication_work_multiplier: 0,
         ..config()
     };
-    let mut w = World::active(slow, &[RACK; 12]);
+    let mut racks = [RACK; 12];
+    racks[11] = "/elsewhere";
+    let mut w = World::active(slow, &racks);
+    let badly_distributed = w.stored_on(2, &[6, 7]);
     let low = w.stored_on(3, &[0, 1]);
     let very_low = w.stored_on(10, &[2, 3, 4]);
     let highest = w.stored_on(3, &[5]);
     let none = w.stored_on(3, &[]);
     let order: Vec<_> = w.m.under_replicated(9).iter().map(|s| s.block.id).collect();
-    assert_eq!(order, [highest.id, very_low.id, low.id, none.id]);
+    let worst_first = [highest, very_low, low, badly_distributed, none];
+    assert_eq!(order, worst_first.map(|block| block.id));
     assert_eq!(w.m.stats().missing, 1);
 }
 
