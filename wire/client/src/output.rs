@@ -151,6 +151,9 @@ impl<S: Seam> DfsOutputStream<S> {
 
     /// Writes all of `data`, handing its memory on without a copy.
     ///
+    /// Like the flushes, it may be dropped before it is done: [`position`](Self::position) then says how much was taken,
+    /// and whatever is called next goes on from there (T-P20).
+    ///
     /// # Errors
     /// [`ClientError`]; after one the stream is closed, and what was flushed stays readable.
     pub async fn write_bytes(&mut self, data: Bytes) -> Result<(), ClientError> {
@@ -251,16 +254,29 @@ impl<S: Seam> DfsOutputStream<S> {
         }
     }
 
+    /// An end of the block that was dropped in the middle comes first.
+    async fn settle_block(&mut self) -> Result<(), ClientError> {
+        match &self.pipeline {
+            Some(pipeline) if pipeline.state.is_ending() => self.end_block().await,
+            _ => Ok(()),
+        }
+    }
+
     async fn write_inner(&mut self, mut data: Bytes) -> Result<(), ClientError> {
+        self.settle_block().await?;
         while !data.is_empty() {
             let room = self.file.block_size - self.cutter.position();
             let mut part =
                 data.split_to(data.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
             while !part.is_empty() {
                 self.cutter.fill(&mut part);
-                if let Some(packet) = self.cutter.take_full() {
-                    let pipeline = self.pipeline().await?;
-                    pipeline.state.push(packet);
+                if self.cutter.is_full() {
+                    self.pipeline().await?;
+                    let packet = self.cutter.take_full();
+                    let pipeline = self.pipeline.as_mut().expect("made just now");
+                    packet
+                        .into_iter()
+                        .for_each(|full| pipeline.state.push(full));
                     pipeline.drive(Goal::Room).await?;
                 }
             }
@@ -282,21 +298,36 @@ impl<S: Seam> DfsOutputStream<S> {
     async fn pipeline(&mut self) -> Result<&mut Pipeline<S>, ClientError> {
         if self.pipeline.is_none() {
             let avoid = self.avoided.list(self.dfs.shared.seam.now());
+            let avoided = avoid.len();
             let (dfs, file) = (self.dfs.clone(), self.file.clone());
             let fresh = Pipeline::create(dfs, file, self.last, avoid).await?;
+            if fresh.avoid.len() < avoided {
+                self.avoided.keep_newest();
+            }
             self.pipeline = Some(fresh);
         }
         Ok(self.pipeline.as_mut().expect("made above"))
     }
 
     async fn flush_inner(&mut self, sync: bool) -> Result<(), ClientError> {
-        if let Some(packet) = self.cutter.flush(0) {
-            self.pipeline().await?.state.push(packet);
-        }
+        self.settle_block().await?;
+        self.push_rest().await?;
         match &mut self.pipeline {
             Some(pipeline) => pipeline.drive(Goal::Flushed { sync }).await,
             None => Ok(()),
         }
+    }
+
+    /// What was written and is in no packet yet. The packet is cut only when there is a pipeline for it: a caller that
+    /// drops this while it is being made loses nothing.
+    async fn push_rest(&mut self) -> Result<(), ClientError> {
+        if self.cutter.unsent() > 0 {
+            self.pipeline().await?;
+            let rest = self.cutter.flush(0);
+            let pipeline = self.pipeline.as_mut().expect("made just now");
+            rest.into_iter().for_each(|rest| pipeline.state.push(rest));
+        }
+        Ok(())
     }
 
     /// Tells the NameNode how long the last block is by now.
@@ -323,9 +354,7 @@ impl<S: Seam> DfsOutputStream<S> {
         if length == 0 && self.pipeline.is_none() {
             return Ok(());
         }
-        if let Some(packet) = self.cutter.flush(0) {
-            self.pipeline().await?.state.push(packet);
-        }
+        self.push_rest().await?;
         let pipeline = self.pipeline().await?;
         pipeline.state.finish(length);
         pipeline.drive(Goal::Finished).await?;

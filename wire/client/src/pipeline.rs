@@ -83,19 +83,27 @@ pub(crate) struct Pipeline<S: Seam> {
     /// Nodes that failed in earlier blocks: not asked for while there are others.
     pub(crate) avoid: Vec<DatanodeUuid>,
     pub(crate) state: BlockStream,
+    /// A call is at work; still so at the next one, it was dropped in the middle.
+    busy: bool,
     wire: Option<Wire<NetConn<S>>>,
 }
 
 impl<S: Seam> Pipeline<S> {
-    /// Asks for a block, if possible on none of the nodes to `avoid`, and starts its pipeline. `previous` is committed by
-    /// the same call.
+    /// Asks for a block and starts its pipeline. `previous` is committed by the same call. Of the nodes to `avoid` only
+    /// the last is left out when there are too few others: a short pipeline is worse than asking a node in vain.
     pub(crate) async fn create(
         dfs: DistributedFileSystem<S>,
         file: FileHandle,
         previous: Option<Block>,
-        avoid: Vec<DatanodeUuid>,
+        mut avoid: Vec<DatanodeUuid>,
     ) -> Result<Self, ClientError> {
-        let (block, nodes, token) = allocate(&dfs, &file, previous, &avoid, &[]).await?;
+        let mut allocated = allocate(&dfs, &file, previous, &avoid, &[]).await?;
+        if allocated.1.len() < usize::from(file.replication) && avoid.len() > 1 {
+            abandon(&dfs, &file, allocated.0).await?;
+            avoid.drain(..avoid.len() - 1);
+            allocated = allocate(&dfs, &file, previous, &avoid, &[]).await?;
+        }
+        let (block, nodes, token) = allocated;
         let options = dfs.shared.options.replacement.clone();
         let state = BlockStream::new(block, nodes).with_options(options);
         Ok(Self {
@@ -105,6 +113,7 @@ impl<S: Seam> Pipeline<S> {
             token,
             avoid,
             state,
+            busy: false,
             wire: None,
         })
     }
@@ -124,6 +133,7 @@ impl<S: Seam> Pipeline<S> {
             token: located.token,
             avoid: Vec::new(),
             state,
+            busy: false,
             wire: None,
         };
         if let Some(failure) = pipeline.go_on().await? {
@@ -132,8 +142,20 @@ impl<S: Seam> Pipeline<S> {
         Ok(pipeline)
     }
 
-    /// Works until the goal is reached, through failures.
+    /// Works until the goal is reached, through failures. When the caller drops this in the middle, the next call first
+    /// sets the stream up again, as what is on it is not known (T-P20).
     pub(crate) async fn drive(&mut self, goal: Goal) -> Result<(), ClientError> {
+        if std::mem::replace(&mut self.busy, true) {
+            self.abort();
+            let next = self.state.handle_interrupted();
+            self.recover_by(next).await?;
+        }
+        self.drive_on(goal).await?;
+        self.busy = false;
+        Ok(())
+    }
+
+    async fn drive_on(&mut self, goal: Goal) -> Result<(), ClientError> {
         loop {
             if self.wire.is_none()
                 && let Err(failure) = self.set_up(WriteStage::Create, false).await
@@ -299,7 +321,11 @@ impl<S: Seam> Pipeline<S> {
     async fn recover(&mut self, failure: Failure) -> Result<(), ClientError> {
         self.abort();
         tracing::debug!("pipeline of {}: {}", self.state.block(), failure.reason);
-        let mut next = self.state.handle_failure(failure.bad_node)?;
+        let next = self.state.handle_failure(failure.bad_node)?;
+        self.recover_by(next).await
+    }
+
+    async fn recover_by(&mut self, mut next: Recovery) -> Result<(), ClientError> {
         loop {
             let again = match next {
                 Recovery::Abandon => self.start_over().await?,
@@ -316,13 +342,7 @@ impl<S: Seam> Pipeline<S> {
     }
 
     async fn start_over(&mut self) -> Result<Option<Failure>, ClientError> {
-        let (path, inode) = (self.file.path.clone(), self.file.inode);
-        let abandon = Request::AbandonBlock {
-            path,
-            inode,
-            block: self.state.block(),
-        };
-        self.dfs.call(abandon).await?;
+        abandon(&self.dfs, &self.file, self.state.block()).await?;
         let bad = self.state.bad_nodes().to_vec();
         let (avoid, previous) = (&self.avoid, self.previous);
         let (block, nodes, token) = allocate(&self.dfs, &self.file, previous, avoid, &bad).await?;
@@ -472,6 +492,17 @@ fn take_ack(
         finish_sequence.is_some_and(|finish| ack.sequence >= finish),
     );
     Ok(())
+}
+
+/// Gives a block back that holds nothing.
+async fn abandon<S: Seam>(
+    dfs: &DistributedFileSystem<S>,
+    file: &FileHandle,
+    block: Block,
+) -> Result<(), ClientError> {
+    let (path, inode) = (file.path.clone(), file.inode);
+    let request = Request::AbandonBlock { path, inode, block };
+    dfs.call(request).await.map(|_| ())
 }
 
 /// A block on none of the `bad` nodes, and on none to `avoid` if there are others.

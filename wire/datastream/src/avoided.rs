@@ -25,7 +25,13 @@ impl AvoidedNodes {
         self.nodes.drain(..over);
     }
 
-    /// Whom to keep away from now.
+    /// There are too few others: only the node that failed last is avoided from now on, the rest may have come back.
+    pub fn keep_newest(&mut self) {
+        let older = self.nodes.len().saturating_sub(1);
+        self.nodes.drain(..older);
+    }
+
+    /// Whom to keep away from now, the one that failed last behind the others.
     #[must_use]
     pub fn list(&self, now: Tick) -> Vec<DatanodeUuid> {
         let fresh = |at: Tick| now.ms_since(at) < AVOIDED_FOR_MS;
@@ -52,5 +58,7 @@ mod tests {
         let many: Vec<_> = (0..100).map(DatanodeUuid).collect();
         avoided.handle_failed(at(700_000), &many);
         assert_eq!(avoided.list(at(700_000)), many[36..]);
+        avoided.keep_newest();
+        assert_eq!(avoided.list(at(700_000)), many[99..]);
     }
 }

@@ -73,6 +73,8 @@ pub struct BlockStream {
     in_flight: usize,
     acked: u64,
     established: bool,
+    /// Some pipeline of it was.
+    was_established: bool,
     finishing: Option<u64>,
     finish_sent: bool,
     finished: bool,
@@ -104,6 +106,7 @@ impl BlockStream {
             in_flight: 0,
             acked: 0,
             established: false,
+            was_established: false,
             finishing: None,
             finish_sent: false,
             finished: false,
@@ -227,6 +230,12 @@ impl BlockStream {
         self.queued.push_back(packet);
     }
 
+    /// Its end was asked for: no packet may follow.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.finishing.is_some()
+    }
+
     /// The block ends at `length` bytes, all of which were pushed.
     pub fn finish(&mut self, length: u64) {
         self.finishing = Some(length);
@@ -252,11 +261,12 @@ impl BlockStream {
     /// The pipeline reported that it is set up.
     pub fn handle_established(&mut self) {
         self.established = true;
+        self.was_established = true;
     }
 
     /// Everything up to `offset` is acknowledged by every node; `finished` when the end-of-block frame is.
     pub fn handle_ack(&mut self, offset: u64, finished: bool) {
-        self.established = true;
+        self.handle_established();
         if offset > self.acked {
             self.acked = offset;
             self.bad_before = self.bad.len();
@@ -303,21 +313,33 @@ impl BlockStream {
                 offset: self.acked,
             });
         }
+        match self.start_again() {
+            Recovery::Continue if self.nodes.is_empty() => Err(PipelineError::AllBad {
+                block: self.block(),
+            }),
+            recovery => Ok(recovery),
+        }
+    }
+
+    /// The caller left in the middle of something (its future was dropped), so that what is on the stream is not known
+    /// (T-P20): the same nodes are set up again. Nobody is to blame, and it is no recovery of a packet.
+    pub fn handle_interrupted(&mut self) -> Recovery {
+        // It may have been in the middle of a recovery.
+        self.established |= self.was_established;
+        self.start_again()
+    }
+
+    fn start_again(&mut self) -> Recovery {
         // Un-acked packets go back to the head of the queue, in order (E-21).
         while let Some(packet) = self.sent.pop_back() {
             self.queued.push_front(packet);
         }
         self.finish_sent = false;
         if !self.established && self.acked == 0 && !self.reopening {
-            return Ok(Recovery::Abandon);
+            return Recovery::Abandon;
         }
         self.established = false;
-        if self.nodes.is_empty() {
-            return Err(PipelineError::AllBad {
-                block: self.block(),
-            });
-        }
-        Ok(Recovery::Continue)
+        Recovery::Continue
     }
 
     /// A recovered pipeline could not be set up: one more node is bad.
@@ -394,6 +416,7 @@ impl BlockStream {
         self.settled = block.generation_stamp;
         self.nodes = nodes;
         self.established = false;
+        self.was_established = false;
         self.finish_sent = false;
     }
 }
@@ -641,6 +664,24 @@ mod tests {
         drain(&mut stream);
         stream.handle_ack(4, false);
         assert!(!stream.forgive(), "no byte more is acknowledged");
+    }
+
+    /// T-P20: nobody is blamed for a caller that left, as often as it likes.
+    #[test]
+    fn an_interrupted_stream_starts_again_with_the_same_nodes_t_p20() {
+        let mut stream = stream();
+        stream.push(packet(0));
+        drain(&mut stream);
+        assert_eq!(stream.handle_interrupted(), Recovery::Abandon);
+        let block = stream.block();
+        stream.handle_replaced(block, vec![node(1), node(2), node(3)]);
+        stream.handle_established();
+        for _ in 0..2 * RECOVERIES_MAX {
+            assert_eq!(drain(&mut stream), [0]);
+            assert_eq!(stream.handle_interrupted(), Recovery::Continue);
+            assert_eq!((stream.nodes().len(), stream.bad_nodes().len()), (3, 0));
+            stream.handle_established();
+        }
     }
 
     /// E-21: what fails once everything but the end is acknowledged is the close; done again, it ends the block.

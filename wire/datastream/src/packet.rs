@@ -99,9 +99,15 @@ impl Packetizer {
         }
     }
 
+    /// Whether the current packet is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.length == self.packet
+    }
+
     /// The current packet, once it is full.
     pub fn take_full(&mut self) -> Option<Packet> {
-        (self.length == self.packet).then(|| self.take(0, false))
+        self.is_full().then(|| self.take(0, false))
     }
 
     /// Everything collected, as the end of the block or because the writer flushes. `None` when nothing new was

@@ -1,6 +1,8 @@
 //! Files being written, flushed, appended to, cut and read while nodes fail: the real client against the real daemons
 //! over virtual time. Scenarios of behaviour.md 6.11 and 6.12 by id.
 
+mod pipelines;
+
 use hadal_blockpool::{ActorConfig, ScannerConfig};
 use hadal_blocks::BlockConfig;
 use hadal_client::{
