@@ -167,12 +167,11 @@ pub(crate) struct NodeArgs {
 }
 
 /// Start-up options Hadoop's daemons have, and these have not.
-const DAEMON_OPTIONS: [&str; 12] = [
+const DAEMON_OPTIONS: [&str; 11] = [
     "backup",
     "checkpoint",
     "genclusterid",
     "importCheckpoint",
-    "initializeSharedEdits",
     "metadataVersion",
     "recover",
     "regular",
@@ -210,6 +209,13 @@ pub(crate) struct NamenodeArgs {
         conflicts_with = "format"
     )]
     bootstrap_standby: bool,
+    /// Begin a new journal behind the newest image here, on the JournalNodes or in the shared directory configured
+    #[arg(
+        long = "initializeSharedEdits",
+        alias = "initialize-shared-edits",
+        conflicts_with_all = ["format", "bootstrap_standby"]
+    )]
+    initialize_shared_edits: bool,
     /// Name of the cluster to format
     #[arg(long = "clusterid", alias = "cluster-id", value_name = "NAME")]
     cluster_id: Option<String>,
@@ -348,6 +354,9 @@ fn run_namenode(global: &Global, console: &Console, args: NamenodeArgs) -> Resul
     let daemon = global.daemon(args.node.id)?;
     if args.bootstrap_standby {
         return daemons::bootstrap_standby(&daemon, args.force, args.non_interactive);
+    }
+    if args.initialize_shared_edits {
+        return daemons::initialize_shared_edits(&daemon, args.force);
     }
     match args.format {
         true => daemons::format(

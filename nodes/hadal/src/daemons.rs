@@ -372,6 +372,26 @@ pub(crate) fn bootstrap_standby(
     })
 }
 
+/// `hadal namenode -initializeSharedEdits`.
+pub(crate) fn initialize_shared_edits(args: &DaemonArgs, force: bool) -> Result<i32> {
+    let config = load(args)?;
+    let member = member(&config.cluster.namenodes, args.id.as_deref(), "namenode")?;
+    let settings = namenode_config(&config, &member.id)?;
+    let identity = identity(&config, Role::Namenode, &member.id)?;
+    let any: SocketAddr = (member.address.ip(), 0).into();
+    let timeout = config.cluster.connection_timeout;
+    let done = run_on_this_thread(ShardOptions::new("initialize"), |shard| async move {
+        let net = endpoint(any, &identity, timeout, false)?;
+        let env = shard.env(net);
+        anyhow::Ok(hadal_namenode::initialize_shared_edits(env, settings, force).await?)
+    })??;
+    println!(
+        "the journal of cluster {}, block pool {}, begins behind txid {}; the other NameNodes join with -bootstrapStandby",
+        done.info.cluster_id, done.info.block_pool_id, done.behind
+    );
+    Ok(0)
+}
+
 /// On a terminal, asks before a namespace is given up (as HDFS does).
 fn asked_to_reformat(dir: &Path) -> Result<bool> {
     use std::io::{IsTerminal, Write};

@@ -30,6 +30,12 @@ pub(crate) async fn catch_up<E: Env>(
     let mut asked = Vec::new();
     loop {
         let next = applied(node).next();
+        if next.0 > end.txid.0 + 1 {
+            return Err(RunError::JournalBehind {
+                applied: next.0 - 1,
+                end: end.txid.0,
+            });
+        }
         if next > end.txid {
             assert_eq!(*digest, end.digest, "the applied log is the recovered one");
             return Ok(());

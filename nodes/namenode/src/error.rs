@@ -72,6 +72,16 @@ pub enum RunError {
         /// Who was asked.
         asked: String,
     },
+    /// The journal ends before what the image here holds.
+    #[error(
+        "the journal ends at txid {end}, the newest image here is of txid {applied}: if the journal is new, run `hadal namenode -initializeSharedEdits` once; else this directory is not of its namespace"
+    )]
+    JournalBehind {
+        /// Last edit applied here.
+        applied: u64,
+        /// End of the recovered log.
+        end: u64,
+    },
     /// An image is broken inside.
     #[error("image at txid {txid} cannot be loaded: {what}")]
     BrokenImage {
@@ -111,6 +121,33 @@ pub enum FormatError {
         name: String,
         /// Where.
         address: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A journal could not be set up behind an image. It is empty, or as it was.
+#[derive(Debug, Error)]
+pub enum InitializeError {
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The journal could not be formatted.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// There is a journal already.
+    #[error(
+        "the journal holds edits up to txid {end} already, and keeps them: pass -force to give them up"
+    )]
+    HoldsEdits {
+        /// Its end.
+        end: u64,
+    },
+    /// The journal did not take the first segment.
+    #[error("the journal behind txid {txid} could not be begun: {reason}")]
+    NotBegun {
+        /// The image's.
+        txid: u64,
         /// Why.
         reason: String,
     },

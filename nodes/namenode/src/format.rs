@@ -53,8 +53,25 @@ pub async fn format<E: Env>(
         block_pool_id: BlockPoolId(format!("BP-{:016x}-{}", env.random_u64(), env.wall_ms())),
         created_ms: env.wall_ms(),
     };
+    format_journal(&env, config, &info, options.force).await?;
+    let images = crate::images::images_dir(&config.dir);
+    if disk.exists(&images).await.map_err(RunError::from)? {
+        disk.remove_dir_all(&images).await.map_err(RunError::from)?;
+    }
+    identity::write(&disk, &config.dir, &info).await?;
+    Ok(info)
+}
+
+/// Makes the journal, wherever it is, an empty one of this namespace. With `force` off a journal of the same namespace is
+/// left as it is, and one of another is an error.
+pub(crate) async fn format_journal<E: Env>(
+    env: &E,
+    config: &NamenodeConfig,
+    info: &NamespaceInfo,
+    force: bool,
+) -> Result<(), FormatError> {
     if let Some(shared) = &config.shared_edits_dir {
-        crate::shared::format(&env, shared, &info, &config.name, options.force)
+        crate::shared::format(env, shared, info, &config.name, force)
             .await
             .map_err(|fault| FormatError::Shared {
                 dir: shared.display().to_string(),
@@ -64,7 +81,7 @@ pub async fn format<E: Env>(
     for journalnode in &config.journalnodes {
         let deadline = env.now().after_ms(JOURNALNODE_WAIT_MS);
         loop {
-            let attempt = pin!(format_journalnode(&env, journalnode, &info, options.force));
+            let attempt = pin!(format_journalnode(env, journalnode, info, force));
             let reason = match select(attempt, pin!(env.sleep_until(deadline))).await {
                 Either::Left((Ok(()), _)) => break,
                 Either::Left((Err((reason, retry)), _)) if retry && env.now() < deadline => {
@@ -82,12 +99,7 @@ pub async fn format<E: Env>(
             });
         }
     }
-    let images = crate::images::images_dir(&config.dir);
-    if disk.exists(&images).await.map_err(RunError::from)? {
-        disk.remove_dir_all(&images).await.map_err(RunError::from)?;
-    }
-    identity::write(&disk, &config.dir, &info).await?;
-    Ok(info)
+    Ok(())
 }
 
 /// `Err((reason, worth another try))`.

@@ -19,6 +19,7 @@ mod identity;
 mod images;
 #[cfg(test)]
 mod images_tests;
+mod initialize;
 mod life;
 mod links;
 mod node;
@@ -35,9 +36,10 @@ pub use bootstrap::{Bootstrapped, bootstrap_standby};
 pub use config::{
     GroupLookup, HaSettings, HostLookup, JournalnodePeer, NamenodeConfig, NamenodePeer,
 };
-pub use error::{BootstrapError, FetchError, FormatError, RunError};
+pub use error::{BootstrapError, FetchError, FormatError, InitializeError, RunError};
 pub use fetch::{Description, Fetched, describe, fetch_image};
 pub use format::{FormatOptions, format};
+pub use initialize::{Initialized, initialize_shared_edits};
 pub use life::run;
 pub use store_fsimage::image_name;
 

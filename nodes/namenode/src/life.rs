@@ -36,7 +36,7 @@ enum Left {
 ///
 /// # Errors
 /// [`RunError`] when it cannot start or its journal cannot be read.
-pub async fn run<E: Env>(env: E, mut config: NamenodeConfig) -> Result<(), RunError> {
+pub async fn run<E: Env>(env: E, config: NamenodeConfig) -> Result<(), RunError> {
     let disk = env.disk().clone();
     let _lock = identity::lock(&disk, &config.dir).await?;
     let info = identity::read(&disk, &config.dir)
@@ -45,21 +45,7 @@ pub async fn run<E: Env>(env: E, mut config: NamenodeConfig) -> Result<(), RunEr
             dir: config.dir.display().to_string(),
         })?;
     let starts = identity::count_start(&disk, &config.dir, env.wall_ms()).await?;
-    config.namesystem.info = info.clone();
-    config.namesystem.name.clone_from(&config.name);
-    config.namesystem.software.clone_from(&config.software);
-    if let Some(dir) = &config.shared_edits_dir {
-        tracing::info!("edits are shared in {}", dir.display());
-        config.journalnodes = vec![links::shared_edits()];
-    }
-    let controller = controller(&env, &config, &info, starts);
-    let mut journal = WriterConfig::new(journalnode_names(&config));
-    journal.planted = config.planted;
-    let writer = Writer::new(journal, info, env.random_u64());
-    let node = Rc::new(Node::new(env.clone(), config, writer, controller));
-    for jn in 0..node.links.len() {
-        env.spawn("namenode journal link", links::run(Rc::clone(&node), jn));
-    }
+    let node = assemble(env.clone(), config, info, starts);
     for peer in 0..node.peers.len() {
         env.spawn("namenode peer link", peers::run(Rc::clone(&node), peer));
     }
@@ -77,6 +63,31 @@ pub async fn run<E: Env>(env: E, mut config: NamenodeConfig) -> Result<(), RunEr
         while let Left::Clean = term(&node, &mut digest).await? {}
         *node.namesystem.borrow_mut() = None;
     }
+}
+
+/// The node with its ways to the journal.
+pub(crate) fn assemble<E: Env>(
+    env: E,
+    mut config: NamenodeConfig,
+    info: NamespaceInfo,
+    starts: u64,
+) -> Rc<Node<E>> {
+    config.namesystem.info = info.clone();
+    config.namesystem.name.clone_from(&config.name);
+    config.namesystem.software.clone_from(&config.software);
+    if let Some(dir) = &config.shared_edits_dir {
+        tracing::info!("edits are shared in {}", dir.display());
+        config.journalnodes = vec![links::shared_edits()];
+    }
+    let controller = controller(&env, &config, &info, starts);
+    let mut journal = WriterConfig::new(journalnode_names(&config));
+    journal.planted = config.planted;
+    let writer = Writer::new(journal, info, env.random_u64());
+    let node = Rc::new(Node::new(env.clone(), config, writer, controller));
+    for jn in 0..node.links.len() {
+        env.spawn("namenode journal link", links::run(Rc::clone(&node), jn));
+    }
+    node
 }
 
 fn journalnode_names(config: &NamenodeConfig) -> Vec<String> {
@@ -104,7 +115,7 @@ fn controller<E: Env>(
 }
 
 /// Takes the newest image, or an empty namespace; returns the journal's digest at its end.
-async fn load<E: Env>(node: &Rc<Node<E>>) -> Result<LogDigest, RunError> {
+pub(crate) async fn load<E: Env>(node: &Rc<Node<E>>) -> Result<LogDigest, RunError> {
     let (mut namesystem, digest) = checkpoint::load(node).await?;
     namesystem.start(node.env.now());
     match (node.config.hosts)() {
@@ -184,7 +195,7 @@ async fn stand_by<E: Env>(node: &Rc<Node<E>>, digest: &mut LogDigest) -> Result<
 }
 
 /// Claims the journal; `None` when the claim failed or the lease was lost meanwhile.
-async fn claim<E: Env>(node: &Rc<Node<E>>) -> Option<(Epoch, CommitMark)> {
+pub(crate) async fn claim<E: Env>(node: &Rc<Node<E>>) -> Option<(Epoch, CommitMark)> {
     node.events.borrow_mut().clear();
     node.writer.borrow_mut().start_claim(node.env.now());
     let outcome = {
@@ -221,7 +232,7 @@ async fn claim<E: Env>(node: &Rc<Node<E>>) -> Option<(Epoch, CommitMark)> {
 }
 
 /// Writes no more.
-fn resign<E: Env>(node: &Rc<Node<E>>) {
+pub(crate) fn resign<E: Env>(node: &Rc<Node<E>>) {
     node.writer.borrow_mut().resign();
     if let Some(shared) = &node.shared {
         shared.close();
@@ -371,7 +382,7 @@ fn lost_by<E: Env>(node: &Rc<Node<E>>, event: Event) -> Option<String> {
 }
 
 /// Ends the log behind everything that was accepted, so that the next writer has nothing to recover.
-async fn finish<E: Env>(node: &Rc<Node<E>>) -> Result<(), String> {
+pub(crate) async fn finish<E: Env>(node: &Rc<Node<E>>) -> Result<(), String> {
     all_committed(node).await;
     let finishing = node.writer.borrow_mut().finish(node.env.now());
     finishing.map_err(|error| error.to_string())?;
@@ -465,7 +476,7 @@ async fn next_event<E: Env, T>(
 }
 
 /// Runs `future` while taking turns and keeping the timers of namesystem, writer and controller.
-async fn drive<E: Env, T>(node: &Rc<Node<E>>, future: impl Future<Output = T>) -> T {
+pub(crate) async fn drive<E: Env, T>(node: &Rc<Node<E>>, future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     loop {
         let mark = node.wake.mark();

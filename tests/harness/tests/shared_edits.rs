@@ -270,4 +270,47 @@ fn d_02_d_03_t_a2_t_a6_two_namenodes_share_a_directory_and_never_write_both() {
     cluster.run(&["haadmin", "-transitionToActive", "nn1"]).ok();
     cluster.run(&["dfs", "-test", "-d", "/three"]).ok();
     cluster.await_equal();
+    moves_to_another_directory(&mut cluster);
+}
+
+/// `-initializeSharedEdits`: the journal goes on in a new directory behind an image.
+fn moves_to_another_directory(cluster: &mut Cluster) {
+    cluster.run(&["dfsadmin", "-safemode", "enter"]).ok();
+    cluster.run(&["dfsadmin", "-saveNamespace"]).ok();
+    let refused = cluster.namenode("nn1", &["-initializeSharedEdits"]);
+    refuses(&refused, "in use");
+    for (_, mut child) in cluster.running.drain(..) {
+        child.kill().expect("it runs");
+        child.wait().expect("it ends");
+    }
+    let refused = cluster.namenode("nn1", &["-initializeSharedEdits"]);
+    refuses(&refused, "holds edits");
+    for id in ["nn1", "nn2", "client"] {
+        let moved = cluster
+            .configuration(id)
+            .replace("filer/edits", "filer/new");
+        std::fs::write(cluster.conf(id), moved).expect("a file");
+    }
+    // Without it the empty directory is not taken for the journal.
+    cluster.start("nn1");
+    cluster.await_state("nn1", "standby");
+    let refused = cluster.run(&["haadmin", "-transitionToActive", "--forceactive", "nn1"]);
+    refuses(&refused, "not formatted");
+    cluster.signal("nn1", nix::sys::signal::Signal::SIGKILL);
+    let (_, mut child) = cluster.running.pop().expect("nn1");
+    child.wait().expect("it ends");
+    cluster.namenode("nn1", &["-initializeSharedEdits"]).ok();
+    cluster.start("nn1");
+    cluster.await_state("nn1", "standby");
+    cluster
+        .run(&["haadmin", "-transitionToActive", "--forceactive", "nn1"])
+        .ok();
+    cluster.run(&["dfs", "-mkdir", "/four"]).ok();
+    cluster
+        .namenode("nn2", &["-bootstrapStandby", "-force", "-nonInteractive"])
+        .ok();
+    cluster.start("nn2");
+    cluster.await_equal();
+    let listed = cluster.run(&["dfs", "-ls", "-C", "/"]).ok().stdout;
+    assert_eq!(listed, "/four\n/one\n/three\n/two\n");
 }

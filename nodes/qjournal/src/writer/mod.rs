@@ -131,6 +131,21 @@ impl Writer {
         Ok(())
     }
 
+    /// The journal was found empty, and everything up to `mark` is in an image: the log begins behind that
+    /// (`namenode -initializeSharedEdits`). To be followed by [`Writer::begin`].
+    ///
+    /// # Errors
+    /// [`AppendError::NotWriting`] unless the claim ended with an empty journal.
+    pub fn begin_behind(&mut self, mark: CommitMark) -> Result<(), AppendError> {
+        match self.phase {
+            Phase::Recovered(end) if end.txid == TxId(0) => {
+                self.phase = Phase::Recovered(mark);
+                Ok(())
+            }
+            _ => Err(AppendError::NotWriting),
+        }
+    }
+
     /// Hands in the next edits. They are sent to every JournalNode that keeps up; [`Event::Committed`] tells when a
     /// majority has them.
     ///
