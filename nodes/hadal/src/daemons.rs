@@ -278,6 +278,7 @@ fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
         images_retained: section.images_retained.max(1),
         extra_edits_retained: section.extra_edits_retained,
         planted: Default::default(),
+        election_planted: Default::default(),
         checkpoint: CheckpointConfig {
             txns: section.checkpoint_txns.max(1),
             period_ms: section.checkpoint_period.0,

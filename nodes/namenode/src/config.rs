@@ -85,6 +85,8 @@ pub struct NamenodeConfig {
     pub extra_edits_retained: u64,
     /// Bugs the simulator plants in the journal writer.
     pub planted: hadal_qjournal::Planted,
+    /// And in the lease of the active role.
+    pub election_planted: hadal_failover::Planted,
     /// When a standby makes images.
     pub checkpoint: CheckpointConfig,
     /// Most bytes per second of one image sent to another node; 0 for no limit.

@@ -72,6 +72,7 @@ fn config(number: u8, bytes_per_second: u64) -> NamenodeConfig {
         checkpoint: CheckpointConfig::default(),
         image_bytes_per_second: bytes_per_second,
         planted: Default::default(),
+        election_planted: Default::default(),
         hosts: Arc::new(|| Ok(Default::default())),
     }
 }

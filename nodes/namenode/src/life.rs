@@ -109,6 +109,7 @@ fn controller<E: Env>(
         automatic: config.ha.automatic,
         lease_ttl_ms: config.ha.lease_ttl_ms,
         renew_interval_ms: config.ha.renew_interval_ms,
+        planted: config.election_planted,
         ..ControllerConfig::new(config.name.clone(), peers, journalnode_names(config))
     };
     Controller::new(settings, env.random_u64(), env.now())

@@ -176,6 +176,20 @@ impl SimDisk {
         Some(bytes)
     }
 
+    /// The synced bytes of the file that has this name now, whatever name it would have after a power failure; for
+    /// checkers.
+    #[must_use]
+    pub fn peek_synced(&self, path: &Path) -> Option<Vec<u8>> {
+        let state = self.cell.state.borrow();
+        let Some(Entry::File(inode)) = state.names.get(&clean(path)) else {
+            return None;
+        };
+        let content = &state.inodes.get(&inode)?.durable;
+        let mut bytes = vec![0; content.length() as usize];
+        content.read(0, &mut bytes);
+        Some(bytes)
+    }
+
     /// A file's bytes as a power failure that loses everything unsynced would leave them; for checkers
     /// that look at each step. `None` when not even its name is durable.
     #[must_use]

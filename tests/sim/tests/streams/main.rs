@@ -80,6 +80,7 @@ async fn namenode(env: SimEnv) {
         images_retained: 2,
         extra_edits_retained: 1_000_000,
         planted: Default::default(),
+        election_planted: Default::default(),
         checkpoint: hadal_namesystem::CheckpointConfig::default(),
         image_bytes_per_second: 0,
     };

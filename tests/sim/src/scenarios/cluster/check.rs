@@ -301,6 +301,40 @@ async fn stats_when_settled(
     last
 }
 
+/// Namespaces of active and standby are equal at equal txid (S9).
+async fn compare_digests(world: &Handle, dfs: &Dfs, up: &[usize], env: &SimEnv) {
+    let mut seen: BTreeMap<u64, (usize, [u8; 16])> = BTreeMap::new();
+    let mut compared = up.len() < 2;
+    for _ in 0..SETTLE_ATTEMPTS {
+        for index in up {
+            let expect = Expect::node(Role::Namenode, namenode_name(*index));
+            let ask = Request::NamespaceDigest;
+            let answer = dfs.admin(namenode_address(*index), &expect, &ask).await;
+            let Ok(Response::Digest { txid, digest }) = answer else {
+                continue;
+            };
+            let (other, first) = *seen.entry(txid.0).or_insert((*index, digest));
+            compared |= other != *index;
+            if first != digest {
+                let detail = format!(
+                    "the namespaces of {} and {} differ at txid {txid}",
+                    namenode_name(other),
+                    namenode_name(*index)
+                );
+                return world.violate(Promise::P1, detail);
+            }
+        }
+        if compared {
+            return world.count("digests compared", u64::from(up.len() > 1));
+        }
+        wait_ms(env, 500).await;
+    }
+    world.violate(
+        Promise::P7,
+        format!("no two NameNodes of {up:?} are at one txid: {seen:?}"),
+    );
+}
+
 async fn walk(dfs: &Dfs, root: &str) -> Result<BTreeMap<String, Found>, ClientError> {
     let mut found = BTreeMap::new();
     let mut dirs = vec![root.to_owned()];
@@ -343,6 +377,7 @@ async fn verify(
         Ok(_) => {}
         Err(error) => world.violate(Promise::P7, format!("no statistics after healing: {error}")),
     }
+    compare_digests(&world, &dfs, &up, &env).await;
     let trees = ctx.trees.borrow().clone();
     let mut open = Vec::new();
     for (index, tree) in trees.iter().enumerate() {

@@ -81,6 +81,7 @@ fn journalnode_config(index: usize, planted: Planted) -> JournalnodeConfig {
     // A new segment per claim: smaller ones cost less to scan, and grow more often.
     config.segment_bytes = 32 << 10;
     config.planted = planted.journal;
+    config.election_planted = planted.election;
     config
 }
 
@@ -133,6 +134,7 @@ fn namenode_config(index: usize, namenodes: usize, planted: Planted) -> Namenode
         images_retained: 2,
         extra_edits_retained: 1_000_000,
         planted: planted.journal,
+        election_planted: planted.election,
         checkpoint: CheckpointConfig::default(),
         image_bytes_per_second: 0,
     }

@@ -9,12 +9,41 @@ pub(super) struct Planted {
     pub(super) blocks: hadal_blocks::Planted,
     pub(super) datanode: hadal_blockpool::Planted,
     pub(super) client: hadal_client::Planted,
+    /// The lease of the active role, at both ends.
+    pub(super) election: hadal_failover::Planted,
     /// The NameNode does not look at permissions.
     pub(super) skip_permissions: bool,
 }
 
+/// Bugs that only two NameNodes can have.
+const TWO: [&str; 9] = [
+    "forget-promise",
+    "skip-epoch-check",
+    "forget-acceptance",
+    "compare-lengths",
+    "trust-marks",
+    "longest-wins",
+    "count-old-incarnations",
+    "grant-over-lease",
+    "serve-after-lapse",
+];
+
+/// Whether a bug needs two NameNodes to show.
+pub(super) fn needs_two(name: &str) -> bool {
+    TWO.contains(&name)
+}
+
 /// Found by this scenario, each within 300 seeds.
-pub(super) const NAMES: [&str; 20] = [
+pub(super) const NAMES: [&str; 29] = [
+    "forget-promise",
+    "skip-epoch-check",
+    "forget-acceptance",
+    "compare-lengths",
+    "trust-marks",
+    "longest-wins",
+    "count-old-incarnations",
+    "grant-over-lease",
+    "serve-after-lapse",
     "ack-before-persist",
     "commit-on-one",
     "skip-commit-barrier",
@@ -61,6 +90,18 @@ impl Planted {
             Some("show-unacked") => planted.datanode.show_unacked = true,
             Some("ack-before-downstream") => planted.datanode.ack_before_downstream = true,
             Some("skip-verify") => planted.client.skip_verify = true,
+            Some("forget-promise") => planted.journal.forget_promise = true,
+            Some("skip-epoch-check") => planted.journal.skip_epoch_check = true,
+            Some("forget-acceptance") => planted.journal.forget_acceptance = true,
+            Some("compare-lengths") => planted.journal.compare_lengths = true,
+            Some("trust-marks") => planted.journal.trust_marks = true,
+            Some("longest-wins") => planted.journal.longest_wins = true,
+            Some("count-old-incarnations") => planted.journal.count_old_incarnations = true,
+            Some("grant-over-lease") => planted.election.grant_over_lease = true,
+            Some("serve-after-lapse") => {
+                planted.election.resume_after_lapse = true;
+                planted.election.accept_old_renewals = true;
+            }
             Some("skip-permissions") => planted.skip_permissions = true,
             _ => {}
         }

@@ -1,0 +1,369 @@
+//! What stands on the JournalNodes' disks, looked at again and again while faults strike (reliability.md S4).
+//!
+//! * **One writer per epoch** (P3): a record is named by its epoch and txid; two records of one name never exist.
+//! * **Promises bind** (P3): a record that nobody had before does not appear under an epoch lower than what its
+//!   JournalNode had promised; a segment of an epoch stands only where a majority has promised it.
+//! * **Acknowledged edits stay** (P2): each is durable at a majority when it is acknowledged, and somewhere ever after.
+//! * **Finalised is final** (P2): what two JournalNodes finalised at a txid is the same record.
+//!
+//! A JournalNode that was made to forget (wiped, rolled back, rotten) binds nobody any more.
+
+use super::Ctx;
+use crate::disk::SimDisk;
+use crate::node::NodeId;
+use crate::report::Promise;
+use crate::rng::Rng;
+use crate::world::Handle;
+use hadal_qjournal::acceptor::AcceptorRecord;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hasher;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+use store_record::SLOT_LEN;
+use store_record::checksum::{crc32c, crc32c_append};
+
+/// Between two looks at everything, at most.
+const LOOK_EVERY_MS: u64 = 3_000;
+/// Bytes before the first record of a segment, and before the payload of a record.
+const SEGMENT_HEAD: usize = 4096;
+const RECORD_HEAD: usize = 24;
+/// Bytes before the payload of a slot of the small record.
+const SLOT_HEAD: usize = 40;
+
+/// One record: its epoch, and a hash of all its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Edit {
+    epoch: u64,
+    hash: u64,
+}
+
+/// The records of one segment file, by txid.
+type Segment = Rc<BTreeMap<u64, Edit>>;
+
+/// What one JournalNode holds.
+#[derive(Default)]
+struct Journal {
+    segments: BTreeMap<PathBuf, Segment>,
+    /// Highest epoch its disk ever promised durably.
+    promised: u64,
+    /// It was made to forget.
+    forgetful: bool,
+}
+
+impl Journal {
+    fn edit(&self, txid: u64) -> Option<Edit> {
+        let mut found = self
+            .segments
+            .values()
+            .filter_map(|segment| segment.get(&txid));
+        found.next().copied()
+    }
+}
+
+/// See the module.
+pub(super) struct Audit {
+    ctx: Ctx,
+    nodes: Vec<NodeId>,
+    journals: Vec<Journal>,
+    /// Every record ever seen, by epoch and txid.
+    known: BTreeMap<(u64, u64), u64>,
+    acknowledged: BTreeMap<u64, Edit>,
+    finalised: BTreeMap<u64, (usize, Edit)>,
+    writers: BTreeSet<u64>,
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// The readable records of a segment file, up to the first that is not.
+fn records(bytes: &[u8]) -> BTreeMap<u64, Edit> {
+    let mut edits = BTreeMap::new();
+    let mut at = SEGMENT_HEAD;
+    while let Some(head) = bytes.get(at..at + RECORD_HEAD) {
+        let Some(record) = bytes.get(at..at + RECORD_HEAD + u32_at(head, 0) as usize) else {
+            break;
+        };
+        let txid = u64_at(head, 16);
+        if txid == 0 || u32_at(head, 4) != crc32c_append(crc32c(&record[..4]), &record[8..]) {
+            break;
+        }
+        let mut hash = std::hash::DefaultHasher::new();
+        hash.write(&record[8..]);
+        let edit = Edit {
+            epoch: u64_at(head, 8),
+            hash: hash.finish(),
+        };
+        edits.insert(txid, edit);
+        at += record.len();
+    }
+    edits
+}
+
+/// What the small record says, by the newest of its two slots that is whole.
+fn promises(bytes: &[u8]) -> Option<AcceptorRecord> {
+    let slot = |index: usize| {
+        let slot = bytes.get(index * SLOT_LEN..(index + 1) * SLOT_LEN)?;
+        let whole = u32_at(slot, 12) == crc32c_append(crc32c(&slot[..12]), &slot[16..]);
+        let payload = slot.get(SLOT_HEAD..SLOT_HEAD + u32_at(slot, 32) as usize)?;
+        whole.then(|| (u64_at(slot, 16), payload.to_vec()))
+    };
+    let (_, payload) = slot(0).into_iter().chain(slot(1)).max()?;
+    hadal_proto::decode(payload.into()).ok()
+}
+
+/// A segment file of a JournalNode, by its name.
+fn is_segment(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or("");
+    let of_edits = path.parent() == Some(Path::new("/journal/edits"));
+    of_edits && name.starts_with("edits_") && !name.contains('.')
+}
+
+fn is_finalised(path: &Path) -> bool {
+    !path.to_string_lossy().contains("inprogress")
+}
+
+impl Audit {
+    pub(super) fn new(ctx: Ctx, nodes: &[NodeId]) -> Self {
+        Self {
+            ctx,
+            nodes: nodes.to_vec(),
+            journals: nodes.iter().map(|_| Journal::default()).collect(),
+            known: BTreeMap::new(),
+            acknowledged: BTreeMap::new(),
+            finalised: BTreeMap::new(),
+            writers: BTreeSet::new(),
+        }
+    }
+
+    fn disk(&self, index: usize) -> SimDisk {
+        self.ctx.handle.disk_of(self.nodes[index])
+    }
+
+    fn majority(&self) -> usize {
+        self.nodes.len() / 2 + 1
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.ctx.handle.name(self.nodes[index])
+    }
+
+    fn violate(&self, promise: Promise, detail: String) {
+        self.ctx.handle.violate(promise, detail);
+    }
+
+    /// This JournalNode is about to lose what it knew.
+    pub(super) fn forget(&mut self, index: usize) {
+        let journal = &mut self.journals[index];
+        journal.forgetful = true;
+        journal.segments.clear();
+    }
+
+    /// What this JournalNode's small record says.
+    fn record(&self, index: usize) -> AcceptorRecord {
+        let bytes = self.disk(index).peek_synced(Path::new("/journal/promises"));
+        bytes.and_then(|bytes| promises(&bytes)).unwrap_or_default()
+    }
+
+    /// A JournalNode said that it had promised this epoch: its disk says so too.
+    pub(super) fn told(&mut self, index: usize, promised: u64) {
+        self.ctx.handle.count("promises asked for", 1);
+        let durable = self.record(index).promised.0;
+        if durable < promised && !self.journals[index].forgetful {
+            let detail = format!(
+                "{} told of its promise of epoch {promised}, its disk of {durable}",
+                self.name(index)
+            );
+            self.violate(Promise::P3, detail);
+        }
+    }
+
+    /// Reads promises and the epochs of segments: cheap, and often.
+    pub(super) fn glance(&mut self) {
+        let mut promised = Vec::new();
+        for index in 0..self.nodes.len() {
+            let record = self.record(index);
+            promised.push(record.promised.0);
+            self.writers.insert(record.writer.0);
+        }
+        let enough = self.majority();
+        for writer in self.writers.iter().rev().take(1) {
+            let bound = (0..promised.len())
+                .filter(|index| promised[*index] >= *writer || self.journals[*index].forgetful);
+            if bound.count() < enough {
+                self.violate(
+                    Promise::P3,
+                    format!("a segment of epoch {writer} was started, promised are {promised:?}"),
+                );
+            }
+        }
+    }
+
+    /// Reads everything and compares.
+    pub(super) fn look(&mut self) {
+        self.ctx.handle.count("looks at the journals", 1);
+        self.glance();
+        let mut fresh: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
+        for index in 0..self.nodes.len() {
+            self.read(index, &mut fresh);
+        }
+        for ((epoch, txid), holders) in &fresh {
+            // A copy of a record that only this look found elsewhere is no word of its writer.
+            let journals = holders.iter().map(|index| &self.journals[*index]);
+            let mut bound = journals.map(|journal| !journal.forgetful && journal.promised > *epoch);
+            if bound.all(|bound| bound) {
+                let names: Vec<String> = holders.iter().map(|index| self.name(*index)).collect();
+                self.violate(
+                    Promise::P3,
+                    format!("{names:?} took edit {txid} of epoch {epoch} after a higher promise"),
+                );
+            }
+        }
+        for index in 0..self.nodes.len() {
+            let promised = self.record(index).promised.0;
+            self.journals[index].promised = self.journals[index].promised.max(promised);
+        }
+        self.note_acknowledged();
+    }
+
+    /// Reads one JournalNode's segments.
+    fn read(&mut self, index: usize, fresh: &mut BTreeMap<(u64, u64), Vec<usize>>) {
+        let disk = self.disk(index);
+        let paths = disk.files().into_iter().map(|(path, _)| path);
+        let mut segments = BTreeMap::new();
+        for path in paths.filter(|path| is_segment(path)) {
+            let old = self.journals[index].segments.get(&path).cloned();
+            if let Some(old) = old.clone().filter(|_| is_finalised(&path)) {
+                segments.insert(path, old);
+                continue;
+            }
+            let Some(bytes) = disk.peek_synced(&path) else {
+                continue;
+            };
+            let new = Rc::new(records(&bytes));
+            for (txid, edit) in new.iter() {
+                if old.as_ref().is_some_and(|old| old.get(txid) == Some(edit)) {
+                    continue;
+                }
+                self.take(index, *txid, *edit, fresh);
+                if is_finalised(&path) {
+                    self.take_final(index, *txid, *edit);
+                }
+            }
+            segments.insert(path, new);
+        }
+        self.journals[index].segments = segments;
+    }
+
+    fn take(
+        &mut self,
+        index: usize,
+        txid: u64,
+        edit: Edit,
+        fresh: &mut BTreeMap<(u64, u64), Vec<usize>>,
+    ) {
+        let key = (edit.epoch, txid);
+        match self.known.get(&key) {
+            Some(hash) if *hash != edit.hash => {
+                let detail = format!(
+                    "two edits {txid} of epoch {}, one of them at {}",
+                    edit.epoch,
+                    self.name(index)
+                );
+                self.violate(Promise::P3, detail);
+            }
+            Some(_) if !fresh.contains_key(&key) => {}
+            _ => {
+                self.known.insert(key, edit.hash);
+                fresh.entry(key).or_default().push(index);
+            }
+        }
+    }
+
+    fn take_final(&mut self, index: usize, txid: u64, edit: Edit) {
+        let (other, first) = *self.finalised.entry(txid).or_insert((index, edit));
+        self.ctx.handle.count("finalised edits compared", 1);
+        if first != edit {
+            let detail = format!(
+                "{} and {} finalised different edits {txid}: of epochs {} and {}",
+                self.name(other),
+                self.name(index),
+                first.epoch,
+                edit.epoch
+            );
+            self.violate(Promise::P2, detail);
+        }
+    }
+
+    /// Edits acknowledged to clients since the last look are at a majority; the newest of the others are somewhere.
+    fn note_acknowledged(&mut self) {
+        let frontier = self.ctx.frontier.get();
+        let from = self
+            .acknowledged
+            .keys()
+            .next_back()
+            .map_or(1, |last| last + 1);
+        let forgetful = self
+            .journals
+            .iter()
+            .filter(|journal| journal.forgetful)
+            .count();
+        let enough = self.majority() - forgetful.min(1);
+        for txid in from..=frontier {
+            let held: Vec<Edit> = self.journals.iter().filter_map(|j| j.edit(txid)).collect();
+            let same = |edit: &Edit| held.iter().filter(|other| *other == edit).count();
+            let Some(edit) = held.iter().copied().max_by_key(same) else {
+                return self.violate(Promise::P2, format!("acknowledged edit {txid} is nowhere"));
+            };
+            if same(&edit) < enough {
+                let detail = format!(
+                    "acknowledged edit {txid} is durable at {} JournalNodes: {held:?}",
+                    same(&edit)
+                );
+                return self.violate(Promise::P2, detail);
+            }
+            self.ctx
+                .handle
+                .count("acknowledged edits found at a majority", 1);
+            self.acknowledged.insert(txid, edit);
+        }
+        for (txid, edit) in self.acknowledged.iter().rev().take(64) {
+            let held = self
+                .journals
+                .iter()
+                .any(|journal| journal.edit(*txid) == Some(*edit));
+            if !held {
+                let detail = format!("acknowledged edit {txid} of epoch {} is gone", edit.epoch);
+                return self.violate(Promise::P2, detail);
+            }
+        }
+    }
+
+    /// Epochs in which a segment was started.
+    pub(super) fn epochs(&self) -> u64 {
+        self.writers.iter().filter(|epoch| **epoch > 0).count() as u64
+    }
+}
+
+/// Looks until `end`.
+pub(super) async fn watch(handle: Handle, audit: Rc<RefCell<Audit>>, mut rng: Rng, end: Duration) {
+    while handle.now() < end {
+        handle
+            .sleep(Duration::from_millis(
+                rng.range(LOOK_EVERY_MS / 2, LOOK_EVERY_MS),
+            ))
+            .await;
+        audit.borrow_mut().look();
+    }
+    let epochs = audit.borrow().epochs();
+    handle.count("epochs of writers during faults", epochs);
+}
