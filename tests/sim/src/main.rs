@@ -128,6 +128,9 @@ fn list() {
         for name in planted_in(*scenario) {
             println!("    --planted {name}");
         }
+        for name in scenario.unproven() {
+            println!("    --planted {name} (not found yet)");
+        }
     }
 }
 
@@ -138,10 +141,9 @@ fn planted_in(scenario: &dyn Scenario) -> Vec<&'static str> {
 /// The scenario asked for; with a planted bug and no name, the first that can have it.
 fn choose(options: &Options) -> Option<&'static dyn Scenario> {
     let has_bug = |scenario: &dyn Scenario| {
-        options
-            .planted
-            .as_deref()
-            .is_none_or(|name| planted_in(scenario).contains(&name))
+        options.planted.as_deref().is_none_or(|name| {
+            planted_in(scenario).contains(&name) || scenario.unproven().contains(&name)
+        })
     };
     let found = match &options.scenario {
         Some(name) => find(Some(name)).filter(|scenario| has_bug(*scenario)),

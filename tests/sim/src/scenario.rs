@@ -87,6 +87,11 @@ pub trait Scenario: Sync {
     /// Bugs that can be planted in it (besides [`SEAM_BUGS`], if [`Scenario::finds_seam_bugs`]).
     fn planted(&self) -> &'static [&'static str];
 
+    /// Bugs that can be planted in it and that it does not find reliably yet.
+    fn unproven(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Which of the bugs below the seam it must find.
     fn finds_seam_bugs(&self) -> &'static [&'static str] {
         &[]

@@ -143,6 +143,10 @@ impl Scenario for WholeCluster {
         &planted::NAMES
     }
 
+    fn unproven(&self) -> &'static [&'static str] {
+        &planted::UNPROVEN
+    }
+
     fn finds_seam_bugs(&self) -> &'static [&'static str] {
         &[
             "skip-fsync",

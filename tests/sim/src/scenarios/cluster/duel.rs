@@ -142,7 +142,8 @@ impl Duel {
         if self.rng.chance(2, 3) {
             cuts.push((other, if self.rng.chance(2, 3) { near } else { far }));
         }
-        let late = self.rng.chance(1, 3).then(|| self.rng.range(5, 800));
+        // Words of an old writer that arrive when there is a new one.
+        let late = self.rng.chance(1, 2).then(|| self.rng.range(5, 4_000));
         for (from, to) in &cuts {
             match self.rng.chance(1, 2) {
                 true => handle.cut_one_way(*from, *to),
@@ -150,7 +151,8 @@ impl Duel {
             }
         }
         if let Some(ms) = late {
-            for node in [one, other] {
+            let both = self.rng.chance(1, 2);
+            for node in [one, other].into_iter().take(1 + usize::from(both)) {
                 let to = *self.rng.pick(&self.journalnodes).expect("there are some");
                 handle.clog(node, to, Duration::from_millis(ms));
             }
@@ -176,12 +178,14 @@ impl Duel {
                 handle.clog(node, *journalnode, Duration::ZERO);
             }
         }
+        self.audit.borrow_mut().look();
         match how {
             0 => handle.restart(one),
             1 | 2 => handle.resume(one),
             _ => handle.heal_between(one, other),
         }
         self.wait(0, SILENCE_MS.1 / 2).await;
+        self.audit.borrow_mut().look();
         for (from, to) in cuts {
             handle.heal_between(from, to);
         }

@@ -33,9 +33,8 @@ pub(super) fn needs_two(name: &str) -> bool {
     TWO.contains(&name)
 }
 
-/// Found by this scenario, each within 300 seeds.
-pub(super) const NAMES: [&str; 29] = [
-    "forget-promise",
+/// Not found by this scenario yet: the suites of `nodes/qjournal` and `nodes/failover` find them.
+pub(super) const UNPROVEN: [&str; 8] = [
     "skip-epoch-check",
     "forget-acceptance",
     "compare-lengths",
@@ -44,6 +43,11 @@ pub(super) const NAMES: [&str; 29] = [
     "count-old-incarnations",
     "grant-over-lease",
     "serve-after-lapse",
+];
+
+/// Found by this scenario, each within 300 seeds.
+pub(super) const NAMES: [&str; 21] = [
+    "forget-promise",
     "ack-before-persist",
     "commit-on-one",
     "skip-commit-barrier",
@@ -111,11 +115,11 @@ impl Planted {
 
 #[cfg(test)]
 mod tests {
-    use super::{NAMES, Planted};
+    use super::{NAMES, Planted, UNPROVEN};
 
     #[test]
     fn every_name_switches_something_off() {
-        for name in NAMES {
+        for name in NAMES.into_iter().chain(UNPROVEN) {
             assert_ne!(Planted::named(Some(name)), Planted::default(), "{name}");
         }
     }
