@@ -59,16 +59,21 @@ pub(crate) async fn run<E: Env>(node: Rc<Node<E>>) {
     }
 }
 
-/// A replica gave trouble: it is read next (a scanner that has not begun yet will come to it).
-pub(crate) fn suspect<E: Env>(node: &Node<E>, id: BlockId) {
+/// A replica gave trouble: it is read next. Before the scanner of its volume has begun it is read here and now.
+pub(crate) fn suspect<E: Env>(node: &Rc<Node<E>>, id: BlockId) {
     node.alarm.notify();
-    let storage = node.store().ok().and_then(|store| store.get(id));
-    let Some(storage) = storage.map(|info| info.storage) else {
+    let Some(info) = node.store().ok().and_then(|store| store.get(id)) else {
         return;
     };
     let now = node.env.now();
-    if with(node, storage, |scanner| scanner.suspect(now, id)) == Some(true) {
-        node.suspected.notify();
+    match with(node, info.storage, |scanner| scanner.suspect(now, id)) {
+        Some(true) => node.suspected.notify(),
+        Some(false) => {}
+        None => {
+            let on = Rc::clone(node);
+            let check = async move { on.check_replica(id).await };
+            node.env.spawn("datanode suspect", check);
+        }
     }
 }
 
@@ -83,10 +88,7 @@ fn with<E: Env, T>(
 
 /// Whether the volume is gone.
 fn has_failed<E: Env>(node: &Node<E>, storage: StorageUuid) -> bool {
-    let Ok(store) = node.store() else { return true };
-    let volumes = store.volumes();
-    let volume = volumes.iter().find(|volume| volume.storage == storage);
-    volume.is_none_or(|volume| volume.failed.is_some())
+    !node.store().is_ok_and(|store| store.is_usable(storage))
 }
 
 /// The place reached, or nothing where it was lost: the round begins anew, nothing worse.

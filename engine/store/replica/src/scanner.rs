@@ -6,6 +6,13 @@ use hadal_types::{BlockId, ReplicaState, StorageUuid};
 use std::rc::Rc;
 
 impl<D: Disk> ReplicaStore<D> {
+    /// Whether a storage is here and has not failed. Unlike [`ReplicaStore::volumes`] this costs nothing.
+    #[must_use]
+    pub fn is_usable(&self, storage: StorageUuid) -> bool {
+        let mut volumes = self.inner.volumes.iter();
+        volumes.any(|volume| volume.storage == storage && !volume.is_failed())
+    }
+
     /// The FINALIZED replica of a storage with the lowest `mix(id)` above `after`.
     #[must_use]
     pub fn next_finalized(&self, storage: StorageUuid, after: Option<u64>) -> Option<ReplicaInfo> {

@@ -131,6 +131,7 @@ fn a_missing_file_is_bad_when_it_is_verified() {
         disk.remove(&file(3));
         let verified = store.verify(id(3)).await.expect("the volume is sound");
         assert_eq!(verified, VerifyOutcome::Corrupt { chunk: 0 });
+        assert!(store.is_usable(StorageUuid(1)) && !store.is_usable(StorageUuid(2)));
         let next = store.next_finalized(StorageUuid(1), None).expect("some");
         let key = hadal_types::mix(next.block.id);
         assert!((1..=3).all(|n| hadal_types::mix(id(n)) >= key));
