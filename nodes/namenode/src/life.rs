@@ -140,10 +140,14 @@ async fn term<E: Env>(node: &Rc<Node<E>>, digest: &mut LogDigest) -> Result<Left
         let catching_up = pin!(catch_up(node, digest, end));
         let ordered = pin!(stop_order(node));
         match drive(node, select(catching_up, ordered)).await {
-            Either::Left((outcome, _)) => {
-                outcome?;
-                None
+            Either::Left((Ok(()), _)) => None,
+            // Another NameNode may have what is missing here (T-H26); for one alone there is nothing to go on with.
+            Either::Left((Err(gap @ RunError::Gap { .. }), _)) if !node.peers.is_empty() => {
+                tracing::error!("not active in epoch {epoch}: {gap}");
+                claim_failed(node, &gap.to_string());
+                return Ok(Left::Clean);
             }
+            Either::Left((Err(error), _)) => return Err(error),
             Either::Right((reason, _)) => Some(reason),
         }
     };
@@ -219,9 +223,7 @@ pub(crate) async fn claim<E: Env>(node: &Rc<Node<E>>) -> Option<(Epoch, CommitMa
         }
         Ok(Err(error)) => {
             tracing::warn!("claiming the journal: {error}");
-            resign(node);
-            let mut controller = node.controller.borrow_mut();
-            controller.handle_claim_failed(node.env.now(), &error.to_string());
+            claim_failed(node, &error.to_string());
             None
         }
         Err(reason) => {
@@ -238,6 +240,12 @@ pub(crate) fn resign<E: Env>(node: &Rc<Node<E>>) {
     if let Some(shared) = &node.shared {
         shared.close();
     }
+}
+
+fn claim_failed<E: Env>(node: &Rc<Node<E>>, reason: &str) {
+    resign(node);
+    let mut controller = node.controller.borrow_mut();
+    controller.handle_claim_failed(node.env.now(), reason);
 }
 
 fn give_up_claim<E: Env>(node: &Rc<Node<E>>) {

@@ -38,7 +38,8 @@ pub struct ControllerConfig {
     pub rejoin_ms: u64,
     /// ... up to this.
     pub rejoin_max_ms: u64,
-    /// A hand-over or an operator's command that is not through after this has failed.
+    /// A hand-over or an operator's command that is not through after this has failed. Less than the 15 s for which `haadmin`
+    /// waits, so that the reason arrives.
     pub command_timeout_ms: u64,
     /// Switched-off rules.
     pub planted: Planted,
@@ -69,7 +70,7 @@ impl ControllerConfig {
             peer_lag_ms: 2_000,
             rejoin_ms: 10_000,
             rejoin_max_ms: 60_000,
-            command_timeout_ms: 20_000,
+            command_timeout_ms: 13_000,
             planted: Planted::default(),
         }
     }

@@ -125,7 +125,7 @@ fn t_q4_t_q17_readers_need_a_majority() {
     );
 }
 
-/// T-Q5.
+/// T-Q5, T-H15.
 #[test]
 fn t_q5_empty_segment_is_started_again() {
     let mut world = World::new(3);

@@ -101,6 +101,7 @@ fn malformed_reports_are_refused_and_leave_the_slot() {
     assert_eq!(w.safe().0, 50);
 }
 
+/// T-D14: complaints Q3 and Q4.
 #[test]
 fn t_q3_q4_refusal_is_explicit_and_a_slot_comes_by_heartbeat() {
     let one = BlockConfig {
