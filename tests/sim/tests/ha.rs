@@ -100,6 +100,7 @@ fn namenode_config(index: usize, setup: &Setup) -> NamenodeConfig {
         images_retained: 2,
         extra_edits_retained: 1_000_000,
         planted: Default::default(),
+        election_planted: Default::default(),
         checkpoint: setup.checkpoint.clone(),
         image_bytes_per_second: 0,
     }
