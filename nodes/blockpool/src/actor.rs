@@ -8,7 +8,7 @@ use alloc::collections::BTreeSet;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use hadal_proto::client::BadReplica;
-use hadal_proto::datanode::{ChangeKind, ReplicaChange};
+use hadal_proto::datanode::{ChangeKind, DigestAsk, ReplicaChange};
 use hadal_proto::{Fault, FaultClass};
 use hadal_types::{Block, DatanodeUuid, StorageUuid, Tick};
 
@@ -31,6 +31,8 @@ pub struct ActorConfig {
     pub pending_max: usize,
     /// Changes in one incremental report.
     pub batch_max: usize,
+    /// Reports begin with a digest; otherwise every report is a full one.
+    pub digest_reports: bool,
     /// Bugs planted by the simulator.
     pub planted: crate::Planted,
 }
@@ -46,6 +48,7 @@ impl Default for ActorConfig {
             register_retry_ms: 1_000,
             pending_max: 100_000,
             batch_max: 10_000,
+            digest_reports: true,
             planted: crate::Planted::default(),
         }
     }
@@ -78,6 +81,18 @@ pub enum ActorOutput {
         report_id: u64,
         /// Incremental reports up to this one are part of it.
         includes: u64,
+    },
+    /// Send a round of a digest report of this storage, of the replicas as they are now: every change before has been
+    /// sent, and none may happen between this and the look at the tree.
+    SendDigest {
+        /// Which.
+        storage: StorageUuid,
+        /// Counts reports.
+        report_id: u64,
+        /// Incremental reports up to this one are part of it.
+        includes: u64,
+        /// What the NameNode asked for; nothing: the root.
+        ask: Option<DigestAsk>,
     },
     /// Report these corrupt replicas.
     SendBadBlocks {
@@ -132,6 +147,10 @@ pub struct Actor {
     storages: Vec<StorageUuid>,
     owed_reports: BTreeSet<StorageUuid>,
     granted: Option<StorageUuid>,
+    /// What a NameNode that was sent a digest wants next, in the slot that report has.
+    asked: Option<(StorageUuid, DigestAsk)>,
+    /// Storages whose next report is a full one, because somebody asked for that.
+    full: BTreeSet<StorageUuid>,
     report_in_flight: bool,
     report_id: u64,
     heartbeat_in_flight: bool,
@@ -159,6 +178,8 @@ impl Actor {
             storages,
             owed_reports: BTreeSet::new(),
             granted: None,
+            asked: None,
+            full: BTreeSet::new(),
             report_in_flight: false,
             report_id: 0,
             heartbeat_in_flight: false,
@@ -177,6 +198,10 @@ impl Actor {
         self.owed_reports
             .retain(|storage| storages.contains(storage));
         self.granted = self.granted.filter(|storage| storages.contains(storage));
+        self.asked = self
+            .asked
+            .take()
+            .filter(|(storage, _)| storages.contains(storage));
     }
 
     /// Registered with its NameNode.
@@ -207,8 +232,14 @@ impl Actor {
             reason: reason.into(),
         };
         self.heartbeat_in_flight = false;
+        self.forget_report();
+    }
+
+    /// No report is under way, and none is admitted.
+    fn forget_report(&mut self) {
         self.report_in_flight = false;
         self.granted = None;
+        self.asked = None;
     }
 
     /// Changes this NameNode has not acknowledged.
@@ -239,8 +270,7 @@ impl Actor {
         self.heartbeat_in_flight = false;
         self.pending.handle_failed();
         self.notices.handle_disconnected();
-        self.report_in_flight = false;
-        self.granted = None;
+        self.forget_report();
     }
 
     /// Version and identity were accepted.
@@ -268,8 +298,7 @@ impl Actor {
         self.pending.clear();
         self.deletes_due = Tick::NEVER;
         self.heartbeat_in_flight = false;
-        self.report_in_flight = false;
-        self.granted = None;
+        self.forget_report();
         let random = self.draw();
         self.schedule
             .start(now, self.config.report_initial_delay_ms, random);
@@ -294,8 +323,7 @@ impl Actor {
             in_flight: false,
         };
         self.heartbeat_in_flight = false;
-        self.report_in_flight = false;
-        self.granted = None;
+        self.forget_report();
     }
 
     /// A heartbeat was answered, perhaps with a slot for one storage's full report.
@@ -314,9 +342,23 @@ impl Actor {
         }
     }
 
-    /// A full report arrived whole.
+    /// A round of a digest report was taken; with nothing asked for the report is complete.
+    pub fn handle_digest(&mut self, now: Tick, storage: StorageUuid, ask: Option<DigestAsk>) {
+        match ask {
+            None => self.handle_report_done(now, storage),
+            Some(ask) if self.report_in_flight => {
+                self.report_in_flight = false;
+                self.asked = Some((storage, ask));
+            }
+            // Of a conversation that is over.
+            Some(_) => {}
+        }
+    }
+
+    /// A report arrived whole.
     pub fn handle_report_done(&mut self, now: Tick, storage: StorageUuid) {
         self.report_in_flight = false;
+        self.full.remove(&storage);
         self.owed_reports.remove(&storage);
         if self.owed_reports.is_empty() {
             let random = self.draw();
@@ -329,6 +371,7 @@ impl Actor {
     /// A full report was refused or lost: it stays owed and asks for another slot (Q3, Q4).
     pub fn handle_report_failed(&mut self, now: Tick, fault: Option<&Fault>) {
         self.report_in_flight = false;
+        self.asked = None;
         if let Some(fault) = fault {
             self.handle_fault(now, fault);
         }
@@ -429,7 +472,14 @@ impl Actor {
                 || self.schedule.heartbeat_due(now))
     }
 
-    /// A full report of every storage as soon as the NameNode lets us.
+    /// A full report of every storage as soon as the NameNode lets us, whatever digests say (`dfsadmin
+    /// -triggerBlockReport`).
+    pub fn full_report_now(&mut self, now: Tick) {
+        self.full = self.storages.iter().copied().collect();
+        self.report_now(now);
+    }
+
+    /// A report of every storage as soon as the NameNode lets us.
     pub fn report_now(&mut self, now: Tick) {
         let random = self.draw();
         self.schedule.schedule_report(now, 0, random);
@@ -464,23 +514,18 @@ impl Actor {
         {
             return Some(output);
         }
+        // A report travels behind every change, so that none looks like a difference.
         if !self.pending.is_in_flight()
-            && (self.pending.is_urgent() || (self.pending.has_unsent() && now >= self.deletes_due))
+            && (self.pending.is_urgent()
+                || (self.pending.has_unsent() && (self.has_report() || now >= self.deletes_due)))
             && let Some((sequence, changes)) = self.pending.take_batch(self.config.batch_max)
         {
             return Some(ActorOutput::SendIncremental { sequence, changes });
         }
-        if !self.report_in_flight
-            && let Some(storage) = self.granted.take()
+        if !self.pending.has_unsent()
+            && let Some(output) = self.poll_report()
         {
-            self.report_in_flight = true;
-            self.report_id += 1;
-            let includes = self.pending.sequence();
-            return Some(ActorOutput::SendReport {
-                storage,
-                report_id: self.report_id,
-                includes,
-            });
+            return Some(output);
         }
         if !self.heartbeat_in_flight && self.schedule.heartbeat_due(now) {
             self.heartbeat_in_flight = true;
@@ -489,7 +534,7 @@ impl Actor {
                 self.owed_reports = self.storages.iter().copied().collect();
             }
             let wants =
-                self.schedule.report_due(now) && !self.report_in_flight && self.granted.is_none();
+                self.schedule.report_due(now) && !self.report_in_flight && !self.has_report();
             let wants_report = if wants {
                 self.owed_reports.iter().copied().collect()
             } else {
@@ -498,6 +543,43 @@ impl Actor {
             return Some(ActorOutput::SendHeartbeat { wants_report });
         }
         None
+    }
+
+    /// A report, or its next round, may be sent.
+    fn has_report(&self) -> bool {
+        !self.report_in_flight && (self.granted.is_some() || self.asked.is_some())
+    }
+
+    fn poll_report(&mut self) -> Option<ActorOutput> {
+        if !self.has_report() {
+            return None;
+        }
+        let includes = self.pending.sequence();
+        let (storage, ask) = match (self.asked.take(), self.granted.take()) {
+            (Some((storage, ask)), _) => (storage, Some(ask)),
+            (None, storage) => (storage?, None),
+        };
+        self.report_in_flight = true;
+        if ask.is_none() || ask == Some(DigestAsk::Full) {
+            self.report_id += 1;
+        }
+        let report_id = self.report_id;
+        let is_full = ask == Some(DigestAsk::Full)
+            || (ask.is_none() && (self.full.contains(&storage) || !self.config.digest_reports));
+        Some(if is_full {
+            ActorOutput::SendReport {
+                storage,
+                report_id,
+                includes,
+            }
+        } else {
+            ActorOutput::SendDigest {
+                storage,
+                report_id,
+                includes,
+                ask,
+            }
+        })
     }
 
     /// When something is due at the latest if nothing happens before.
@@ -517,13 +599,13 @@ impl Actor {
                     due = due.min(self.schedule.next_heartbeat());
                 }
                 if self.pending.has_unsent() && !self.pending.is_in_flight() {
-                    due = due.min(if self.pending.is_urgent() {
+                    due = due.min(if self.pending.is_urgent() || self.has_report() {
                         Tick(0)
                     } else {
                         self.deletes_due
                     });
                 }
-                if self.granted.is_some() && !self.report_in_flight {
+                if self.has_report() && !self.pending.has_unsent() {
                     due = Tick(0);
                 }
                 (due != Tick::NEVER).then(|| due.max(self.pause_until))
@@ -533,403 +615,4 @@ impl Actor {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use hadal_types::{BlockId, GenerationStamp};
-
-    fn actor() -> Actor {
-        Actor::new(
-            ActorConfig::default(),
-            [StorageUuid(1), StorageUuid(2)].into(),
-            42,
-        )
-    }
-
-    fn registered() -> Actor {
-        let mut actor = actor();
-        assert_eq!(
-            actor.poll_output(Tick(0)),
-            Some(ActorOutput::SendVersionRequest)
-        );
-        assert_eq!(actor.poll_output(Tick(0)), None);
-        actor.handle_version(Tick(0));
-        assert_eq!(actor.poll_output(Tick(0)), Some(ActorOutput::SendRegister));
-        actor.handle_registered(Tick(0));
-        actor
-    }
-
-    fn received(id: u64) -> ReplicaChange {
-        ReplicaChange {
-            storage: StorageUuid(1),
-            block: Block {
-                id: BlockId(id),
-                generation_stamp: GenerationStamp(1),
-                length: 1,
-            },
-            kind: ChangeKind::Received,
-            delete_hint: DatanodeUuid(0),
-        }
-    }
-
-    #[test]
-    fn handshake_is_tried_for_ever_a07_a12_a43_q37() {
-        let mut actor = actor();
-        let mut now = Tick(0);
-        for _ in 0..100 {
-            assert_eq!(
-                actor.poll_output(now),
-                Some(ActorOutput::SendVersionRequest)
-            );
-            actor.handle_version_failed(now);
-            assert_eq!(actor.poll_output(now), None);
-            // Every 5 s, give or take a quarter (decision 4).
-            let next = actor.poll_timeout().unwrap();
-            assert!((3_750..6_250).contains(&next.ms_since(now)), "{next:?}");
-            now = next;
-        }
-        actor.handle_version(now);
-        assert_eq!(actor.poll_output(now), Some(ActorOutput::SendRegister));
-        actor.handle_register_failed(now);
-        assert_eq!(actor.poll_timeout(), Some(now.after_ms(1000)));
-    }
-
-    /// whatever happens, a registration is asked for only after version and identity were accepted, and nothing
-    /// else is sent before the registration.
-    #[test]
-    fn nothing_is_registered_before_phase_1_a11() {
-        for seed in 0..200 {
-            let mut actor = Actor::new(ActorConfig::default(), [StorageUuid(1)].into(), seed);
-            let (mut now, mut accepted) = (Tick(0), false);
-            for _ in 0..100 {
-                now = now.after_ms(1 + actor.draw() % 3_000);
-                match actor.draw() % 7 {
-                    0 => actor.handle_disconnected(now),
-                    1 => actor.push_change(now, received(1)),
-                    2 => actor.push_bad(bad(1)),
-                    3 => actor.report_now(now),
-                    4 => actor.handle_register_command(now),
-                    _ => {}
-                }
-                let before = actor.phase.clone();
-                if !matches!(before, Phase::Register { .. }) {
-                    accepted = false;
-                }
-                match actor.poll_output(now) {
-                    Some(ActorOutput::SendVersionRequest) if actor.draw().is_multiple_of(2) => {
-                        actor.handle_version(now);
-                        accepted = true;
-                    }
-                    Some(ActorOutput::SendVersionRequest) => actor.handle_version_failed(now),
-                    Some(ActorOutput::SendRegister) => {
-                        assert!(accepted, "seed {seed}: {before:?}");
-                        actor.handle_register_failed(now);
-                    }
-                    Some(other) => panic!("seed {seed}: {other:?} before it is registered"),
-                    None => {}
-                }
-            }
-        }
-    }
-
-    /// with delay 0 the first full report goes out with the first heartbeat. A-33: until every storage's has
-    /// arrived the actor is not through the report step.
-    #[test]
-    fn each_storage_reports_once_after_registration_with_a_slot_a28_a33_q2() {
-        let mut actor = registered();
-        let now = Tick(0);
-        let mut reported = Vec::new();
-        for _ in 0..2 {
-            assert!(!actor.has_reported());
-            let Some(ActorOutput::SendHeartbeat { wants_report }) = actor.poll_output(now) else {
-                panic!("a heartbeat is due");
-            };
-            assert!(!wants_report.is_empty());
-            assert_eq!(actor.poll_output(now), None, "no report without a slot");
-            actor.handle_heartbeat(Some(wants_report[0]));
-            let Some(ActorOutput::SendReport { storage, .. }) = actor.poll_output(now) else {
-                panic!("the slot is used");
-            };
-            actor.handle_report_done(now, storage);
-            reported.push(storage);
-        }
-        assert_eq!(reported, [StorageUuid(1), StorageUuid(2)]);
-        assert!(actor.has_reported());
-        let next = actor.poll_timeout().unwrap();
-        let Some(ActorOutput::SendHeartbeat { wants_report }) = actor.poll_output(next) else {
-            panic!("a heartbeat is due");
-        };
-        assert!(
-            wants_report.is_empty(),
-            "nothing owed before the next interval"
-        );
-    }
-
-    #[test]
-    fn a_refused_report_stays_owed_q3_q4() {
-        let mut actor = registered();
-        actor.poll_output(Tick(0));
-        actor.handle_heartbeat(Some(StorageUuid(1)));
-        assert!(matches!(
-            actor.poll_output(Tick(0)),
-            Some(ActorOutput::SendReport { .. })
-        ));
-        actor.handle_report_failed(
-            Tick(0),
-            Some(&Fault::new(FaultClass::Busy, "later").with_value(500)),
-        );
-        assert_eq!(actor.poll_output(Tick(0)), None, "paused");
-        let later = actor.poll_timeout().unwrap();
-        let Some(ActorOutput::SendHeartbeat { wants_report }) = actor.poll_output(later) else {
-            panic!("asks again");
-        };
-        assert!(wants_report.contains(&StorageUuid(1)));
-    }
-
-    /// between events the actor sleeps until its next heartbeat; a change of a replica wakes it.
-    #[test]
-    fn a_received_block_wakes_the_actor_a18_a35() {
-        let mut actor = registered();
-        actor.poll_output(Tick(0));
-        actor.handle_heartbeat(None);
-        // It sleeps until the next heartbeat.
-        assert_eq!(actor.poll_timeout(), Some(Tick::from_ms(3_000)));
-        assert_eq!(actor.poll_output(Tick(5)), None);
-        actor.push_change(Tick(5), received(1));
-        assert_eq!(actor.poll_timeout(), Some(Tick(0)));
-        let Some(ActorOutput::SendIncremental { sequence, changes }) = actor.poll_output(Tick(5))
-        else {
-            panic!("sent at once");
-        };
-        assert_eq!(changes, [received(1)]);
-        actor.push_change(Tick(6), received(2));
-        assert_eq!(actor.poll_output(Tick(6)), None, "one batch in flight");
-        actor.handle_incremental(sequence);
-        assert!(matches!(
-            actor.poll_output(Tick(6)),
-            Some(ActorOutput::SendIncremental { .. })
-        ));
-    }
-
-    /// a deletion waits for its interval, or rides with what goes out before.
-    #[test]
-    fn deletions_wait_or_ride_along_a35() {
-        let deleted = |id| ReplicaChange {
-            kind: ChangeKind::Deleted,
-            ..received(id)
-        };
-        let sent = |changes: &[ReplicaChange], sequence| {
-            let changes = changes.to_vec();
-            Some(ActorOutput::SendIncremental { sequence, changes })
-        };
-        let mut actor = registered();
-        actor.push_change(Tick::from_ms(10), deleted(1));
-        actor.push_change(Tick::from_ms(20), deleted(2));
-        let due = Tick::from_ms(10).after_ms(actor.config.delete_report_interval_ms);
-        assert_eq!(notice(&mut actor, Tick(due.0 - 1)), None);
-        assert_eq!(notice(&mut actor, due), sent(&[deleted(1), deleted(2)], 1));
-        actor.handle_incremental(1);
-        actor.push_change(due, deleted(3));
-        assert_eq!(notice(&mut actor, due), None);
-        actor.push_change(due, received(4));
-        assert_eq!(notice(&mut actor, due), sent(&[deleted(3), received(4)], 2));
-    }
-
-    #[test]
-    fn a_lost_connection_keeps_what_was_not_acknowledged_a36() {
-        let mut actor = registered();
-        actor.push_change(Tick(1), received(1));
-        assert!(matches!(
-            actor.poll_output(Tick(1)),
-            Some(ActorOutput::SendIncremental { .. })
-        ));
-        actor.handle_disconnected(Tick(2));
-        let Some(ActorOutput::SendIncremental { changes, .. }) = actor.poll_output(Tick(2)) else {
-            panic!("sent again");
-        };
-        assert_eq!(changes, [received(1)]);
-    }
-
-    #[test]
-    fn re_registration_drops_pending_changes_and_owes_full_reports_a13_t_d8() {
-        let mut actor = registered();
-        actor.push_change(Tick(1), received(1));
-        actor.handle_fault(
-            Tick(1),
-            &Fault::new(FaultClass::UnregisteredNode, "who are you"),
-        );
-        assert!(!actor.is_registered());
-        assert_eq!(
-            actor.poll_output(Tick(1)),
-            Some(ActorOutput::SendVersionRequest)
-        );
-        actor.handle_version(Tick(1));
-        actor.poll_output(Tick(1));
-        actor.handle_registered(Tick(1));
-        assert!(actor.pending().is_empty());
-        let Some(ActorOutput::SendHeartbeat { wants_report }) = actor.poll_output(Tick(1)) else {
-            panic!("a heartbeat at once");
-        };
-        assert_eq!(wants_report.len(), 2);
-    }
-
-    #[test]
-    fn a_registration_that_is_answered_with_a_fault_is_made_again_a12() {
-        for class in [FaultClass::Retry, FaultClass::Busy, FaultClass::Standby] {
-            let mut actor = actor();
-            actor.poll_output(Tick(0));
-            actor.handle_version(Tick(0));
-            assert_eq!(actor.poll_output(Tick(0)), Some(ActorOutput::SendRegister));
-            actor.handle_fault(Tick(0), &Fault::new(class, "not now").with_value(500));
-            let again = actor.poll_timeout().unwrap();
-            assert!(again <= Tick::from_ms(10_000), "{class:?}");
-            assert_eq!(actor.poll_output(again), Some(ActorOutput::SendRegister));
-        }
-    }
-
-    #[test]
-    fn a_refusal_ends_the_actor_for_good_a05_a08_a42() {
-        for class in [
-            FaultClass::IncorrectVersion,
-            FaultClass::IdentityMismatch,
-            FaultClass::Forbidden,
-        ] {
-            let mut actor = registered();
-            actor.push_change(Tick(0), received(1));
-            assert_eq!(actor.refusal(), None);
-            actor.handle_fault(Tick(0), &Fault::new(class, "other cluster"));
-            assert_eq!(actor.refusal(), Some("other cluster"));
-            actor.handle_disconnected(Tick(1));
-            actor.heartbeat_now(Tick(1));
-            assert_eq!(actor.poll_output(Tick::from_ms(1 << 40)), None);
-            assert_eq!(actor.poll_timeout(), None);
-        }
-    }
-
-    fn bad(id: u64) -> BadReplica {
-        BadReplica {
-            block: received(id).block,
-            datanode: DatanodeUuid(1),
-            storage: StorageUuid(1),
-        }
-    }
-
-    /// The next output that is no heartbeat.
-    fn notice(actor: &mut Actor, now: Tick) -> Option<ActorOutput> {
-        loop {
-            match actor.poll_output(now) {
-                Some(ActorOutput::SendHeartbeat { .. }) => actor.handle_heartbeat(None),
-                other => return other,
-            }
-        }
-    }
-
-    #[test]
-    fn bad_blocks_that_were_lost_are_told_again_and_refused_ones_are_not_a39_a40_t_d7() {
-        let mut actor = registered();
-        actor.push_bad(bad(1));
-        actor.push_bad(bad(1));
-        let told = |blocks: &[u64]| {
-            let blocks = blocks.iter().map(|id| bad(*id)).collect();
-            Some(ActorOutput::SendBadBlocks { blocks })
-        };
-        let mut now = Tick(1);
-        assert_eq!(notice(&mut actor, now), told(&[1]));
-        actor.push_bad(bad(2));
-        assert_eq!(notice(&mut actor, now), None, "one report at a time");
-        actor.handle_bad_blocks(now, Some(&Failure::Lost));
-        assert_eq!(notice(&mut actor, now), None, "not at once");
-        now = now.after_ms(1_000);
-        assert_eq!(notice(&mut actor, now), told(&[2, 1]));
-        let standby = Fault::new(FaultClass::Standby, "not active");
-        actor.handle_bad_blocks(now, Some(&Failure::Fault(&standby)));
-        now = now.after_ms(10_000);
-        assert_eq!(notice(&mut actor, now), None);
-        actor.push_bad(bad(3));
-        assert_eq!(notice(&mut actor, now), told(&[3]));
-        let retry = Fault::new(FaultClass::Retry, "starting");
-        actor.handle_bad_blocks(now, Some(&Failure::Fault(&retry)));
-        now = now.after_ms(1_000);
-        assert_eq!(notice(&mut actor, now), told(&[3]));
-        actor.handle_disconnected(now);
-        assert_eq!(notice(&mut actor, now), told(&[3]));
-        actor.handle_bad_blocks(now, None);
-        assert_eq!(notice(&mut actor, now), None);
-    }
-
-    #[test]
-    fn error_reports_are_told_until_answered_a41_t_d7() {
-        let mut actor = registered();
-        actor.push_error(3, "volume /a failed".into());
-        let told = Some(ActorOutput::SendErrorReport {
-            code: 3,
-            message: "volume /a failed".into(),
-        });
-        assert!(actor.has_last_words(Tick(1)));
-        assert_eq!(notice(&mut actor, Tick(1)), told);
-        actor.handle_error_report(Tick(1), Some(&Failure::Lost));
-        let later = Tick(1).after_ms(1_000);
-        assert_eq!(notice(&mut actor, later), told);
-        actor.handle_error_report(later, None);
-        assert_eq!(notice(&mut actor, later), None);
-        assert!(!actor.has_last_words(later));
-    }
-
-    #[test]
-    fn a_failed_copy_is_told_after_the_bad_replica_that_may_be_why() {
-        let mut actor = registered();
-        let block = received(1).block;
-        actor.push_failed_copy(block, DatanodeUuid(0));
-        actor.push_bad(bad(1));
-        let now = Tick(1);
-        assert!(matches!(
-            notice(&mut actor, now),
-            Some(ActorOutput::SendBadBlocks { .. })
-        ));
-        assert_eq!(notice(&mut actor, now), None);
-        actor.handle_bad_blocks(now, None);
-        assert_eq!(
-            notice(&mut actor, now),
-            Some(ActorOutput::SendTransferFailed {
-                block,
-                target: DatanodeUuid(0)
-            })
-        );
-    }
-
-    #[test]
-    fn a_report_is_scheduled_anew_for_every_storage_a32() {
-        let mut actor = registered();
-        let now = Tick(0);
-        for _ in 0..2 {
-            let Some(ActorOutput::SendHeartbeat { wants_report }) = actor.poll_output(now) else {
-                panic!("a heartbeat is due");
-            };
-            actor.handle_heartbeat(Some(wants_report[0]));
-            let Some(ActorOutput::SendReport { storage, .. }) = actor.poll_output(now) else {
-                panic!("the slot is used");
-            };
-            actor.handle_report_done(now, storage);
-        }
-        actor.poll_output(now);
-        actor.handle_heartbeat(None);
-        let now = Tick::from_ms(10);
-        actor.report_now(now);
-        let Some(ActorOutput::SendHeartbeat { wants_report }) = actor.poll_output(now) else {
-            panic!("at once");
-        };
-        assert_eq!(wants_report, [StorageUuid(1), StorageUuid(2)]);
-        // A storage whose volume failed owes nothing any more.
-        actor.set_storages([StorageUuid(2)].into());
-        actor.handle_heartbeat(Some(StorageUuid(1)));
-        assert_eq!(
-            actor.poll_output(now),
-            None,
-            "no report of a failed storage"
-        );
-        actor.heartbeat_now(now);
-        let Some(ActorOutput::SendHeartbeat { wants_report }) = actor.poll_output(now) else {
-            panic!("a heartbeat is due");
-        };
-        assert_eq!(wants_report, [StorageUuid(2)]);
-    }
-}
+mod tests;

@@ -223,12 +223,14 @@ pub struct Datanode {
     pub rack: String,
     /// Between heartbeats.
     pub heartbeat_interval: Duration,
-    /// Between full block reports.
+    /// Between block reports.
     pub report_interval: Duration,
-    /// The first full report comes inside this time.
+    /// The first report comes inside this time.
     pub report_initial_delay: Duration,
     /// Deleted replicas are reported at least this often.
     pub delete_report_interval: Duration,
+    /// Block reports are digests, and full ones only where a NameNode asks for them.
+    pub digest_reports: bool,
     /// Between two tries of the handshake.
     pub handshake_retry: Duration,
     /// Volumes that may fail before the DataNode stops.
@@ -265,6 +267,7 @@ impl Default for Datanode {
             report_interval: Duration(6 * 3_600_000),
             report_initial_delay: Duration(0),
             delete_report_interval: Duration(300_000),
+            digest_reports: true,
             handshake_retry: Duration(5_000),
             failed_volumes_tolerated: 0,
             stream_timeout: Duration(60_000),

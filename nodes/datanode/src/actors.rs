@@ -3,6 +3,7 @@
 use crate::commands;
 use crate::error::RunError;
 use crate::node::{ActorSlot, Node};
+use crate::reports::{self, Round};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt, select_biased};
 use hadal_blockpool::{ActorOutput, ClaimOutcome, Failure};
@@ -10,11 +11,11 @@ use hadal_env::{Env, Expect, Net, NetErrorKind};
 use hadal_proto::Fault;
 use hadal_proto::FaultClass;
 use hadal_proto::datanode::{
-    BlockReport, Claim, DatanodeProtocol, Heartbeat, IncrementalReport, OpenReplica,
-    REPORT_PART_MAX, Registration, ReportEntries, Request, Response, StorageReport,
+    Claim, DatanodeProtocol, DigestAsk, Heartbeat, IncrementalReport, Registration, Request,
+    Response, StorageReport,
 };
 use hadal_quic::{CallClient, CallError};
-use hadal_types::{CURRENT_LAYOUT, ReplicaState, Role, StorageUuid, Tick};
+use hadal_types::{CURRENT_LAYOUT, Role, StorageUuid, Tick};
 use std::rc::Rc;
 use store_replica::StoreError;
 
@@ -28,6 +29,11 @@ enum Outcome {
     Heartbeat(Result<Response, CallError>),
     Incremental(Result<Response, CallError>),
     Report(StorageUuid, Result<(), CallError>),
+    Digest(
+        StorageUuid,
+        Result<Option<DigestAsk>, CallError>,
+        Option<Claim>,
+    ),
     BadBlocks(Result<Response, CallError>),
     ErrorReport(Result<Response, CallError>),
     TransferFailed(Result<Response, CallError>),
@@ -110,7 +116,23 @@ async fn serve<E: Env>(
         loop {
             let output = slot.core.borrow_mut().poll_output(now);
             let Some(output) = output else { break };
-            calls.push(perform(Rc::clone(node), client.clone(), output).boxed_local());
+            // A digest is of the replicas as they are now, so it is taken before anything else happens.
+            let digest = match &output {
+                ActorOutput::SendDigest {
+                    storage,
+                    report_id,
+                    includes,
+                    ask,
+                } => Some(reports::round(
+                    node,
+                    *storage,
+                    *report_id,
+                    *includes,
+                    ask.as_ref(),
+                )),
+                _ => None,
+            };
+            calls.push(perform(Rc::clone(node), client.clone(), output, digest).boxed_local());
         }
         let due = slot.core.borrow().poll_timeout().unwrap_or(Tick::NEVER);
         let deadline = due.min(now.after_ms(60_000));
@@ -140,6 +162,7 @@ async fn perform<E: Env>(
     node: Rc<Node<E>>,
     client: CallClient<DatanodeProtocol>,
     output: ActorOutput,
+    digest: Option<Result<Round, Fault>>,
 ) -> Outcome {
     match output {
         ActorOutput::SendVersionRequest => {
@@ -166,8 +189,28 @@ async fn perform<E: Env>(
             report_id,
             includes,
         } => {
-            let sent = full_report(&node, &client, storage, report_id, includes).await;
+            let sent = reports::full(&node, &client, storage, report_id, includes).await;
             Outcome::Report(storage, sent)
+        }
+        ActorOutput::SendDigest { storage, .. } => {
+            let answer = match digest.expect("taken with the order to send it") {
+                Ok(Round::Tell(report)) => client.call(&Request::DigestReport { report }).await,
+                Ok(Round::Full) => {
+                    return Outcome::Digest(storage, Ok(Some(DigestAsk::Full)), None);
+                }
+                Err(fault) => Err(CallError::Fault(fault)),
+            };
+            match answer {
+                Ok(Response::Digest { claim, ask, .. }) => {
+                    Outcome::Digest(storage, Ok(ask), Some(claim))
+                }
+                Ok(other) => {
+                    let what = format!("a digest report was answered with {}", other.name());
+                    let fault = Fault::new(FaultClass::BadRequest, what);
+                    Outcome::Digest(storage, Err(CallError::Fault(fault)), None)
+                }
+                Err(error) => Outcome::Digest(storage, Err(error), None),
+            }
         }
         ActorOutput::SendBadBlocks { blocks } => {
             Outcome::BadBlocks(client.call(&Request::ReportBadBlocks { blocks }).await)
@@ -243,61 +286,6 @@ async fn heartbeat<E: Env>(node: &Node<E>, wants_report: Vec<StorageUuid>) -> He
     }
 }
 
-async fn full_report<E: Env>(
-    node: &Rc<Node<E>>,
-    client: &CallClient<DatanodeProtocol>,
-    storage: StorageUuid,
-    report_id: u64,
-    includes: u64,
-) -> Result<(), CallError> {
-    let store = node.store().map_err(CallError::Fault)?;
-    let begun = node.env.now();
-    let finalized = store.finalized(storage);
-    let open: Vec<OpenReplica> = store
-        .open_replicas(storage)
-        .into_iter()
-        .filter(|replica| replica.state != ReplicaState::Temporary)
-        .map(|replica| OpenReplica {
-            block: replica.block,
-            state: replica.state,
-        })
-        .collect();
-    let parts = finalized.len().div_ceil(REPORT_PART_MAX).max(1);
-    let acknowledged = node.service.borrow().acknowledged();
-    let made = node.env.now();
-    let mut rest = finalized.as_slice();
-    for part in 0..parts {
-        let (now, later) = rest.split_at(rest.len().min(REPORT_PART_MAX));
-        rest = later;
-        let mut packed = Vec::with_capacity(now.len() * ReportEntries::ENTRY_LEN);
-        now.iter()
-            .for_each(|block| ReportEntries::push(&mut packed, block));
-        let report = BlockReport {
-            uuid: node.uuid,
-            storage,
-            report_id,
-            part: part as u32,
-            parts: parts as u32,
-            includes,
-            acknowledged,
-            finalized: packed.into(),
-            open: if part + 1 == parts {
-                open.clone()
-            } else {
-                Vec::new()
-            },
-        };
-        client.call(&Request::BlockReport { report }).await?;
-    }
-    tracing::info!(
-        "full report of {storage}: {} replicas in {parts} parts, {} ms to make, {} ms to send and be taken",
-        finalized.len(),
-        made.ms_since(begun),
-        node.env.now().ms_since(made)
-    );
-    Ok(())
-}
-
 async fn handle<E: Env>(node: &Rc<Node<E>>, slot: &Rc<ActorSlot>, outcome: Outcome) {
     let now = node.env.now();
     match outcome {
@@ -368,6 +356,13 @@ async fn handle<E: Env>(node: &Rc<Node<E>>, slot: &Rc<ActorSlot>, outcome: Outco
             slot.core.borrow_mut().handle_incremental(sequence);
             commands::run_all(node, slot, commands);
         }
+        Outcome::Digest(storage, Ok(ask), claim) => {
+            if let Some(claim) = claim {
+                apply_claim(node, slot, &claim).await;
+            }
+            let now = node.env.now();
+            slot.core.borrow_mut().handle_digest(now, storage, ask);
+        }
         Outcome::Report(storage, Ok(())) => slot.core.borrow_mut().handle_report_done(now, storage),
         Outcome::BadBlocks(result) => {
             let error = notice_error(slot, "report of bad blocks", result);
@@ -411,9 +406,9 @@ async fn handle<E: Env>(node: &Rc<Node<E>>, slot: &Rc<ActorSlot>, outcome: Outco
         Outcome::Heartbeat(result) | Outcome::Incremental(result) => {
             failed(slot, "report", now, result.err());
         }
-        Outcome::Report(_, Err(error)) => {
+        Outcome::Report(_, Err(error)) | Outcome::Digest(_, Err(error), _) => {
             let fault = error.fault().cloned();
-            log_failure(slot, "full report", Some(&error));
+            log_failure(slot, "block report", Some(&error));
             slot.core
                 .borrow_mut()
                 .handle_report_failed(now, fault.as_ref());

@@ -182,7 +182,7 @@ fn admin<E: Env>(node: &Rc<Node<E>>, request: admin::Request) -> Result<admin::R
         }
         admin::Request::TriggerBlockReport => {
             for slot in node.slots() {
-                slot.core.borrow_mut().report_now(now);
+                slot.core.borrow_mut().full_report_now(now);
                 slot.wake.notify();
             }
             Ok(admin::Response::Done)

@@ -32,6 +32,7 @@ fn run<E: Env>(node: &Rc<Node<E>>, slot: &ActorSlot, action: Action) {
     let now = node.env.now();
     match action {
         Action::Invalidate { blocks } => {
+            node.doom(&blocks);
             node.env
                 .spawn("datanode invalidate", invalidate(Rc::clone(node), blocks));
         }
@@ -74,5 +75,6 @@ async fn invalidate<E: Env>(node: Rc<Node<E>>, blocks: Vec<Block>) {
                 node.alarm.notify();
             }
         }
+        node.spare(&block);
     }
 }

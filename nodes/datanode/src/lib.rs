@@ -14,6 +14,7 @@ mod node;
 mod read;
 mod receive;
 mod recovery;
+mod reports;
 mod scanner;
 mod serve;
 mod volumes;

@@ -13,7 +13,7 @@ use hadal_proto::client::BadReplica;
 use hadal_proto::datanode::{ChangeKind, DatanodeProtocol, ReplicaChange};
 use hadal_proto::{Fault, FaultClass};
 use hadal_quic::CallClient;
-use hadal_types::{Block, BlockId, DatanodeUuid, NamespaceInfo, StorageUuid};
+use hadal_types::{Block, BlockId, DatanodeUuid, GenerationStamp, NamespaceInfo, StorageUuid};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -67,6 +67,8 @@ pub(crate) struct Node<E: Env> {
     /// Data directories that could not be used when the process started, and those found broken since.
     failed_dirs: RefCell<Vec<(PathBuf, String)>>,
     opening: Cell<bool>,
+    /// Replicas whose deletion is accepted and not carried out yet: up to these stamps. As many as the NameNode orders.
+    pub(crate) doomed: RefCell<BTreeMap<BlockId, GenerationStamp>>,
     namenodes: Option<NamenodeList>,
     peers: RefCell<BTreeMap<SocketAddr, NetConn<E>>>,
 }
@@ -121,6 +123,7 @@ pub async fn run_with<E: Env>(
         dirs: found.dirs,
         failed_dirs: RefCell::new(found.failed),
         opening: Cell::new(false),
+        doomed: RefCell::default(),
         namenodes,
         peers: RefCell::new(BTreeMap::new()),
         env: env.clone(),
@@ -355,6 +358,27 @@ impl<E: Env> Node<E> {
         }
         *self.store.borrow_mut() = Some(store);
         volumes::check_tolerated(&self.config, &self.failed_volumes())
+    }
+
+    /// The deletion of these replicas is accepted: they are gone from reports.
+    pub(crate) fn doom(&self, blocks: &[Block]) {
+        let mut doomed = self.doomed.borrow_mut();
+        for block in blocks {
+            let stamp = doomed.entry(block.id).or_default();
+            *stamp = block.generation_stamp.max(*stamp);
+        }
+    }
+
+    /// It was carried out, or failed.
+    pub(crate) fn spare(&self, block: &Block) {
+        self.doomed.borrow_mut().remove(&block.id);
+    }
+
+    /// Whether the deletion of this replica is accepted and not carried out.
+    pub(crate) fn is_doomed(&self, block: &Block) -> bool {
+        let doomed = self.doomed.borrow();
+        let stamp = doomed.get(&block.id);
+        stamp.is_some_and(|stamp| block.generation_stamp <= *stamp)
     }
 
     /// Tells every NameNode that a replica changed.

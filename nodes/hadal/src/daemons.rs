@@ -471,6 +471,7 @@ pub(crate) fn datanode(args: &DaemonArgs) -> Result<i32> {
             report_initial_delay_ms: section.report_initial_delay.0,
             delete_report_interval_ms: section.delete_report_interval.0,
             handshake_retry_ms: section.handshake_retry.0.max(1),
+            digest_reports: section.digest_reports,
             ..ActorConfig::default()
         },
         store: StoreOptions {

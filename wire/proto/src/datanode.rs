@@ -7,8 +7,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use hadal_types::{
-    Block, BlockId, DatanodeUuid, Epoch, GenerationStamp, HaState, LayoutVersion, NamespaceInfo,
-    ReplicaState, StorageUuid, TxId,
+    Block, BlockId, DatanodeUuid, Digest, Epoch, GenerationStamp, HaState, LayoutVersion,
+    NamespaceInfo, ReplicaState, StorageUuid, TxId,
 };
 
 /// Most replicas in one block report call; a larger storage sends several parts.
@@ -64,6 +64,8 @@ wire_enum! {
             /// to blame (no such replica, unreadable, bad checksum).
             target: DatanodeUuid,
         },
+        /// One round of a digest report of one storage (protocols.md section 4).
+        9 => DigestReport { report: DigestReport },
     }
 }
 
@@ -91,6 +93,14 @@ wire_enum! {
         },
         /// To the rest.
         4 => Done,
+        /// To DigestReport.
+        5 => Digest {
+            /// Sequence of the incremental report now applied or queued.
+            sequence: u64,
+            claim: Claim,
+            /// What to send next in the slot this report has; nothing: the report is complete.
+            ask: Option<DigestAsk>,
+        },
     }
 }
 
@@ -198,6 +208,55 @@ wire_struct! {
         pub finalized: Bytes,
         /// RBW and RWR replicas; only in the last part.
         pub open: Vec<OpenReplica>,
+    }
+}
+
+wire_struct! {
+    /// One round of a digest report: what the NameNode asked for, made when every change before it had been sent, and sent
+    /// behind those changes on the same stream. The digests are those of [`hadal_types::DigestTree`].
+    pub struct DigestReport {
+        /// Who.
+        pub uuid: DatanodeUuid,
+        /// Which storage.
+        pub storage: StorageUuid,
+        /// Counts this DataNode's reports, full and digest ones; all rounds of one share it.
+        pub report_id: u64,
+        /// Incremental report sequence this round includes.
+        pub includes: u64,
+        /// Epoch acknowledged when this round was made.
+        pub acknowledged: Epoch,
+        /// What is told.
+        pub round: DigestRound,
+        /// Every replica of the storage that is RBW, RWR or RUR; in the first round and with the last replicas.
+        pub open: Vec<OpenReplica>,
+    }
+}
+
+wire_enum! {
+    /// What a round tells of the tree over a storage's FINALIZED replicas.
+    pub enum DigestRound {
+        /// How many there are, and the root: the first round.
+        0 => Root { replicas: u64, digest: Digest },
+        /// The [`hadal_types::DIGEST_FAN_OUT`] children of the root.
+        1 => Nodes { digests: Vec<Digest> },
+        /// The leaves below the children asked for: [`hadal_types::DIGEST_FAN_OUT`] each, in order.
+        2 => Leaves { of: Vec<u16>, digests: Vec<Digest> },
+        /// The replicas in some of the leaves asked for, which rise: packed and sorted as in a full report.
+        3 => Replicas { leaves: Vec<u16>, finalized: Bytes },
+    }
+}
+
+wire_enum! {
+    /// What a NameNode wants to know of a storage whose digest is not the one it has itself.
+    pub enum DigestAsk {
+        /// The children of the root.
+        0 => Nodes,
+        /// The leaves below these children of the root, which rise.
+        1 => Leaves { of: Vec<u16> },
+        /// The replicas in these leaves, which rise.
+        2 => Replicas { leaves: Vec<u16> },
+        /// Everything: too much differs, or nothing is known. A full report, in the same slot.
+        3 => Full,
     }
 }
 

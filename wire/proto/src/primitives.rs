@@ -6,8 +6,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::{Buf, Bytes};
 use hadal_types::{
-    Block, BlockId, BlockPoolId, CallId, ClientId, ClusterId, DatanodeUuid, Epoch, GenerationStamp,
-    HaState, InodeId, LayoutVersion, NamespaceInfo, ReplicaState, StorageUuid, TxId,
+    Block, BlockId, BlockPoolId, CallId, ClientId, ClusterId, DatanodeUuid, Digest, Epoch,
+    GenerationStamp, HaState, InodeId, LayoutVersion, NamespaceInfo, ReplicaState, StorageUuid,
+    TxId,
 };
 
 macro_rules! integer {
@@ -167,6 +168,7 @@ newtype!(
     ClientId(u128),
     DatanodeUuid(u128),
     StorageUuid(u128),
+    Digest(u128),
     LayoutVersion(u32),
     ClusterId(String),
     BlockPoolId(String),

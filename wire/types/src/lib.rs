@@ -7,12 +7,17 @@
 extern crate alloc;
 
 mod block;
+mod digest;
 mod identity;
 mod ids;
 mod state;
 mod tick;
 
 pub use block::{Block, PARTITION_COUNT, mix, partition_of, shard_of, unmix};
+pub use digest::{
+    DIGEST_FAN_OUT, DIGEST_LEAF_BITS, DIGEST_LEAVES, Digest, DigestKey, DigestTree, digest_leaf,
+    digest_leaf_keys,
+};
 pub use identity::{
     BlockPoolId, CURRENT_LAYOUT, ClusterId, LayoutVersion, NamespaceInfo, Principal, Role,
 };

@@ -9,8 +9,9 @@ use crate::{ReplicaInfo, StoreError};
 use futures_util::lock::Mutex;
 use hadal_env::Disk;
 use hadal_types::{Block, BlockId, GenerationStamp, ReplicaState, mix};
-use std::cell::RefCell;
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut, RangeInclusive};
 use std::rc::Rc;
 
 /// Where the bytes of a replica are.
@@ -56,13 +57,106 @@ pub(crate) struct Meta<D: Disk> {
     pub(crate) reservation: u64,
 }
 
+/// What is known of a replica, and the one way to change it: whoever does keeps the digest tree of its volume
+/// (protocols.md section 4), which therefore cannot tell of a replica that is not there.
+pub(crate) struct MetaCell<D: Disk> {
+    meta: RefCell<Meta<D>>,
+    id: BlockId,
+    volume: Rc<Volume<D>>,
+    /// In the map.
+    listed: Cell<bool>,
+    /// What the digest tree has of it.
+    counted: Cell<Option<Block>>,
+}
+
+impl<D: Disk> MetaCell<D> {
+    pub(crate) fn new(meta: Meta<D>, id: BlockId, volume: Rc<Volume<D>>) -> Self {
+        Self {
+            meta: RefCell::new(meta),
+            id,
+            volume,
+            listed: Cell::new(false),
+            counted: Cell::new(None),
+        }
+    }
+
+    pub(crate) fn borrow(&self) -> Ref<'_, Meta<D>> {
+        self.meta.borrow()
+    }
+
+    pub(crate) fn borrow_mut(&self) -> Edit<'_, D> {
+        Edit {
+            meta: self.meta.borrow_mut(),
+            cell: self,
+        }
+    }
+
+    fn list(&self, listed: bool) {
+        if self.listed.replace(listed) != listed {
+            let here = &self.volume.listed;
+            here.set(if listed {
+                here.get() + 1
+            } else {
+                here.get() - 1
+            });
+            self.recount(&self.meta.borrow());
+        }
+    }
+
+    fn recount(&self, meta: &Meta<D>) {
+        let is_finalized = meta.state == ReplicaState::Finalized && meta.recovery.is_none();
+        let now = (is_finalized && !meta.gone && self.listed.get()).then_some(Block {
+            id: self.id,
+            generation_stamp: meta.stamp,
+            length: meta.received,
+        });
+        let before = self.counted.replace(now);
+        if before == now {
+            return;
+        }
+        let mut tree = self.volume.digest.borrow_mut();
+        if let Some(before) = before {
+            tree.remove(&before);
+        }
+        if let Some(now) = now {
+            tree.insert(&now);
+        }
+    }
+}
+
+/// A change of a replica; ends in the digest tree.
+pub(crate) struct Edit<'a, D: Disk> {
+    meta: RefMut<'a, Meta<D>>,
+    cell: &'a MetaCell<D>,
+}
+
+impl<D: Disk> Deref for Edit<'_, D> {
+    type Target = Meta<D>;
+
+    fn deref(&self) -> &Meta<D> {
+        &self.meta
+    }
+}
+
+impl<D: Disk> DerefMut for Edit<'_, D> {
+    fn deref_mut(&mut self) -> &mut Meta<D> {
+        &mut self.meta
+    }
+}
+
+impl<D: Disk> Drop for Edit<'_, D> {
+    fn drop(&mut self) {
+        self.cell.recount(&self.meta);
+    }
+}
+
 /// One replica.
 pub(crate) struct Replica<D: Disk> {
     pub(crate) id: BlockId,
     pub(crate) instance: u64,
     pub(crate) volume: Rc<Volume<D>>,
     pub(crate) geometry: Geometry,
-    pub(crate) meta: RefCell<Meta<D>>,
+    pub(crate) meta: MetaCell<D>,
     /// Held by whoever changes the replica; `None` while nobody writes it.
     pub(crate) body: Mutex<Option<Box<Body<D>>>>,
 }
@@ -162,7 +256,11 @@ impl<D: Disk> ReplicaMap<D> {
     }
 
     pub(crate) fn insert(&mut self, replica: Rc<Replica<D>>) {
-        self.by_key.insert(mix(replica.id), replica);
+        let displaced = self.by_key.insert(mix(replica.id), replica.clone());
+        if let Some(displaced) = displaced {
+            displaced.meta.list(false);
+        }
+        replica.meta.list(true);
     }
 
     /// Takes this instance out, if it is still the one that is in.
@@ -174,6 +272,7 @@ impl<D: Disk> ReplicaMap<D> {
             .is_some_and(|here| Rc::ptr_eq(here, replica))
         {
             self.by_key.remove(&mix(replica.id));
+            replica.meta.list(false);
         }
     }
 
@@ -183,6 +282,7 @@ impl<D: Disk> ReplicaMap<D> {
             let keep = !replica.volume.is_failed();
             if !keep {
                 replica.meta.borrow_mut().gone = true;
+                replica.meta.list(false);
             }
             keep
         });
@@ -199,5 +299,10 @@ impl<D: Disk> ReplicaMap<D> {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Rc<Replica<D>>> {
         self.by_key.values()
+    }
+
+    /// Those with keys in a range, in order.
+    pub(crate) fn range(&self, keys: RangeInclusive<u64>) -> impl Iterator<Item = &Rc<Replica<D>>> {
+        self.by_key.range(keys).map(|(_, replica)| replica)
     }
 }

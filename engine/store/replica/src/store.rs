@@ -4,7 +4,7 @@ use crate::body::Body;
 use crate::counters::Counters;
 use crate::extent::extent_path;
 use crate::geometry::{Geometry, PAGE};
-use crate::map::{Location, Meta, Replica, ReplicaMap};
+use crate::map::{Location, Meta, MetaCell, Replica, ReplicaMap};
 use crate::volume::Volume;
 use crate::{
     CreateSpec, Deleted, ReplicaInfo, ReplicaWriter, StoreCounters, StoreError, StoreOptions,
@@ -12,8 +12,9 @@ use crate::{
 };
 use futures_util::lock::Mutex;
 use hadal_env::Disk;
-use hadal_types::{Block, BlockId, GenerationStamp, ReplicaState, StorageUuid};
+use hadal_types::{Block, BlockId, DigestTree, GenerationStamp, ReplicaState, StorageUuid};
 use std::cell::{Cell, RefCell};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -95,6 +96,33 @@ impl<D: Disk> ReplicaStore<D> {
             .collect()
     }
 
+    /// The FINALIZED replicas of a storage whose keys `mix(id)` are in a range, in order of key. Costs what is in the
+    /// range in all storages.
+    #[must_use]
+    pub fn finalized_in(&self, storage: StorageUuid, keys: RangeInclusive<u64>) -> Vec<Block> {
+        self.forget_failed();
+        let map = self.inner.map.borrow();
+        map.range(keys)
+            .filter(|replica| {
+                replica.volume.storage == storage && replica.state() == ReplicaState::Finalized
+            })
+            .map(|replica| replica.block())
+            .collect()
+    }
+
+    /// Looks at the digest tree of a storage: always that of the FINALIZED replicas [`Self::finalized`] would list.
+    /// `None` for an unknown storage and for a failed one.
+    pub fn with_digest<R>(
+        &self,
+        storage: StorageUuid,
+        look: impl FnOnce(&DigestTree) -> R,
+    ) -> Option<R> {
+        self.forget_failed();
+        let mut volumes = self.inner.volumes.iter();
+        let volume = volumes.find(|volume| volume.storage == storage && !volume.is_failed())?;
+        Some(look(&volume.digest.borrow()))
+    }
+
     /// The replicas of a storage in every other state (TEMPORARY too), sorted by `mix(id)`.
     #[must_use]
     pub fn open_replicas(&self, storage: StorageUuid) -> Vec<ReplicaInfo> {
@@ -112,18 +140,8 @@ impl<D: Disk> ReplicaStore<D> {
     #[must_use]
     pub fn volumes(&self) -> Vec<VolumeStatus> {
         self.forget_failed();
-        let map = self.inner.map.borrow();
-        self.inner
-            .volumes
-            .iter()
-            .map(|volume| {
-                volume.status(
-                    map.iter()
-                        .filter(|replica| Rc::ptr_eq(&replica.volume, volume))
-                        .count(),
-                )
-            })
-            .collect()
+        let volumes = self.inner.volumes.iter();
+        volumes.map(|volume| volume.status()).collect()
     }
 
     /// Takes a volume out of use, finally, because something else on its disk failed.
@@ -221,7 +239,7 @@ impl<D: Disk> ReplicaStore<D> {
             instance,
             volume: volume.clone(),
             geometry,
-            meta: RefCell::new(meta),
+            meta: MetaCell::new(meta, id, volume.clone()),
             body: Mutex::new(body),
         });
         self.inner.map.borrow_mut().insert(replica.clone());
@@ -404,6 +422,27 @@ impl<D: Disk> ReplicaStore<D> {
         match volume.disk.remove_file(&path).await {
             Err(error) if error.is_not_found() => Ok(()),
             other => volume.check(other),
+        }
+    }
+}
+
+/// Every test of the store ends in this one too: the trees say what the map says (protocols.md section 4).
+#[cfg(test)]
+impl<D: Disk> Drop for Inner<D> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        for volume in self.volumes.iter().filter(|volume| !volume.is_failed()) {
+            let map = self.map.borrow();
+            let here = || map.iter().filter(|it| Rc::ptr_eq(&it.volume, volume));
+            assert_eq!(volume.listed.get(), here().count());
+            let mut tree = volume.digest.borrow().clone();
+            here()
+                .filter(|replica| replica.state() == ReplicaState::Finalized)
+                .for_each(|replica| tree.remove(&replica.block()));
+            let rest = (tree.replicas(), tree.root());
+            assert_eq!(rest, Default::default(), "in the tree and not in the map");
         }
     }
 }

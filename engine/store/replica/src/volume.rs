@@ -8,7 +8,7 @@ use crate::identity::{self, VolumeIdentity};
 use crate::{StoreError, StoreIdentity, StoreOptions, VolumeSpec, VolumeStatus};
 use futures_util::lock::Mutex;
 use hadal_env::{Disk, DiskError, DiskOp, File, Space};
-use hadal_types::{BlockId, StorageUuid};
+use hadal_types::{BlockId, DigestKey, DigestTree, StorageUuid};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -41,6 +41,10 @@ pub(crate) struct Volume<D: Disk> {
     replicas_sync: GroupSync,
     extents_sync: GroupSync,
     pub(crate) pools: RefCell<Pools<D>>,
+    /// Replicas of this volume in the map.
+    pub(crate) listed: Cell<usize>,
+    /// Of the FINALIZED ones among them.
+    pub(crate) digest: RefCell<DigestTree>,
     /// Held while an extent is added.
     pub(crate) growing: Mutex<()>,
     _lock: D::Lock,
@@ -91,6 +95,8 @@ impl<D: Disk> Volume<D> {
             replicas_sync: GroupSync::default(),
             extents_sync: GroupSync::default(),
             pools: RefCell::new(Pools::default()),
+            listed: Cell::new(0),
+            digest: RefCell::new(DigestTree::new(DigestKey::new(&identity.namespace))),
             growing: Mutex::new(()),
             _lock: lock,
         }))
@@ -261,7 +267,7 @@ impl<D: Disk> Volume<D> {
         self.used.set(self.used.get().saturating_sub(bytes));
     }
 
-    pub(crate) fn status(&self, replicas: usize) -> VolumeStatus {
+    pub(crate) fn status(&self) -> VolumeStatus {
         let failed = self.failure();
         VolumeStatus {
             storage: self.storage,
@@ -278,7 +284,7 @@ impl<D: Disk> Volume<D> {
                 self.remaining()
             },
             reserved: self.reserved.get(),
-            replicas,
+            replicas: self.listed.get(),
             failed,
         }
     }

@@ -155,14 +155,21 @@ impl Deletions {
         self.listed.remove(&key);
     }
 
-    /// Keys of a partition listed for a storage.
-    pub(crate) fn of_partition(&self, partition: usize, storage: u32) -> Vec<u64> {
-        let first = (partition as u64) << 56;
+    /// Keys in a range listed for a storage.
+    pub(crate) fn between(&self, (first, last): (u64, u64), storage: u32) -> Vec<u64> {
         self.listed
-            .range(first..=first | (u64::MAX >> 8))
+            .range(first..=last)
             .filter(|(_, deletion)| deletion.storage == storage)
             .map(|(key, _)| *key)
             .collect()
+    }
+
+    /// Everything listed for a storage, in order of key.
+    pub(crate) fn of(&self, storage: u32) -> impl Iterator<Item = (u64, &Block)> {
+        self.listed
+            .iter()
+            .filter(move |(_, deletion)| deletion.storage == storage)
+            .map(|(key, deletion)| (*key, &deletion.block))
     }
 
     /// After a reconnect everything sent is sent again: the DataNode may have forgotten it (Q7).

@@ -37,7 +37,9 @@ pub struct BlockConfig {
     pub invalidate_limit: usize,
     /// Blocks looked at per step of the scan that fills the replication queues (HDFS: 10,000).
     pub scan_batch: usize,
-    /// Full reports admitted at a time (`dfs.namenode.max.full.block.report.leases`).
+    /// Digest reports are compared; otherwise every one is answered by asking for a full report.
+    pub digest_reports: bool,
+    /// Reports admitted at a time (`dfs.namenode.max.full.block.report.leases`).
     pub report_slots: usize,
     /// A report slot not used for this long is given to another (`dfs.namenode.full.block.report.lease.length.ms`).
     pub report_slot_ms: u64,
@@ -82,6 +84,7 @@ impl Default for BlockConfig {
             max_transfers_hard: 4,
             invalidate_limit: 1_000,
             scan_batch: 10_000,
+            digest_reports: true,
             report_slots: 6,
             report_slot_ms: 300_000,
             queued_reports_max: 1_000_000,

@@ -41,6 +41,7 @@ impl BlockManager {
             Request::Register { registration } => self.register(from, &registration),
             Request::Heartbeat { heartbeat } => self.heartbeat(from, &heartbeat, committed),
             Request::BlockReport { report } => self.block_report(from, report, committed),
+            Request::DigestReport { report } => self.digest_report(from, &report, committed),
             Request::IncrementalReport { report } => {
                 self.incremental_report(from, &report, committed)
             }
@@ -133,6 +134,7 @@ impl BlockManager {
             self.admission.release(storage);
             let entry = self.nodes.storage_mut(storage);
             entry.session = None;
+            entry.digest = None;
             entry.last_report = None;
             entry.reported = false;
             let listed = registration
@@ -286,6 +288,7 @@ impl BlockManager {
         let entry = self.nodes.storage_mut(storage);
         entry.gone = true;
         entry.session = None;
+        entry.digest = None;
         entry.last_report = None;
         let mut replicas = 0;
         for at in 0..self.partitions.len() {
@@ -461,9 +464,11 @@ impl BlockManager {
                 continue;
             };
             let (slots, length) = (self.config.report_slots, self.config.report_slot_ms);
-            if self.nodes.storage(storage).session.is_none()
-                && self.admission.grant(self.now, storage, slots, length)
-            {
+            // Who asks is not sending: what is left of an earlier report will not go on.
+            let entry = self.nodes.storage_mut(storage);
+            entry.session = None;
+            entry.digest = None;
+            if self.admission.grant(self.now, storage, slots, length) {
                 let entry = self.nodes.node_mut(node);
                 entry.touched.start(entry.incremental);
                 return Some(*wanted);

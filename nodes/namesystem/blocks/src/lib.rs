@@ -22,6 +22,8 @@ mod commands;
 mod config;
 mod datanodes;
 mod decommission;
+mod digest_reports;
+mod digests;
 mod entry;
 mod failed_copies;
 mod manager;

@@ -13,8 +13,8 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use hadal_proto::datanode::Claim;
 use hadal_types::{
-    Block, BlockId, Epoch, GenerationStamp, HaState, InodeId, NamespaceInfo, PARTITION_COUNT, Tick,
-    TxId, mix, partition_of,
+    Block, BlockId, DigestKey, Epoch, GenerationStamp, HaState, InodeId, NamespaceInfo,
+    PARTITION_COUNT, Tick, TxId, mix, partition_of, unmix,
 };
 
 /// Events kept for the driver; older ones are dropped first.
@@ -68,10 +68,13 @@ impl BlockManager {
     #[must_use]
     pub fn new(mut config: BlockConfig, info: NamespaceInfo, seed: u64) -> Self {
         config.min_replication = config.min_replication.max(1);
+        let key = DigestKey::new(&info);
         Self {
             config,
             info,
-            partitions: (0..PARTITION_COUNT).map(Partition::new).collect(),
+            partitions: (0..PARTITION_COUNT)
+                .map(|index| Partition::new(index, key))
+                .collect(),
             totals: Counters::default(),
             nodes: Registry::default(),
             hosts: HostLists::default(),
@@ -134,7 +137,7 @@ impl BlockManager {
         for at in 0..self.partitions.len() {
             let keys: Vec<u64> = self.partitions[at].queued.keys().copied().collect();
             for key in keys {
-                self.with_partition(at, |partition, view, out| {
+                self.with(unmix(key), |partition, view, out| {
                     partition.replay_queued(key, view, out);
                 });
             }
@@ -301,10 +304,12 @@ impl BlockManager {
         block: BlockId,
         f: impl FnOnce(&mut Partition, &View<'_>, &mut Vec<Effect>) -> R,
     ) -> R {
-        self.with_partition(partition_of(block), f)
+        self.with_partition(partition_of(block), |partition, view, out| {
+            partition.accounted(mix(block), |partition| f(partition, view, out))
+        })
     }
 
-    /// Runs something on a partition, keeps the totals, does what it asks for.
+    /// The rest of the NameNode as a partition sees it.
     pub(crate) fn view(&self) -> View<'_> {
         View {
             active: self.is_active(),
@@ -317,6 +322,8 @@ impl BlockManager {
         }
     }
 
+    /// Runs something on a partition, keeps the totals, does what it asks for. What changes where a block's replicas
+    /// are believed to be goes through [`Partition::accounted`], as all of [`Self::with`] does.
     pub(crate) fn with_partition<R>(
         &mut self,
         at: usize,
@@ -416,13 +423,7 @@ impl BlockManager {
     pub(crate) fn forget_queued(&mut self, node: u32) {
         let mut dropped = 0;
         for partition in &mut self.partitions {
-            let nodes = &self.nodes;
-            partition.queued.retain(|_, reports| {
-                let before = reports.len();
-                reports.retain(|report| nodes.node_of(report.storage) != node);
-                dropped += before - reports.len();
-                !reports.is_empty()
-            });
+            dropped += partition.forget_queued(|storage| self.nodes.node_of(storage) == node);
         }
         self.queued -= dropped as u64;
     }

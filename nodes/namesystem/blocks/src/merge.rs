@@ -45,11 +45,19 @@ pub(crate) fn entries_below(bytes: &[u8], key: u64) -> usize {
     low
 }
 
-/// A partition's entries of one report: sorted pieces that follow one another.
+/// The first and the last key of a partition.
+pub(crate) fn partition_keys(index: usize) -> (u64, u64) {
+    let first = (index as u64) << 56;
+    (first, first | (u64::MAX >> 8))
+}
+
+/// Entries of one report in one partition: sorted pieces that follow one another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reported<'a> {
     pub(crate) storage: u32,
     pub(crate) chunks: &'a [Bytes],
+    /// The range of keys they cover: a whole partition, or a leaf of it.
+    pub(crate) keys: (u64, u64),
     /// Sorted keys of replicas of which newer is known than this report.
     pub(crate) newer: &'a [u64],
 }
@@ -74,7 +82,7 @@ impl Reported<'_> {
 }
 
 impl Partition {
-    /// Takes in everything a storage has in this partition; what it is known to have and does not list is gone.
+    /// Takes in everything a storage has in a range of this partition; what it is known to have and does not list is gone.
     ///
     /// The pass touches only what it must: a replica that is known costs a comparison; one that is new costs a push.
     /// Whether anything is missing is seen from the count alone, so a storage with few replicas in a large map
@@ -89,16 +97,19 @@ impl Partition {
         let mut tally = MergeTally::default();
         let mut odd: Vec<Block> = Vec::new();
         let known = self.pass(report, view, &mut odd, &mut tally)?;
-        if u64::from(self.table.count(storage)) != known || !report.newer.is_empty() {
+        let whole = report.keys == partition_keys(self.index);
+        if !whole || u64::from(self.table.count(storage)) != known || !report.newer.is_empty() {
             for key in self.missing_from(report) {
-                self.remove_replica(key, storage, view, out);
+                self.accounted(key, |partition| {
+                    partition.remove_replica(key, storage, view, out);
+                });
                 tally.removed += 1;
             }
         }
         if !self.corrupt.is_empty() {
             let gone: Vec<u64> = self
                 .corrupt
-                .iter()
+                .range(report.keys.0..=report.keys.1)
                 .filter(|(key, replicas)| {
                     replicas.iter().any(|replica| replica.storage == storage)
                         && !report.is_newer(**key)
@@ -107,12 +118,16 @@ impl Partition {
                 .map(|(key, _)| *key)
                 .collect();
             for key in gone {
-                self.drop_corrupt(key, |replica| replica.storage != storage);
+                self.accounted(key, |partition| {
+                    partition.drop_corrupt(key, |replica| replica.storage != storage);
+                });
             }
         }
         for block in odd {
             let before = out.len();
-            self.reported(storage, block, ReplicaState::Finalized, view, out);
+            self.accounted(mix(block.id), |partition| {
+                partition.reported(storage, block, ReplicaState::Finalized, view, out);
+            });
             let unknown = out[before..]
                 .iter()
                 .any(|effect| matches!(effect, Effect::Unknown { .. }));
@@ -134,8 +149,7 @@ impl Partition {
         let node = view.nodes.node_of(storage);
         let min = usize::from(view.config.min_replication);
         let (mut known, mut fresh, mut covered) = (0u64, 0u32, self.counters);
-        let mut floor = (self.index as u64) << 56;
-        let ceiling = floor | (u64::MAX >> 8);
+        let (mut floor, ceiling) = report.keys;
         let (mut bucket, mut at) = (usize::MAX, 0);
         for chunk in report.chunks {
             for raw in chunk.chunks_exact(ReportEntries::ENTRY_LEN) {
@@ -192,6 +206,7 @@ impl Partition {
                         entry.count += 1;
                         known += 1;
                         fresh += 1;
+                        self.digests.add(storage, key, &block);
                         tally.added += 1;
                         covered.missing -= u64::from(count == 0);
                         covered.safe += u64::from(count + 1 == min);
@@ -217,7 +232,8 @@ impl Partition {
             .map(|raw| mix(entry_at(raw).id))
             .peekable();
         let mut missing = Vec::new();
-        for key in self.table.keys_in(report.storage) {
+        let (first, last) = report.keys;
+        for key in self.table.keys_between(report.storage, first, last) {
             while listed.next_if(|listed| *listed < key).is_some() {}
             if listed.peek() != Some(&key) && !report.is_newer(key) {
                 missing.push(key);

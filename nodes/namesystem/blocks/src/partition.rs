@@ -4,6 +4,7 @@
 //! It looks at the rest through a [`View`] and asks for things through [`Effect`]s, so that later each can live on
 //! a shard of its own (architecture.md, decision 6).
 
+use crate::digests::PartitionDigests;
 use crate::entry::Entry;
 use crate::failed_copies::FailedCopies;
 use crate::redundancy::{Levels, Pending};
@@ -13,7 +14,7 @@ use crate::under_construction::Open;
 use crate::view::{Effect, View};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
-use hadal_types::{Block, BlockId, BlockState, InodeId, ReplicaState, TxId, mix};
+use hadal_types::{Block, BlockId, BlockState, DigestKey, InodeId, ReplicaState, TxId, mix};
 use smallvec::SmallVec;
 
 /// What an edit does to one block.
@@ -129,6 +130,8 @@ pub(crate) struct CorruptReplica {
     pub(crate) storage: u32,
     pub(crate) block: Block,
     pub(crate) reason: CorruptReason,
+    /// Its DataNode calls it FINALIZED.
+    pub(crate) finalized: bool,
     /// Its deletion was asked for.
     pub(crate) deleting: bool,
 }
@@ -156,6 +159,8 @@ pub(crate) struct Partition {
     /// Replicas in the table that are to be deleted.
     pub(crate) excess: BTreeMap<u64, SmallVec<[u32; 2]>>,
     pub(crate) queued: BTreeMap<u64, Vec<QueuedReport>>,
+    /// Of what storages are believed to hold (protocols.md section 4).
+    pub(crate) digests: PartitionDigests,
     /// Over-replicated blocks held back (F-02).
     pub(crate) postponed: BTreeSet<u64>,
     pub(crate) levels: Levels,
@@ -169,7 +174,7 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    pub(crate) fn new(index: usize) -> Self {
+    pub(crate) fn new(index: usize, key: DigestKey) -> Self {
         Self {
             index,
             table: BlockTable::new(),
@@ -178,6 +183,7 @@ impl Partition {
             corrupt: BTreeMap::new(),
             excess: BTreeMap::new(),
             queued: BTreeMap::new(),
+            digests: PartitionDigests::new(key),
             postponed: BTreeSet::new(),
             levels: Levels::default(),
             pending: BTreeMap::new(),
@@ -463,12 +469,43 @@ impl Partition {
             }
             !reports.is_empty()
         });
+        self.digests.forget(storage);
         keys.len() as u64
+    }
+
+    /// Drops what waits for edits of the storages `of` says; returns how many reports that were.
+    pub(crate) fn forget_queued(&mut self, of: impl Fn(u32) -> bool) -> usize {
+        let keys: Vec<u64> = self
+            .queued
+            .iter()
+            .filter(|(_, reports)| reports.iter().any(|report| of(report.storage)))
+            .map(|(key, _)| *key)
+            .collect();
+        let mut dropped = 0;
+        for key in keys {
+            self.accounted(key, |partition| {
+                let Some(reports) = partition.queued.get_mut(&key) else {
+                    return;
+                };
+                let before = reports.len();
+                reports.retain(|report| !of(report.storage));
+                dropped += before - reports.len();
+                if reports.is_empty() {
+                    partition.queued.remove(&key);
+                }
+            });
+        }
+        dropped
     }
 
     /// Queues a report until an edit touches its block (F-01, T-D15: in order).
     pub(crate) fn queue(&mut self, report: QueuedReport, view: &View<'_>, out: &mut Vec<Effect>) {
         let queue = self.queued.entry(mix(report.block.id)).or_default();
+        let mut earlier = queue.iter().rev();
+        if earlier.find(|it| it.storage == report.storage) == Some(&report) {
+            // Said again, by a full report: it waits already.
+            return;
+        }
         if queue.len() >= QUEUED_PER_BLOCK_MAX {
             queue.remove(0);
             out.push(Effect::Dequeued { count: 1 });

@@ -8,6 +8,8 @@ pub struct Planted {
     pub order_before_commit: bool,
     /// A reported replica of a closed block counts whatever its generation stamp, length and state.
     pub accept_stale_replicas: bool,
+    /// A digest report is believed to agree whatever it says, except a storage's first one.
+    pub trust_any_digest: bool,
     /// Nothing is copied.
     pub skip_replication: bool,
 }

@@ -2,7 +2,7 @@
 
 use crate::commands::{Deletions, Outbox};
 use crate::decommission::Service;
-use crate::session::{ReportSession, Touched};
+use crate::session::{DigestSession, ReportSession, Touched};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -80,6 +80,7 @@ pub(crate) struct Storage {
     /// Held replicas of unknown blocks when they could not be deleted (standby, safe mode).
     pub(crate) has_unknown: bool,
     pub(crate) session: Option<ReportSession>,
+    pub(crate) digest: Option<DigestSession>,
     /// The last full report processed, so that a repeated call is answered, not processed (Q1).
     pub(crate) last_report: Option<u64>,
     /// Bytes placed here since the last heartbeat and not reported as received yet.
@@ -322,6 +323,7 @@ impl Registry {
             content_stale: true,
             has_unknown: false,
             session: None,
+            digest: None,
             last_report: None,
             scheduled: 0,
             scheduled_blocks: 0,

@@ -23,7 +23,9 @@ impl Partition {
         };
         let future = block.id.0 >= view.next_block || block.generation_stamp.0 > view.stamp;
         if !view.active && (future || self.is_queued(key, storage)) {
-            self.queue(report, view, out);
+            if self.is_queued(key, storage) || !self.is_noted(key, &report) {
+                self.queue(report, view, out);
+            }
             return;
         }
         let Some(entry) = self.table.get(key) else {
@@ -110,29 +112,40 @@ impl Partition {
         out: &mut Vec<Effect>,
     ) {
         if view.active {
-            self.mark_corrupt(
-                key,
-                report.storage,
-                report.block,
-                CorruptReason::Stale,
-                view,
-                out,
-            );
-        } else {
+            let new = CorruptReplica {
+                storage: report.storage,
+                block: report.block,
+                reason: CorruptReason::Stale,
+                finalized: report.state == Some(ReplicaState::Finalized),
+                deleting: false,
+            };
+            self.mark_corrupt(key, new, view, out);
+        } else if !self.is_noted(key, &report) {
             self.queue(report, view, out);
         }
+    }
+
+    /// Noted before, while this NameNode was active, as corrupt or as one of an open block. What an edit makes of it
+    /// is seen when that edit comes: [`Partition::commit`].
+    pub(crate) fn is_noted(&self, key: u64, report: &QueuedReport) -> bool {
+        let finalized = report.state == Some(ReplicaState::Finalized);
+        let mut corrupt = self.corrupt.get(&key).into_iter().flatten();
+        let open = self.open.get(&key);
+        let mut open = open.into_iter().flat_map(|open| &open.reported);
+        let replica = (report.storage, report.block);
+        corrupt.any(|it| (it.storage, it.block) == replica && it.finalized == finalized)
+            || open.any(|it| (it.storage, it.block) == replica && Some(it.state) == report.state)
     }
 
     /// Takes a replica out of the good ones. It is deleted once enough good ones exist.
     pub(crate) fn mark_corrupt(
         &mut self,
         key: u64,
-        storage: u32,
-        block: Block,
-        reason: CorruptReason,
+        new: CorruptReplica,
         view: &View<'_>,
         out: &mut Vec<Effect>,
     ) {
+        let storage = new.storage;
         let before = self.weigh(key, view);
         self.table.remove_replica(key, storage);
         self.drop_excess(key, storage);
@@ -148,21 +161,35 @@ impl Partition {
             return;
         };
         entry.set_corrupt(true);
-        let new = CorruptReplica {
-            storage,
-            block,
-            reason,
-            deleting: false,
-        };
         let corrupt = self.corrupt.entry(key).or_default();
         match corrupt.iter_mut().find(|old| old.storage == storage) {
-            Some(old) if old.block.generation_stamp == block.generation_stamp => {
-                old.block = block;
+            Some(old) if old.block.generation_stamp == new.block.generation_stamp => {
+                old.block = new.block;
+                old.finalized = new.finalized;
             }
             Some(old) => *old = new,
             None => corrupt.push(new),
         }
         self.settle(key, before, view, out);
+    }
+
+    /// Forgets the corrupt replicas of a storage for whose blocks its digest stands for no replica: it has none that is
+    /// FINALIZED, and lists others with the report.
+    pub(crate) fn drop_open_corrupt(&mut self, storage: u32, agreed: impl Fn(u64) -> bool) {
+        let mut keys = Vec::new();
+        for (key, replicas) in &self.corrupt {
+            if replicas.iter().any(|it| it.storage == storage)
+                && self.believes(*key, storage).is_none()
+                && agreed(*key)
+            {
+                keys.push(*key);
+            }
+        }
+        for key in keys {
+            self.accounted(key, |partition| {
+                partition.drop_corrupt(key, |it| it.storage != storage);
+            });
+        }
     }
 
     /// A reader or scanner found bad bytes. Whether that is news.
@@ -181,8 +208,14 @@ impl Partition {
         if entry.stamp != block.generation_stamp.0 || !self.table.contains(entry, storage) {
             return false;
         }
-        let block = entry.block();
-        self.mark_corrupt(key, storage, block, CorruptReason::Checksum, view, out);
+        let new = CorruptReplica {
+            storage,
+            block: entry.block(),
+            reason: CorruptReason::Checksum,
+            finalized: true,
+            deleting: false,
+        };
+        self.mark_corrupt(key, new, view, out);
         true
     }
 

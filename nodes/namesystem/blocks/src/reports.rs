@@ -1,19 +1,16 @@
 //! Full and incremental reports: order, admission, and what surrounds the merge (A-31..A-38, Q1-Q6).
-//!
-//! Digest reports (protocols.md section 4) are not there yet. Their place: a tree per storage, kept where replicas are
-//! told (here, before the partition judges them), a round of it opening a session like a full report's, and a leaf that
-//! differs ending in `Partition::merge` over that leaf's range of keys.
 
-use crate::merge::{Reported, entries_below, key_at};
+use crate::merge::{Reported, entries_below, key_at, partition_keys};
 use crate::session::{MergeTally, ReportSession};
 use crate::{BlockEvent, BlockManager};
 use alloc::format;
 use alloc::vec::Vec;
 use hadal_proto::datanode::{
-    BlockReport, ChangeKind, IncrementalReport, REPORT_PART_MAX, ReportEntries, Response,
+    BlockReport, ChangeKind, IncrementalReport, OpenReplica, REPORT_PART_MAX, ReportEntries,
+    Response,
 };
 use hadal_proto::{Fault, FaultClass};
-use hadal_types::{PARTITION_COUNT, ReplicaState, TxId, mix};
+use hadal_types::{Epoch, PARTITION_COUNT, ReplicaState, TxId, mix};
 
 impl BlockManager {
     /// Applies what changed, in sequence. A repeated one is acknowledged; after a gap the DataNode must start over.
@@ -164,20 +161,30 @@ impl BlockManager {
             ));
         }
         if last {
-            for open in &report.open {
-                let key = mix(open.block.id);
-                if newer.binary_search(&key).is_err() {
-                    self.with(open.block.id, |partition, view, out| {
-                        partition.reported(storage, open.block, open.state, view, out);
-                    });
-                }
-            }
-            self.conclude_report(node, storage, &session);
+            self.take_open(storage, &report.open, &newer);
+            let ReportSession {
+                report_id,
+                acknowledged,
+                tally,
+                ..
+            } = session;
+            self.conclude_report(storage, report_id, acknowledged, tally);
         } else {
             self.nodes.storage_mut(storage).session = Some(session);
         }
         self.check_safe_mode();
         Ok(answer)
+    }
+
+    /// Replicas that are not FINALIZED, of which nothing newer is known.
+    pub(crate) fn take_open(&mut self, storage: u32, open: &[OpenReplica], newer: &[u64]) {
+        for open in open {
+            if newer.binary_search(&mix(open.block.id)).is_err() {
+                self.with(open.block.id, |partition, view, out| {
+                    partition.reported(storage, open.block, open.state, view, out);
+                });
+            }
+        }
     }
 
     /// A first part: it must be one whose later changes are all known, and there must be room for it.
@@ -207,17 +214,10 @@ impl BlockManager {
                 ),
             ));
         }
-        let (slots, length) = (self.config.report_slots, self.config.report_slot_ms);
-        if !self.admission.grant(self.now, storage, slots, length) {
-            return Err(Fault::new(
-                FaultClass::Busy,
-                format!("{slots} full block reports are being processed; ask for a slot again"),
-            )
-            .with_value(self.config.heartbeat_interval_ms));
-        }
-        let entry = self.nodes.node_mut(node);
-        entry.touched.start(entry.incremental);
-        self.nodes.storage_mut(storage).has_unknown = false;
+        self.admit_report(storage)?;
+        let entry = self.nodes.storage_mut(storage);
+        entry.has_unknown = false;
+        entry.digest = None;
         Ok(ReportSession {
             report_id: report.report_id,
             parts: report.parts,
@@ -230,8 +230,24 @@ impl BlockManager {
         })
     }
 
+    /// There must be room for a report of this storage; changes are remembered from now on.
+    pub(crate) fn admit_report(&mut self, storage: u32) -> Result<(), Fault> {
+        let (slots, length) = (self.config.report_slots, self.config.report_slot_ms);
+        if !self.admission.grant(self.now, storage, slots, length) {
+            return Err(Fault::new(
+                FaultClass::Busy,
+                format!("{slots} block reports are being processed; ask for a slot again"),
+            )
+            .with_value(self.config.heartbeat_interval_ms));
+        }
+        let node = self.nodes.node_of(storage);
+        let entry = self.nodes.node_mut(node);
+        entry.touched.start(entry.incremental);
+        Ok(())
+    }
+
     /// The report cannot be used; its slot stays for the next try.
-    fn again(&self, storage: u32, why: alloc::string::String) -> Fault {
+    pub(crate) fn again(&self, storage: u32, why: alloc::string::String) -> Fault {
         Fault::new(
             FaultClass::Retry,
             format!(
@@ -277,6 +293,7 @@ impl BlockManager {
             let reported = Reported {
                 storage,
                 chunks: &chunks,
+                keys: partition_keys(index),
                 newer,
             };
             let tally = self
@@ -284,11 +301,8 @@ impl BlockManager {
                     partition.merge(reported, view, out)
                 })
                 .map_err(|unsorted| unsorted.block)?;
-            self.confirm_deletions(node, index, reported);
-            session.tally.replicas += tally.replicas;
-            session.tally.added += tally.added;
-            session.tally.removed += tally.removed;
-            session.tally.unknown += tally.unknown;
+            self.confirm_deletions(node, reported);
+            session.tally.add(tally);
         }
         session.partition = end;
         if at < entries {
@@ -298,12 +312,12 @@ impl BlockManager {
     }
 
     /// Replicas to delete that the report no longer lists, or lists as another instance, are deleted.
-    fn confirm_deletions(&mut self, node: u32, partition: usize, report: Reported<'_>) {
+    pub(crate) fn confirm_deletions(&mut self, node: u32, report: Reported<'_>) {
         let deletions = &mut self.nodes.node_mut(node).deletions;
         if deletions.len() == 0 {
             return;
         }
-        for key in deletions.of_partition(partition, report.storage) {
+        for key in deletions.between(report.keys, report.storage) {
             let listed = report.find(key).map(|block| block.generation_stamp);
             let meant = deletions.get(key).map(|it| it.block.generation_stamp);
             if !report.is_newer(key) && listed != meant {
@@ -312,12 +326,21 @@ impl BlockManager {
         }
     }
 
-    fn conclude_report(&mut self, node: u32, storage: u32, session: &ReportSession) {
+    /// A storage has told everything, by a full report or by digests.
+    pub(crate) fn conclude_report(
+        &mut self,
+        storage: u32,
+        report_id: u64,
+        acknowledged: Epoch,
+        tally: MergeTally,
+    ) {
         self.admission.release(storage);
-        let fresh = self.is_active() && session.acknowledged == self.epoch;
+        let node = self.nodes.node_of(storage);
+        let fresh = self.is_active() && acknowledged == self.epoch;
         let entry = self.nodes.storage_mut(storage);
         entry.reported = true;
-        entry.last_report = Some(session.report_id);
+        entry.last_report = Some(report_id);
+        entry.digest = None;
         if fresh && entry.content_stale {
             // Made after the DataNode followed us: it accepts no other active's deletions any more (F-02).
             entry.content_stale = false;
@@ -327,6 +350,7 @@ impl BlockManager {
         let busy = storages.iter().any(|storage| {
             let entry = self.nodes.storage(*storage);
             entry.session.is_some()
+                || entry.digest.is_some()
                 || self.admission.has(*storage)
                 || (!entry.reported && !entry.gone)
         });
@@ -335,10 +359,10 @@ impl BlockManager {
         }
         let event = BlockEvent::Reported {
             name: self.nodes.node(node).name.clone(),
-            replicas: session.tally.replicas,
-            added: session.tally.added,
-            removed: session.tally.removed,
-            unknown: session.tally.unknown,
+            replicas: tally.replicas,
+            added: tally.added,
+            removed: tally.removed,
+            unknown: tally.unknown,
         };
         self.event(event);
     }

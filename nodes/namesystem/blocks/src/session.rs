@@ -1,6 +1,6 @@
 //! What a full report in progress needs to remember, and who may send one (Q1-Q4, Q10).
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
 use hadal_types::{Epoch, Tick};
@@ -24,6 +24,19 @@ pub(crate) struct ReportSession {
     pub(crate) tally: MergeTally,
 }
 
+/// A digest report of one storage, round by round.
+#[derive(Debug)]
+pub(crate) struct DigestSession {
+    pub(crate) report_id: u64,
+    /// Lowest epoch acknowledged by any round.
+    pub(crate) acknowledged: Epoch,
+    /// Leaves that differ and whose replicas have not come yet.
+    pub(crate) awaited: BTreeSet<u16>,
+    /// Leaves that differed and were merged.
+    pub(crate) merged: BTreeSet<u16>,
+    pub(crate) tally: MergeTally,
+}
+
 /// What a report brought.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MergeTally {
@@ -31,6 +44,15 @@ pub(crate) struct MergeTally {
     pub(crate) added: u64,
     pub(crate) removed: u64,
     pub(crate) unknown: u64,
+}
+
+impl MergeTally {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.replicas += other.replicas;
+        self.added += other.added;
+        self.removed += other.removed;
+        self.unknown += other.unknown;
+    }
 }
 
 /// Replicas changed by incremental reports since a full report may have been made: what that report says of them is

@@ -276,11 +276,18 @@ impl BlockTable {
 
     /// Keys of blocks with a replica in this storage, in order.
     pub(crate) fn keys_in(&self, storage: u32) -> Vec<u64> {
+        self.keys_between(storage, 0, u64::MAX)
+    }
+
+    /// Those of them from `first` to `last`. Both within this table's partition, or 0 and the greatest key.
+    pub(crate) fn keys_between(&self, storage: u32, first: u64, last: u64) -> Vec<u64> {
         if self.count(storage) == 0 {
             return Vec::new();
         }
-        self.iter()
-            .filter(|entry| self.contains(entry, storage))
+        self.buckets[self.bucket_of(first)..=self.bucket_of(last)]
+            .iter()
+            .flatten()
+            .filter(|entry| (first..=last).contains(&entry.key) && self.contains(entry, storage))
             .map(|entry| entry.key)
             .collect()
     }

@@ -1,6 +1,6 @@
 //! Blocks that are not COMPLETE: their pipeline, the replicas reported so far, their recovery (E-13..E-16, E-18).
 
-use crate::partition::{Partition, QueuedReport};
+use crate::partition::{CorruptReason, Partition, QueuedReport};
 use crate::redundancy::Pending;
 use crate::view::{Effect, View};
 use hadal_types::{Block, BlockState, GenerationStamp, ReplicaState, Tick};
@@ -103,6 +103,7 @@ impl Partition {
                     {
                         self.table.add_replica(key, replica.storage);
                     }
+                    self.drop_corrupt(key, |it| it.storage != replica.storage);
                 }
                 // It missed the new stamp, or its report of it is under way: the next one tells.
                 ReplicaState::Finalized
@@ -121,6 +122,16 @@ impl Partition {
         self.settle(key, before, view, out);
         for replica in odd {
             self.reported(replica.storage, replica.block, replica.state, view, out);
+        }
+        // A replica that had a stamp or length of its own until now.
+        let corrupt = self.corrupt.get(&key).into_iter().flatten();
+        let right: SmallVec<[u32; 1]> = corrupt
+            .filter(|it| it.reason == CorruptReason::Stale && it.finalized && !it.deleting)
+            .filter(|it| it.block == block)
+            .map(|it| it.storage)
+            .collect();
+        for storage in right {
+            self.reported(storage, block, ReplicaState::Finalized, view, out);
         }
     }
 
@@ -248,7 +259,9 @@ impl Partition {
         };
         let (got, has) = (report.block.generation_stamp.0, entry.stamp);
         if !view.active && got > has {
-            self.queue(report, view, out);
+            if !self.is_noted(key, &report) {
+                self.queue(report, view, out);
+            }
         } else if got < has && state == ReplicaState::Finalized {
             self.mark_stale(key, report, view, out);
         } else {

@@ -7,7 +7,7 @@ use hadal_env::{Env, Expect, Net, Seam};
 use hadal_proto::admin::{self, AdminProtocol, ReplicaStatus};
 use hadal_proto::client::ReplicaTarget;
 use hadal_proto::datanode::{
-    Action, Claim, Command, DatanodeProtocol, Registration, Request, Response,
+    Action, Claim, Command, DatanodeProtocol, DigestAsk, Registration, Request, Response,
 };
 use hadal_proto::frame::FrameKind;
 use hadal_proto::transfer::{self, ReadBlock, ReadReply, TransferProtocol, WriteBlock, WriteStage};
@@ -177,6 +177,11 @@ impl Namenode {
                 sequence: report.sequence,
                 claim,
                 commands: Vec::new(),
+            },
+            Request::DigestReport { report } => Response::Digest {
+                sequence: report.includes,
+                claim,
+                ask: Some(DigestAsk::Full),
             },
             Request::BlockReport { .. } => Response::Reported {
                 sequence: 0,

@@ -3,6 +3,7 @@
 mod barrier;
 mod datanodes;
 mod decommission;
+mod digest;
 mod failed_copies;
 mod maintenance;
 mod placement;

@@ -28,8 +28,8 @@ pub(crate) struct Dn {
     pub(crate) acknowledged: Epoch,
     pub(crate) executed: u64,
     pub(crate) wants: Vec<StorageUuid>,
-    sequence: u64,
-    report_id: u64,
+    pub(crate) sequence: u64,
+    pub(crate) report_id: u64,
 }
 
 pub(crate) struct World {
@@ -38,8 +38,8 @@ pub(crate) struct World {
     pub(crate) now: Tick,
     pub(crate) txid: u64,
     pub(crate) committed: u64,
-    next_block: u64,
-    stamp: u64,
+    pub(crate) next_block: u64,
+    pub(crate) stamp: u64,
 }
 
 pub(crate) fn info() -> NamespaceInfo {
