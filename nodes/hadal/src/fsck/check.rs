@@ -23,9 +23,41 @@ pub(super) enum Condition {
     Open,
 }
 
+/// DataNodes on their way out of the cluster: what they hold does not count (HDFS's live replicas).
+#[derive(Default)]
+pub(super) struct Leaving {
+    pub(super) decommissioned: Names,
+    pub(super) decommissioning: Names,
+}
+
+/// Replicas of a block by where they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Replicas {
+    pub(super) live: usize,
+    pub(super) decommissioned: usize,
+    pub(super) decommissioning: usize,
+}
+
+impl Replicas {
+    fn of(block: &LocatedBlock, leaving: &Leaving) -> Self {
+        let among = |names: &Names| {
+            let nodes = block.locations.iter();
+            nodes.filter(|node| names.contains(&node.name)).count()
+        };
+        let decommissioned = among(&leaving.decommissioned);
+        let decommissioning = among(&leaving.decommissioning);
+        Self {
+            live: block.locations.len() - decommissioned - decommissioning,
+            decommissioned,
+            decommissioning,
+        }
+    }
+}
+
 /// One block.
 pub(super) struct BlockCheck {
     pub(super) located: LocatedBlock,
+    pub(super) replicas: Replicas,
     pub(super) condition: Condition,
 }
 
@@ -40,16 +72,22 @@ pub(super) struct FileCheck {
 }
 
 impl FileCheck {
-    pub(super) fn new(path: String, status: &FileStatus, located: LocatedBlocks) -> Self {
+    pub(super) fn new(
+        path: String,
+        status: &FileStatus,
+        located: LocatedBlocks,
+        leaving: &Leaving,
+    ) -> Self {
         let wanted = usize::from(status.replication);
-        let blocks = located
-            .blocks
-            .into_iter()
-            .map(|block| BlockCheck {
-                condition: condition(&block, wanted),
+        let check = |block: LocatedBlock| {
+            let replicas = Replicas::of(&block, leaving);
+            BlockCheck {
+                condition: condition(&block, replicas.live, wanted),
+                replicas,
                 located: block,
-            })
-            .collect();
+            }
+        };
+        let blocks = located.blocks.into_iter().map(check).collect();
         Self {
             path,
             length: located.file_length,
@@ -78,13 +116,12 @@ impl FileCheck {
     }
 }
 
-fn condition(block: &LocatedBlock, wanted: usize) -> Condition {
-    let live = block.locations.len();
+fn condition(block: &LocatedBlock, live: usize, wanted: usize) -> Condition {
     if block.under_construction {
         Condition::Open
     } else if block.corrupt {
         Condition::Corrupt
-    } else if live == 0 {
+    } else if block.locations.is_empty() {
         Condition::Missing
     } else if live < wanted {
         Condition::Under
@@ -142,12 +179,12 @@ impl Tally {
                 self.open_blocks += 1;
                 continue;
             }
-            let live = block.located.locations.len();
+            let live = block.replicas.live;
             self.blocks += 1;
             self.replicas += live as u64;
             self.replicas_wanted += file.replication as u64;
             self.replicas_missing += file.replication.saturating_sub(live) as u64;
-            self.min_replicated += u64::from(live >= MIN_REPLICATION);
+            self.min_replicated += u64::from(block.located.locations.len() >= MIN_REPLICATION);
             match block.condition {
                 Condition::Under => self.under += 1,
                 Condition::Over => self.over += 1,
@@ -221,7 +258,27 @@ pub(super) mod tests {
             under_construction: false,
             blocks: replicas.iter().enumerate().map(block).collect(),
         };
-        FileCheck::new(path.into(), &status, located)
+        let leaving = Leaving {
+            decommissioned: [String::from("dn8")].into(),
+            decommissioning: [String::from("dn9"), String::from("dn10")].into(),
+        };
+        FileCheck::new(path.into(), &status, located, &leaving)
+    }
+
+    #[test]
+    fn replicas_on_datanodes_that_leave_do_not_count() {
+        // dn0 to dn10: three of them leave.
+        let file = file("/f", &[11, 3], false);
+        let expected = Replicas {
+            live: 8,
+            decommissioned: 1,
+            decommissioning: 2,
+        };
+        assert_eq!(file.blocks[0].replicas, expected);
+        assert_eq!(file.blocks[1].replicas.live, 3);
+        let block = &file.blocks[0].located;
+        assert_eq!(condition(block, 2, 3), Condition::Under);
+        assert_eq!(condition(block, 0, 3), Condition::Under, "it can be read");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::console::Console;
 use crate::files::path::{absolute, join};
 use crate::humanize::{now_ms, report_time};
 use anyhow::{Result, anyhow};
-use check::{FileCheck, Tally};
+use check::{FileCheck, Leaving, Tally};
 use clap::Args;
 use futures_util::{StreamExt, stream};
 use hadal_client::{FaultClass, FileStatus};
@@ -134,12 +134,19 @@ async fn check_all(operator: &Operator, args: &FsckArgs, path: &str) -> Result<i
         ..Tally::default()
     };
     // Only operators may ask for all DataNodes; others see those that hold something.
+    let mut leaving = Leaving::default();
     if let Ok((_, nodes)) = operator.datanodes().await {
         let live = nodes.iter().filter(|node| node.state != "dead");
         for node in live {
             tally.datanodes.insert(node.name.clone());
             tally.racks.insert(node.rack.clone());
         }
+        let in_state = |wanted: &str| {
+            let found = nodes.iter().filter(|node| node.state == wanted);
+            found.map(|node| node.name.clone()).collect()
+        };
+        leaving.decommissioned = in_state("decommissioned");
+        leaving.decommissioning = in_state("decommissioning");
     }
     let spinner = match console.shows_progress() {
         true => {
@@ -153,6 +160,7 @@ async fn check_all(operator: &Operator, args: &FsckArgs, path: &str) -> Result<i
     let mut run = Run {
         operator,
         args,
+        leaving: &leaving,
         tally: &mut tally,
         problems: &mut problems,
         spinner: &spinner,
@@ -183,6 +191,7 @@ async fn check_all(operator: &Operator, args: &FsckArgs, path: &str) -> Result<i
 struct Run<'a> {
     operator: &'a Operator,
     args: &'a FsckArgs,
+    leaving: &'a Leaving,
     tally: &'a mut Tally,
     /// For JSON: files with a problem, or with `-files` all.
     problems: &'a mut Vec<serde_json::Value>,
@@ -234,7 +243,7 @@ impl Run<'_> {
                 self.tally.add_open(&located);
                 continue;
             }
-            let file = FileCheck::new(path, &status, located);
+            let file = FileCheck::new(path, &status, located, self.leaving);
             self.tally.add(&file);
             if self.operator.console.json {
                 if self.args.files || !file.is_whole() {

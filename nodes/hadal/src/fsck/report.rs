@@ -17,12 +17,16 @@ pub(super) fn file(file: &FileCheck, args: &FsckArgs) -> Vec<String> {
     let mut lines = Vec::new();
     let name = format!("{}:", file.pool);
     for block in &file.blocks {
-        let live = block.located.locations.len();
+        let replicas = block.replicas;
         let id = block_name(&name, block);
         match block.condition {
             Condition::Under => lines.push(format!(
-                "{}:  Under replicated {id}. Target Replicas is {} but found {live} live replica(s), 0 decommissioned replica(s), 0 decommissioning replica(s).",
-                file.path, file.replication
+                "{}:  Under replicated {id}. Target Replicas is {} but found {} live replica(s), {} decommissioned replica(s), {} decommissioning replica(s).",
+                file.path,
+                file.replication,
+                replicas.live,
+                replicas.decommissioned,
+                replicas.decommissioning
             )),
             Condition::Corrupt => lines.push(format!(
                 "{}: CORRUPT blockpool {} block {}",
