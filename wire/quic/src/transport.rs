@@ -147,7 +147,7 @@ impl QuicNet {
     ) -> Result<Self, TransportError> {
         options.check()?;
         let configs = Configs::new(identity, options)?;
-        let mut endpoint_config = identity.restarts().endpoint_config();
+        let mut endpoint_config = identity.restarts().endpoint_config(socket.local_addr()?);
         endpoint_config
             .max_udp_payload_size(MAX_PAYLOAD)
             .expect("the largest payload of UDP is in range");
