@@ -122,10 +122,7 @@ fn what_is_not_there_says_so_by_name() {
         (&["dfsadmin", "-metasave", "f"], "dfsadmin -metasave"),
         (&["debug", "verifyMeta"], "debug verifyMeta"),
         (&["fsck", "/", "-delete"], "fsck -delete"),
-        (
-            &["namenode", "-initializeSharedEdits", "-force"],
-            "namenode -initializeSharedEdits",
-        ),
+        (&["namenode", "-recover", "-force"], "namenode -recover"),
         (&["balancer", "-threshold", "5"], "balancer"),
         (&["oiv", "-i", "f"], "oiv"),
     ] {
