@@ -14,8 +14,9 @@ use std::rc::Rc;
 const GROUP_BYTES_MAX: usize = (1 << 20) - ALIGN;
 /// Bytes handed in and not yet written; more are refused.
 pub const QUEUE_BYTES_MAX: usize = 64 << 20;
-/// Zeros written ahead beside one group, at least and at most.
-const ZEROS_MIN: u64 = 64 << 10;
+/// Zeros written ahead beside one group, at least and at most. The first write of a block journals metadata, and every
+/// durable append on the file at that moment waits for it: so rarely, and many at a time.
+const ZEROS_MIN: u64 = 256 << 10;
 const ZEROS_MAX: u64 = 1 << 20;
 const BLOCK: u64 = ALIGN as u64;
 
@@ -274,12 +275,15 @@ impl<D: Disk> Journal<D> {
             file.write_at(buf, 0..total, start).await.0
         };
         let from = zeroed.max(blocks_end);
-        let wanted = (2 * bytes as u64)
-            .clamp(ZEROS_MIN, ZEROS_MAX)
-            .next_multiple_of(BLOCK);
-        let ahead = blocks_end
-            .saturating_add(self.options.zero_ahead_bytes)
-            .min(length);
+        let runway = self.options.zero_ahead_bytes;
+        let wanted = if from - blocks_end > runway / 2 {
+            0
+        } else {
+            (2 * bytes as u64)
+                .clamp(ZEROS_MIN, ZEROS_MAX)
+                .next_multiple_of(BLOCK)
+        };
+        let ahead = blocks_end.saturating_add(runway).min(length);
         let zeros = usize::try_from(wanted.min(ahead.saturating_sub(from))).expect("bounded");
         let ahead = async {
             if zeros > 0 {
