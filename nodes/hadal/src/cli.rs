@@ -167,13 +167,12 @@ pub(crate) struct NodeArgs {
 }
 
 /// Start-up options Hadoop's daemons have, and these have not.
-const DAEMON_OPTIONS: [&str; 11] = [
+const DAEMON_OPTIONS: [&str; 10] = [
     "backup",
     "checkpoint",
     "genclusterid",
     "importCheckpoint",
     "metadataVersion",
-    "recover",
     "regular",
     "rollback",
     "rollingUpgrade",
@@ -216,10 +215,16 @@ pub(crate) struct NamenodeArgs {
         conflicts_with_all = ["format", "bootstrap_standby"]
     )]
     initialize_shared_edits: bool,
+    /// Read a damaged journal up to the damage, and begin a new one there; says what is lost, and asks
+    #[arg(
+        long,
+        conflicts_with_all = ["format", "bootstrap_standby", "initialize_shared_edits"]
+    )]
+    recover: bool,
     /// Name of the cluster to format
     #[arg(long = "clusterid", alias = "cluster-id", value_name = "NAME")]
     cluster_id: Option<String>,
-    /// Format or join although there is a namespace in the directory: all its data there is lost
+    /// Format or join although there is a namespace in the directory: all its data there is lost. With -recover: do not ask
     #[arg(long)]
     force: bool,
     /// Never ask: fail where a question would be
@@ -357,6 +362,9 @@ fn run_namenode(global: &Global, console: &Console, args: NamenodeArgs) -> Resul
     }
     if args.initialize_shared_edits {
         return daemons::initialize_shared_edits(&daemon, args.force);
+    }
+    if args.recover {
+        return daemons::recover(&daemon, args.force, args.non_interactive);
     }
     match args.format {
         true => daemons::format(

@@ -10,7 +10,8 @@ use hadal_datanode::{DatanodeConfig, NamenodeList, NamenodePeer};
 use hadal_env::Net;
 use hadal_journalnode::JournalnodeConfig;
 use hadal_namenode::{
-    BootstrapError, FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig, RunError,
+    BootstrapError, Damage, FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig, Recovered,
+    RunError,
 };
 use hadal_namesystem::{CheckpointConfig, NamesystemConfig};
 use hadal_quic::{Identity, QuicNet, TransportOptions};
@@ -393,17 +394,67 @@ pub(crate) fn initialize_shared_edits(args: &DaemonArgs, force: bool) -> Result<
     Ok(0)
 }
 
-/// On a terminal, asks before a namespace is given up (as HDFS does).
-fn asked_to_reformat(dir: &Path) -> Result<bool> {
-    use std::io::{IsTerminal, Write};
-    if !dir.join("VERSION").exists() || !std::io::stdin().is_terminal() {
-        return Ok(false);
+/// `hadal namenode -recover`.
+pub(crate) fn recover(args: &DaemonArgs, force: bool, non_interactive: bool) -> Result<i32> {
+    use std::io::IsTerminal;
+    let config = load(args)?;
+    let member = member(&config.cluster.namenodes, args.id.as_deref(), "namenode")?;
+    let settings = namenode_config(&config, &member.id)?;
+    let identity = identity(&config, Role::Namenode, &member.id)?;
+    let any: SocketAddr = (member.address.ip(), 0).into();
+    let timeout = config.cluster.connection_timeout;
+    let can_ask = !non_interactive && std::io::stdin().is_terminal();
+    let confirm = move |damage: &Damage| {
+        let (first, last) = damage.dropped;
+        eprintln!("namenode -recover: {}", damage.reason);
+        eprintln!(
+            "namenode -recover: the namespace can be read up to txid {}; edits {first} to {last} would be dropped, and the journal begun anew (copy the JournalNodes' directories first if what is left of them may be wanted)",
+            damage.applied
+        );
+        force || (can_ask && asked("Drop them?").unwrap_or(false))
+    };
+    let done = run_on_this_thread(ShardOptions::new("recover"), |shard| async move {
+        let net = endpoint(any, &identity, timeout, false)?;
+        let env = shard.env(net);
+        anyhow::Ok(hadal_namenode::recover(env, settings, confirm).await?)
+    })??;
+    match done {
+        Recovered::Undamaged { end, .. } => {
+            println!("the journal can be read to its end, txid {end}: nothing was changed");
+            Ok(0)
+        }
+        Recovered::Declined(_) => {
+            eprintln!("namenode -recover: nothing was dropped; -force drops without asking");
+            Ok(1)
+        }
+        Recovered::Begun { damage, .. } => {
+            let (first, last) = damage.dropped;
+            println!(
+                "edits {first} to {last} were dropped: the namespace is as of txid {}, and the journal begins behind it; the other NameNodes join with -bootstrapStandby -force",
+                damage.applied
+            );
+            Ok(0)
+        }
     }
-    print!("Re-format filesystem in {}? (Y or N) ", dir.display());
+}
+
+/// Asks on the terminal.
+fn asked(question: &str) -> Result<bool> {
+    use std::io::Write;
+    print!("{question} (Y or N) ");
     std::io::stdout().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(answer.trim().eq_ignore_ascii_case("y"))
+}
+
+/// On a terminal, asks before a namespace is given up (as HDFS does).
+fn asked_to_reformat(dir: &Path) -> Result<bool> {
+    use std::io::IsTerminal;
+    if !dir.join("VERSION").exists() || !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    asked(&format!("Re-format filesystem in {}?", dir.display()))
 }
 
 /// `hadal journalnode`.

@@ -126,6 +126,26 @@ pub enum FormatError {
     },
 }
 
+/// A damaged namespace could not be recovered. Nothing was changed, unless the new journal could not be begun: then the image
+/// is saved, and `-initializeSharedEdits -force` ends what was begun.
+#[derive(Debug, Error)]
+pub enum RecoverError {
+    /// The directory cannot be used, no image verifies, or the journal ends before the image.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// No majority of JournalNodes, or a shared directory that cannot be claimed.
+    #[error(
+        "the journal could not be claimed; the log says why: a majority of JournalNodes must be up, and every NameNode stopped"
+    )]
+    NotClaimed,
+    /// The image of what was read could not be saved.
+    #[error("the namespace up to the damage could not be saved: {0}")]
+    NotSaved(Fault),
+    /// The new journal could not be begun.
+    #[error("the namespace up to the damage is saved, but no journal was begun behind it: {0}")]
+    NotBegun(#[from] InitializeError),
+}
+
 /// A journal could not be set up behind an image. It is empty, or as it was.
 #[derive(Debug, Error)]
 pub enum InitializeError {

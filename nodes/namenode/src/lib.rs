@@ -25,6 +25,7 @@ mod links;
 mod node;
 mod parked;
 mod peers;
+mod recover;
 mod segments;
 mod serve;
 mod shared;
@@ -36,11 +37,12 @@ pub use bootstrap::{Bootstrapped, bootstrap_standby};
 pub use config::{
     GroupLookup, HaSettings, HostLookup, JournalnodePeer, NamenodeConfig, NamenodePeer,
 };
-pub use error::{BootstrapError, FetchError, FormatError, InitializeError, RunError};
+pub use error::{BootstrapError, FetchError, FormatError, InitializeError, RecoverError, RunError};
 pub use fetch::{Description, Fetched, describe, fetch_image};
 pub use format::{FormatOptions, format};
 pub use initialize::{Initialized, initialize_shared_edits};
 pub use life::run;
+pub use recover::{Damage, Recovered, recover};
 pub use store_fsimage::image_name;
 
 /// Exit code when a majority of JournalNodes holds another namespace than the directory of this NameNode.

@@ -1,0 +1,98 @@
+//! `namenode -recover`: a journal that lost a segment everywhere is read up to it, and begun anew there.
+
+use harness::{Output, TestCluster, alone, hadal, run};
+use std::path::PathBuf;
+use std::process::Command;
+
+const JOURNALNODES: [&str; 3] = ["jn1", "jn2", "jn3"];
+
+/// Files below a directory whose names begin so.
+fn find(dir: &PathBuf, start: &str, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            find(&path, start, found);
+        } else if entry.file_name().to_string_lossy().starts_with(start) {
+            found.push(path);
+        }
+    }
+}
+
+fn recover(cluster: &TestCluster, more: &[&str]) -> Output {
+    let mut command = Command::new(hadal());
+    command.args(["namenode", "-recover"]).args(more);
+    command.args(["--id", "nn1", "--config"]);
+    run(command.arg(cluster.root().join("conf/nn1.toml")))
+}
+
+/// T-H25, Q19 and the last resort behind them: without a gap nothing is touched; with one the range that is lost is named,
+/// nothing is lost unasked, and afterwards the namespace is as it was before the gap, and writable.
+#[test]
+fn t_h25_q19_what_a_gap_took_is_named_and_dropped_on_demand_only() {
+    let _alone = alone();
+    let cluster = TestCluster::start(1);
+    for at in 0..5 {
+        cluster.dfs(&["-mkdir", &format!("/kept-{at}")]).ok();
+    }
+    cluster.run(&["dfsadmin", "-rollEdits"]).ok();
+    cluster.dfs(&["-mkdir", "/lost-1", "/lost-2"]).ok();
+    cluster.run(&["dfsadmin", "-rollEdits"]).ok();
+    cluster.dfs(&["-mkdir", "/behind"]).ok();
+    let in_use = recover(&cluster, &["-force"]);
+    assert_ne!(in_use.code, 0);
+    assert!(in_use.stderr.contains("in use"), "{}", in_use.stderr);
+    cluster.kill_node("nn1");
+    let whole = recover(&cluster, &["-force"]).ok();
+    assert!(
+        whole.stdout.contains("nothing was changed"),
+        "{}",
+        whole.stdout
+    );
+    cluster.start_node("nn1");
+    let all = cluster.dfs(&["-ls", "-C", "/"]).ok().stdout;
+    assert_eq!(all.lines().count(), 8, "{all}");
+    cluster.kill_node("nn1");
+
+    // The segment with the two in the middle goes from every JournalNode.
+    for id in JOURNALNODES {
+        cluster.kill_node(id);
+        let mut segments = Vec::new();
+        find(&cluster.data(id), "edits_0", &mut segments);
+        segments.sort();
+        assert!(segments.len() >= 3, "{segments:?}");
+        std::fs::remove_file(&segments[1]).expect("a segment");
+    }
+    for id in JOURNALNODES {
+        cluster.start_node(id);
+    }
+    let declined = recover(&cluster, &["-nonInteractive"]);
+    assert_eq!(declined.code, 1, "{}{}", declined.stdout, declined.stderr);
+    for text in [
+        "gap in the edit log",
+        "jn1",
+        "jn2",
+        "jn3",
+        "would be dropped",
+        "-force",
+    ] {
+        assert!(
+            declined.stderr.contains(text),
+            "{text}: {}",
+            declined.stderr
+        );
+    }
+    let done = recover(&cluster, &["-force"]).ok();
+    assert!(done.stdout.contains("were dropped"), "{}", done.stdout);
+    cluster.start_node("nn1");
+    let kept = "/kept-0\n/kept-1\n/kept-2\n/kept-3\n/kept-4\n";
+    assert_eq!(cluster.dfs(&["-ls", "-C", "/"]).ok().stdout, kept);
+    cluster.dfs(&["-mkdir", "/new"]).ok();
+    cluster.kill_node("nn1");
+    cluster.start_node("nn1");
+    assert_eq!(
+        cluster.dfs(&["-ls", "-C", "/"]).ok().stdout,
+        format!("{kept}/new\n")
+    );
+    let again = recover(&cluster, &[]);
+    assert!(again.stderr.contains("in use"), "{}", again.stderr);
+}
