@@ -5,12 +5,15 @@ use crate::settings::Settings;
 use anyhow::{Context, Result, bail, ensure};
 use hadal_client::{ClientOptions, Dfs, Identity, connect_on};
 use hadal_daemon::Config;
+use hadal_env::Expect;
+use hadal_proto::admin::{NamenodeStats, Request, Response};
 use hadal_quic::{ClusterCa, Validity};
 use hadal_types::Role;
 use serde::Deserialize;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -18,6 +21,8 @@ use tokio::runtime::Runtime;
 const PORT_BASE: u16 = 21_000;
 const PORTS: u16 = 100;
 const PORT_TRIES: u16 = 100;
+/// NameNodes that have not found their roles and caught up by then never will.
+const SETTLE_WAIT: Duration = Duration::from_secs(300);
 /// Who calls when it must not be the superuser.
 const USER: &str = "bench";
 
@@ -165,6 +170,105 @@ impl Cluster {
             String::from_utf8_lossy(&output.stderr).trim()
         );
         Ok(())
+    }
+
+    /// What a daemon has logged.
+    ///
+    /// # Errors
+    /// When there is no log.
+    pub fn log(&self, id: &str) -> Result<String> {
+        let path = self.dir.join("logs").join(format!("{id}.log"));
+        std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+    }
+
+    /// Gives a daemon other settings (TOML: strings bring their quotes) and starts it again.
+    ///
+    /// # Errors
+    /// When its configuration has no such key, or it does not start.
+    pub fn reconfigure(&self, id: &str, settings: &[(&str, &str)]) -> Result<()> {
+        let path = self.dir.join("conf").join(format!("{id}.toml"));
+        let mut config = std::fs::read_to_string(&path)?;
+        for (key, value) in settings {
+            let is_it = |line: &&str| line.split(" =").next() == Some(*key);
+            let old = config.lines().find(is_it).map(str::to_owned);
+            let old = old.with_context(|| format!("no {key} in {}", path.display()))?;
+            config = config.replace(&format!("{old}\n"), &format!("{key} = {value}\n"));
+        }
+        std::fs::write(&path, config)?;
+        self.hadal(&["dev", "stop", id])?;
+        self.start_again(id)
+    }
+
+    /// Makes an image at the active NameNode.
+    ///
+    /// # Errors
+    /// When one of the three orders it takes fails.
+    pub fn save_namespace(&self) -> Result<()> {
+        for words in [
+            &["-safemode", "enter"][..],
+            &["-saveNamespace"],
+            &["-safemode", "leave"],
+        ] {
+            let output = Command::new(&self.binary)
+                .arg("dfsadmin")
+                .args(words)
+                .env("HADAL_CONFIG", self.dir.join("client.toml"))
+                .output()?;
+            ensure!(
+                output.status.success(),
+                "dfsadmin {}: {}",
+                words.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(())
+    }
+
+    /// What a NameNode counts.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn namenode_stats(&self, dfs: &Dfs, id: &str) -> Result<NamenodeStats> {
+        let members = &self.config.cluster.namenodes;
+        let member = members.iter().find(|member| member.id == id);
+        let member = member.with_context(|| format!("no NameNode {id}"))?;
+        let expect = Expect::node(Role::Namenode, id.to_owned());
+        let answer = dfs.admin(member.address, &expect, &Request::NamenodeStats);
+        match answer.await? {
+            Response::NamenodeStats { stats } => Ok(stats),
+            other => bail!("{id} answered {} to NamenodeStats", other.name()),
+        }
+    }
+
+    /// Waits until one NameNode is active and another one stands by that has applied everything and is out of safe mode.
+    /// Returns their ids. Must be called within a runtime of several threads.
+    ///
+    /// # Errors
+    /// When that does not come.
+    pub async fn settled(&self, dfs: &Dfs) -> Result<(String, String)> {
+        let give_up = Instant::now() + SETTLE_WAIT;
+        loop {
+            let states = tokio::task::block_in_place(|| self.namenode_states())?;
+            let id_of = |wanted: &str| {
+                let found = states.iter().find(|(_, state)| state == wanted);
+                found.map(|(id, _)| id.clone())
+            };
+            if let (Some(active), Some(standby)) = (id_of("active"), id_of("standby")) {
+                let writes = self.namenode_stats(dfs, &active).await;
+                let follows = self.namenode_stats(dfs, &standby).await;
+                if let (Ok(writes), Ok(follows)) = (writes, follows)
+                    && follows.last_applied >= writes.committed
+                    && !writes.safe_mode
+                    && !follows.safe_mode
+                {
+                    return Ok((active, standby));
+                }
+            }
+            if Instant::now() > give_up {
+                bail!("the NameNodes do not settle: {states:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     fn processes_now(&self) -> Result<Vec<Process>> {

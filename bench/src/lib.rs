@@ -1,6 +1,7 @@
 //! The measuring harness: every performance claim of Hadal is a row of one of its tables.
 //!
-//! One module per question (`disk`, `quic`, `edits`, `namespace`, `small_files`, `pipeline`, `block_report`, `image`), each of which gives a
+//! One module per question (`disk`, `quic`, `edits`, `namespace`, `small_files`, `pipeline`, `block_report`, `image`,
+//! `failover`, `standby`), each of which gives a
 //! [`report::Question`]; [`report`] prints and stores them, [`compare`] sets two results side by side, [`plot`] draws
 //! one. Rules: a warm-up first, at least three runs, median and spread, latencies from HDR histograms. All loads are
 //! closed loops (a caller asks again when it was answered), so there is no coordinated omission to correct: throughput
@@ -15,6 +16,7 @@ pub mod disk;
 pub mod edits;
 pub mod environment;
 pub mod failover;
+pub mod fill;
 pub mod image;
 pub mod journal_driver;
 pub mod load;
@@ -25,4 +27,5 @@ pub mod quic;
 pub mod report;
 pub mod settings;
 pub mod small_files;
+pub mod standby;
 pub mod stats;

@@ -7,7 +7,7 @@ use hadal_bench::report::{DOCUMENT_VERSION, Document, Question};
 use hadal_bench::settings::{Settings, normalise, parse_bytes};
 use hadal_bench::{
     block_report, compare, disk, edits, failover, image, namespace, pipeline, plot, quic,
-    small_files,
+    small_files, standby,
 };
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,6 +51,8 @@ enum Measured {
     Image,
     /// From the death of the active NameNode to the next write.
     Failover,
+    /// How far a standby is behind, and what its checkpoints cost the active.
+    Standby,
 }
 
 #[derive(Subcommand)]
@@ -100,7 +102,7 @@ struct Options {
     /// Connections that the callers share (namespace, small-files): one by default, as callers in one program share a file system.
     #[arg(long, global = true)]
     connections: Option<usize>,
-    /// Operations or files per run (namespace, small-files, image).
+    /// Operations or files per run (namespace, small-files, image); files there are (failover, standby).
     #[arg(long, global = true)]
     files: Option<usize>,
     /// Operations of namespace: mkdirs, create, open, fileStatus, rename, delete.
@@ -166,11 +168,12 @@ fn measure(question: Measured, settings: &Settings) -> Result<Question> {
         Measured::BlockReport => block_report::run(settings),
         Measured::Image => image::run(settings),
         Measured::Failover => failover::run(settings),
+        Measured::Standby => standby::run(settings),
     }
 }
 
 /// What `all` asks, limits first.
-const ALL: [Measured; 9] = [
+const ALL: [Measured; 10] = [
     Measured::Disk,
     Measured::Quic,
     Measured::Edits,
@@ -180,6 +183,7 @@ const ALL: [Measured; 9] = [
     Measured::BlockReport,
     Measured::Image,
     Measured::Failover,
+    Measured::Standby,
 ];
 
 fn ask(questions: &[Measured], options: &Options, command: String) -> Result<ExitCode> {
