@@ -89,6 +89,10 @@ fn group_verb(out: &mut Vec<String>, rest: Vec<String>, group: &Command) -> Resu
                 group.get_name()
             )));
         }
+        // HAAdmin takes the question without a command for a usage error (T-A1).
+        if matches!(bare, "help" | "h") && group.get_name() == "haadmin" && rest.peek().is_none() {
+            return Err(Refusal(group.clone().render_help().to_string()));
+        }
         out.push(if bare == "h" { "help" } else { bare }.to_owned());
         out.extend(rest.map(word));
     }

@@ -122,7 +122,7 @@ fn what_is_not_there_says_so_by_name() {
         (&["dfsadmin", "-metasave", "f"], "dfsadmin -metasave"),
         (&["debug", "verifyMeta"], "debug verifyMeta"),
         (&["fsck", "/", "-delete"], "fsck -delete"),
-        (&["namenode", "-recover", "-force"], "namenode -recover"),
+        (&["namenode", "-rollback"], "namenode -rollback"),
         (&["balancer", "-threshold", "5"], "balancer"),
         (&["oiv", "-i", "f"], "oiv"),
     ] {
@@ -161,6 +161,29 @@ fn help_is_given_on_standard_output() {
         assert_eq!(answer.err, "", "{args:?}");
     }
     assert_eq!(shell.run(&["dfs", "-help", "bogus"]).code, 255);
+}
+
+/// T-A1: help with a command is an answer, without one a usage error, as with HAAdmin; a node nobody knows is one too
+/// (asked of a cluster in `tests/harness/tests/journal.rs`).
+#[test]
+fn t_a1_haadmin_helps_with_a_command() {
+    let shell = Shell::new();
+    let answer = shell.run(&["haadmin", "-help"]);
+    assert_eq!((answer.code, &*answer.out), (255, ""));
+    assert!(answer.err.contains("failover"), "{}", answer.err);
+    let answer = shell.run(&["haadmin", "-help", "failover"]);
+    assert_eq!((answer.code, &*answer.err), (0, ""));
+    assert!(answer.out.contains("--forcefence"), "{}", answer.out);
+    let answer = shell.run(&["haadmin", "-help", "transitionToActive"]);
+    assert_eq!(answer.code, 0, "{}", answer.err);
+    // T-A2: two arguments and no junk.
+    for args in [
+        &["haadmin", "-failover", "nn1"][..],
+        &["haadmin", "-failover", "nn1", "nn2", "nn3"],
+        &["haadmin", "-failover", "-bogus", "nn1", "nn2"],
+    ] {
+        assert_eq!(shell.run(args).code, 255, "{args:?}");
+    }
 }
 
 #[test]

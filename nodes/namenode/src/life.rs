@@ -181,6 +181,7 @@ async fn stand_by<E: Env>(node: &Rc<Node<E>>, digest: &mut LogDigest) -> Result<
         match order {
             Order::Claim => {
                 node.behind_since.set(None);
+                node.behind_txids.set(0);
                 return Ok(());
             }
             // Nothing is given up: it did not serve.

@@ -72,6 +72,8 @@ pub(crate) struct Node<E: Env> {
     pub(crate) silent: RefCell<Option<Vec<String>>>,
     /// Since when this standby knows of committed edits it has not applied.
     pub(crate) behind_since: Cell<Option<Tick>>,
+    /// How many those are.
+    pub(crate) behind_txids: Cell<u64>,
     pub(crate) saving: Cell<bool>,
     pub(crate) images: Rc<Images<E>>,
     /// Wakes who waits for edits to be committed.
@@ -118,6 +120,7 @@ impl<E: Env> Node<E> {
             events: RefCell::new(VecDeque::new()),
             silent: RefCell::new(None),
             behind_since: Cell::new(None),
+            behind_txids: Cell::new(0),
             saving: Cell::new(false),
             images,
             committed: Notify::new(),
@@ -371,6 +374,12 @@ impl<E: Env> Node<E> {
         self.digest.get()
     }
 
+    /// For how long it has been behind what it knows to be committed, in milliseconds.
+    fn behind_ms(&self) -> u64 {
+        let since = self.behind_since.get();
+        since.map_or(0, |since| self.env.now().ms_since(since))
+    }
+
     /// How this NameNode is, for its controller and its peers.
     pub(crate) fn health(&self) -> Health {
         let now = self.env.now();
@@ -394,25 +403,26 @@ impl<E: Env> Node<E> {
                     .unwrap_or_default()
             }
         };
+        let not_ready = if namesystem.in_safe_mode() {
+            format!(
+                "it is in safe mode. {}",
+                namesystem.blocks().safe_mode_message()
+            )
+        } else if !namesystem.blocks().ready_to_become_active() {
+            // Whoever can wait for them does (Q5): an ordered hand-over, or one for ill health. An election does not.
+            "storages of live DataNodes have not reported to it yet".into()
+        } else {
+            String::new()
+        };
         Health {
             state: namesystem.state(),
             healthy: reason.is_empty(),
-            ready: !namesystem.in_safe_mode(),
-            not_ready: if namesystem.in_safe_mode() {
-                format!(
-                    "it is in safe mode. {}",
-                    namesystem.blocks().safe_mode_message()
-                )
-            } else {
-                String::new()
-            },
+            ready: not_ready.is_empty(),
+            not_ready,
             reason,
             applied: namesystem.applied(),
             committed: namesystem.committed(),
-            lag_ms: self
-                .behind_since
-                .get()
-                .map_or(0, |since| now.ms_since(since)),
+            lag_ms: self.behind_ms(),
             epoch: namesystem.epoch(),
         }
     }
@@ -500,6 +510,8 @@ impl<E: Env> Node<E> {
                 behind: lag.behind.unwrap_or(u64::MAX),
             })
             .collect();
+        stats.behind_txids = self.behind_txids.get();
+        stats.behind_ms = self.behind_ms();
         admin::Response::NamenodeStats { stats }
     }
 

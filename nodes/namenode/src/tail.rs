@@ -54,7 +54,9 @@ pub(crate) async fn follow<E: Env>(node: &Rc<Node<E>>, digest: &mut LogDigest) -
                 ),
             }
         }
-        let behind = tail.committed() > tail.position().txid;
+        let missing = tail.committed().0.saturating_sub(tail.position().txid.0);
+        let behind = missing > 0;
+        node.behind_txids.set(missing);
         let since = node.behind_since.get().unwrap_or(node.env.now());
         node.behind_since.set(behind.then_some(since));
         let until = tail.poll_timeout().unwrap_or(Tick::NEVER);

@@ -13,6 +13,7 @@ mod ports;
 mod random;
 mod replicas;
 mod roles;
+mod settings;
 mod writer;
 
 pub use binary::hadal;

@@ -6,12 +6,17 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(20);
 
 /// A minority of JournalNodes may fail; without a majority nothing is acknowledged, and work goes on once there is
-/// one again.
+/// one again. T-A1: of a NameNode nobody knows there is no state. T-A3, Q35: the health check says what is wrong.
 #[test]
 fn work_goes_on_with_a_majority_of_journalnodes_and_waits_for_one() {
     let _alone = alone();
     let cluster = TestCluster::start(1);
     cluster.dfs(&["-mkdir", "/before"]).ok();
+    let unknown = cluster.run(&["haadmin", "-getServiceState", "nn9"]);
+    unknown.fails(255, &["no NameNode `nn9'", "it names: nn1"]);
+    assert_eq!(unknown.stdout, "");
+    let well = cluster.run(&["haadmin", "-checkHealth", "nn1"]).ok();
+    assert_eq!((&*well.stdout, &*well.stderr), ("", ""));
     cluster.kill_node("jn1");
     for name in ["/one", "/one/a", "/one/b"] {
         cluster.dfs(&["-mkdir", name]).ok();
@@ -20,6 +25,15 @@ fn work_goes_on_with_a_majority_of_journalnodes_and_waits_for_one() {
     let refused = cluster.run(&["-D", "client.retry_window=3s", "dfs", "-mkdir", "/two"]);
     assert_eq!((refused.code, &*refused.stdout), (1, ""));
     assert!(refused.stderr.starts_with("mkdir: "), "{}", refused.stderr);
+    eventually("the health check fails", SOON, || {
+        let output = cluster.run(&["haadmin", "-checkHealth", "nn1"]);
+        let texts = ["Health check failed: ", "jn1", "jn3"];
+        let all = texts.iter().all(|text| output.stderr.contains(text));
+        match (output.code, all) {
+            (255, true) => Ok(()),
+            _ => Err(format!("{}: {}", output.code, output.stderr)),
+        }
+    });
     cluster.start_node("jn1");
     eventually("a mkdir with two JournalNodes", SOON, || {
         let output = cluster.dfs(&["-mkdir", "-p", "/three"]);

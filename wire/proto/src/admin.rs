@@ -189,6 +189,10 @@ wire_struct! {
         pub live_datanodes: u64,
         /// Per JournalNode: id and how many txids behind; `u64::MAX` for "never written" (T-N4).
         pub journal_lag: Vec<JournalLag>,
+        /// Of a standby or observer: edits it knows to be committed and has not applied.
+        pub behind_txids: u64,
+        /// For how long it has been behind what it knows to be committed, in milliseconds; 0 when it is not.
+        pub behind_ms: u64,
     }
 }
 

@@ -51,7 +51,8 @@ wire_struct! {
         pub healthy: bool,
         /// What is wrong; empty when healthy.
         pub reason: String,
-        /// Whether it could take over now (T-A5): loaded, and not in safe mode where the configuration forbids that.
+        /// Whether it could take over by order now: loaded, not in safe mode (T-A5), and with a full report of every storage
+        /// of live DataNodes (Q5). An election waits for none of that.
         pub ready: bool,
         /// Why not; empty when ready.
         pub not_ready: String,

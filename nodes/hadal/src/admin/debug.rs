@@ -210,6 +210,8 @@ fn namenode_json(stats: &NamenodeStats) -> Value {
         "last_checkpoint": stats.last_checkpoint.0,
         "live_datanodes": stats.live_datanodes,
         "journal_lag": lag,
+        "behind_txids": stats.behind_txids,
+        "behind_ms": stats.behind_ms,
     })
 }
 

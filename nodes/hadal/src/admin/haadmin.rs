@@ -5,6 +5,7 @@ use crate::cli::{Global, USAGE};
 use crate::console::Console;
 use anyhow::Result;
 use clap::Subcommand;
+use futures_util::future::join_all;
 use hadal_client::{ClientError, FaultClass};
 use hadal_daemon::config::Member;
 use hadal_failover::fence::{Failover, FailoverPlan, Step, fence_environment};
@@ -12,6 +13,9 @@ use hadal_proto::admin::{NodeStatus, Request, Response};
 use hadal_types::HaState;
 use serde_json::json;
 use std::sync::Arc;
+
+/// Hadoop's HAAdmin ends with -1 whenever an order was not carried out, a NameNode is unknown or not well (T-A1..T-A5).
+const REFUSED: i32 = USAGE;
 
 /// Verbs of `haadmin`.
 #[derive(Subcommand, Clone, Debug)]
@@ -81,7 +85,8 @@ pub(crate) fn run(global: &Global, console: Arc<Console>, verb: Haadmin) -> Resu
     if let Haadmin::Other(words) = &verb {
         return Ok(missing(&console, &format!("haadmin -{}", words[0])));
     }
-    super::run(global, console, async |operator| {
+    let told = Arc::clone(&console);
+    let done = super::run(global, console, async |operator| {
         let operator = &*operator;
         match verb {
             Haadmin::GetServiceState { id } => service_state(operator, &id).await,
@@ -119,12 +124,16 @@ pub(crate) fn run(global: &Global, console: Arc<Console>, verb: Haadmin) -> Resu
                     }
                     Err(reason) => {
                         operator.console.error(format!("Failover failed: {reason}"));
-                        Ok(1)
+                        Ok(REFUSED)
                     }
                 }
             }
             Haadmin::Other(_) => unreachable!("answered above"),
         }
+    });
+    done.or_else(|error| {
+        told.error(format!("Operation failed: {}", crate::told(&error)));
+        Ok(REFUSED)
     })
 }
 
@@ -145,15 +154,21 @@ async fn all_states(operator: &Operator) -> Result<i32> {
     let console = &operator.console;
     let statuses = operator.statuses().await;
     if console.json {
-        let row = |(member, status): &(&Member, Result<NodeStatus, String>)| {
+        let row = async |(member, status): &(&Member, Result<NodeStatus, String>)| {
+            let behind = match status {
+                Ok(_) => behind(operator, member).await,
+                Err(_) => None,
+            };
             json!({
                 "id": member.id,
                 "address": member.address.to_string(),
                 "state": status.as_ref().map(|s| s.state.to_string()).ok(),
                 "error": status.as_ref().err(),
+                "behind_txids": behind.map(|(txids, _)| txids),
+                "behind_ms": behind.map(|(_, ms)| ms),
             })
         };
-        console.json(&json!(statuses.iter().map(row).collect::<Vec<_>>()));
+        console.json(&json!(join_all(statuses.iter().map(row)).await));
     } else {
         for (member, status) in &statuses {
             let state = match status {
@@ -167,6 +182,14 @@ async fn all_states(operator: &Operator) -> Result<i32> {
     Ok(i32::from(
         statuses.iter().any(|(_, status)| status.is_err()),
     ))
+}
+
+/// How far it is behind what it knows to be committed, in edits and in milliseconds; `None` while it does not say.
+async fn behind(operator: &Operator, member: &Member) -> Option<(u64, u64)> {
+    match operator.ask_namenode(member, &Request::NamenodeStats).await {
+        Ok(Response::NamenodeStats { stats }) => Some((stats.behind_txids, stats.behind_ms)),
+        _ => None,
+    }
 }
 
 /// Whether it is well, and if not why.
@@ -191,7 +214,7 @@ async fn check_health(operator: &Operator, id: &str) -> Result<i32> {
     } else if health.is_err() {
         console.error(format!("Health check failed: {reason}"));
     }
-    Ok(i32::from(health.is_err()))
+    Ok(if health.is_ok() { 0 } else { REFUSED })
 }
 
 async fn to_active(operator: &Operator, id: &str, force: bool) -> Result<i32> {
@@ -206,7 +229,7 @@ async fn to_active(operator: &Operator, id: &str, force: bool) -> Result<i32> {
                 "transitionToActive: {} does not answer ({reason}) and may still write to the shared directory: use -failover {} {id}, which fences it, or --forceactive if it is surely gone",
                 member.id, member.id
             ));
-            return Ok(1);
+            return Ok(REFUSED);
         }
         let active = others.iter().find(|(member, status)| {
             let active = matches!(status, Ok(status) if status.state == HaState::Active);
@@ -217,7 +240,7 @@ async fn to_active(operator: &Operator, id: &str, force: bool) -> Result<i32> {
                 "transitionToActive: Node {} is already active\nUsage: haadmin [-transitionToActive [--forceactive] <serviceId>]",
                 member.id
             ));
-            return Ok(USAGE);
+            return Ok(REFUSED);
         }
     }
     transition(operator, id, HaState::Active, force).await
@@ -232,7 +255,7 @@ async fn transition(operator: &Operator, id: &str, to: HaState, force: bool) -> 
         Err(error) if error.class() == Some(FaultClass::Unsupported) => Err(error.into()),
         Err(error) => {
             operator.console.error(format!("Operation failed: {error}"));
-            Ok(1)
+            Ok(REFUSED)
         }
     }
 }

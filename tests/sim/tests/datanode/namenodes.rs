@@ -8,7 +8,7 @@ use hadal_proto::datanode::{Action, ChangeKind, Request, TransferWork};
 use hadal_proto::frame::FrameKind;
 use hadal_proto::transfer::WriteStage;
 use hadal_types::{Epoch, HaState, NamespaceInfo, ReplicaState, Role};
-use sim::{Crash, Status};
+use sim::{Crash, DiskFault, Status};
 use std::time::Duration;
 
 fn invalidate(id: u64) -> Action {
@@ -102,6 +102,51 @@ fn t_d2_only_the_acknowledged_active_is_obeyed() {
     scene.until("the active's order is done", |scene| {
         scene.replica(0, 1).is_none()
     });
+}
+
+/// T-D5, Q37, A-43: whichever operation of the disk fails, once, while the storage is made, and although the first NameNode
+/// answers the first question with a fault: both NameNodes are registered with and told of a storage, the process goes
+/// on, and after a restart both storages are there.
+#[test]
+fn t_d5_q37_a_failure_while_the_storage_is_made_ends_no_actor() {
+    let plan = Plan {
+        dirs: 2,
+        tolerated: 1,
+        ..Plan::pair(1)
+    };
+    let told = |scene: &Scene, reports: usize| {
+        scene
+            .namenodes
+            .iter()
+            .all(|namenode| namenode.count("dn1", "BlockReport") >= reports)
+    };
+    let plain = Scene::ready(&plan);
+    let operations = plain.world.disk_of(plain.nodes[0]).operations();
+    let mut struck = 0;
+    for k in 0..operations {
+        let scene = Scene::new(&plan);
+        let disk = scene.world.disk_of(scene.nodes[0]);
+        disk.fail_op(k, DiskFault::Eio);
+        scene.namenodes[0].fail_next("VersionRequest", FaultClass::Retry);
+        scene.until("both are told of a storage", |scene| told(scene, 1));
+        assert_eq!(scene.world.status(scene.nodes[0]), Status::Up, "{k}");
+        struck += usize::from(disk.forget_planned() == 0);
+        let before: Vec<usize> = scene
+            .namenodes
+            .iter()
+            .map(|namenode| namenode.count("dn1", "BlockReport"))
+            .collect();
+        scene.world.crash(scene.nodes[0], Crash::Process);
+        scene.world.restart(scene.nodes[0]);
+        scene.until("both storages are told to both", |scene| {
+            let counts = scene
+                .namenodes
+                .iter()
+                .map(|namenode| namenode.count("dn1", "BlockReport"));
+            counts.zip(&before).all(|(now, before)| now >= before + 2)
+        });
+    }
+    assert!(struck > 10, "{struck} of {operations}");
 }
 
 /// T-D3, A-09: one actor fails for good, the other serves.

@@ -183,6 +183,18 @@ fn t_h24_a_dead_datanode_comes_back_with_its_replicas() {
     }
 }
 
+/// Q5: not ready for an ordered promotion before every live DataNode has fully reported every storage.
+#[test]
+fn q5_whoever_misses_a_report_is_not_ready_to_become_active() {
+    let mut w = World::active(config(), &[RACK, RACK]);
+    let a = w.stored_on(1, &[0]);
+    assert!(w.m.ready_to_become_active());
+    w.register(0);
+    assert!(!w.m.ready_to_become_active());
+    w.report(0, &[a]);
+    assert!(w.m.ready_to_become_active());
+}
+
 #[test]
 fn re_registration_replaces_the_address_and_keeps_replicas_until_the_report() {
     let mut w = World::active(config(), &[RACK]);
