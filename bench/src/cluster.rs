@@ -23,6 +23,11 @@ const PORTS: u16 = 100;
 const PORT_TRIES: u16 = 100;
 /// NameNodes that have not found their roles and caught up by then never will.
 const SETTLE_WAIT: Duration = Duration::from_secs(300);
+/// How often the NameNode's counts are looked at while something is awaited, and for how long.
+const STATS_LOOK: Duration = Duration::from_millis(20);
+const STATS_WAIT: Duration = Duration::from_secs(120);
+/// The only NameNode of a cluster with one.
+const NAMENODE: &str = "nn1";
 /// Who calls when it must not be the superuser.
 const USER: &str = "bench";
 
@@ -38,9 +43,32 @@ struct Process {
     state: String,
 }
 
+/// A cluster of its own to start.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// NameNodes.
+    pub namenodes: u16,
+    /// DataNodes.
+    pub datanodes: u16,
+    /// Configuration of all daemons, as `HADAL_SECTION__KEY`.
+    pub set: &'static [(&'static str, &'static str)],
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            namenodes: 1,
+            datanodes: 3,
+            set: &[],
+        }
+    }
+}
+
 /// A cluster under load.
 pub struct Cluster {
     binary: PathBuf,
+    shape: Shape,
+    port_base: String,
     dir: PathBuf,
     config: Config,
     processes: Vec<(String, i32)>,
@@ -62,6 +90,18 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::open`].
     pub fn open_with(settings: &Settings, namenodes: u16) -> Result<Self> {
+        let shape = Shape {
+            namenodes,
+            ..Shape::default()
+        };
+        Self::open_shape(settings, shape)
+    }
+
+    /// As [`Cluster::open`]; a fresh one has this shape.
+    ///
+    /// # Errors
+    /// As [`Cluster::open`].
+    pub fn open_shape(settings: &Settings, shape: Shape) -> Result<Self> {
         let binary = binary()?;
         let (dir, own) = match &settings.cluster {
             Some(dir) => (dir.clone(), None),
@@ -74,22 +114,16 @@ impl Cluster {
         };
         let mut cluster = Self {
             binary,
+            shape,
+            port_base: String::new(),
             dir,
             config: Config::default(),
             processes: Vec::new(),
             own,
         };
         if cluster.own.is_some() {
-            let base = free_ports(settings.port_base)?.to_string();
-            cluster.hadal(&[
-                "dev",
-                "--fresh",
-                "--detach",
-                "--namenodes",
-                &namenodes.to_string(),
-                "--port-base",
-                &base,
-            ])?;
+            cluster.port_base = free_ports(settings.port_base)?.to_string();
+            cluster.up(&["--fresh"])?;
         }
         let path = cluster.dir.join("client.toml");
         cluster.config =
@@ -109,6 +143,7 @@ impl Cluster {
     fn hadal(&self, arguments: &[&str]) -> Result<Output> {
         let output = Command::new(&self.binary)
             .args(arguments)
+            .envs(self.shape.set.iter().copied())
             .arg("--dir")
             .arg(&self.dir)
             .output()
@@ -121,6 +156,73 @@ impl Cluster {
             String::from_utf8_lossy(&output.stdout).trim()
         );
         Ok(output)
+    }
+
+    fn up(&self, more: &[&str]) -> Result<()> {
+        let (namenodes, datanodes) = (self.shape.namenodes, self.shape.datanodes);
+        let (namenodes, datanodes) = (namenodes.to_string(), datanodes.to_string());
+        let mut arguments = vec!["dev", "--detach", "--port-base", &self.port_base];
+        arguments.extend(["--namenodes", &namenodes, "--datanodes", &datanodes]);
+        arguments.extend(more);
+        self.hadal(&arguments).map(|_| ())
+    }
+
+    /// Adds DataNodes, up to so many in all.
+    ///
+    /// # Errors
+    /// When they do not start.
+    pub fn grow(&mut self, datanodes: u16) -> Result<()> {
+        self.shape.datanodes = datanodes;
+        self.up(&[])?;
+        self.processes = self.status()?;
+        Ok(())
+    }
+
+    /// SIGKILL to one daemon.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&self, id: &str) -> Result<()> {
+        self.hadal(&["dev", "kill", id]).map(|_| ())
+    }
+
+    /// Runs the binary as a client of this cluster; what it printed, when it succeeded.
+    ///
+    /// # Errors
+    /// When it failed.
+    pub fn client_command(&self, arguments: &[&str]) -> Result<Vec<u8>> {
+        let output = Command::new(&self.binary)
+            .args(arguments)
+            .env("HADAL_CONFIG", self.dir.join("client.toml"))
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "`hadal {}' failed: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(output.stdout)
+    }
+
+    /// Waits until the counts of the only NameNode are as wanted.
+    ///
+    /// # Errors
+    /// When they are not within two minutes.
+    pub async fn await_stats(
+        &self,
+        dfs: &Dfs,
+        what: &str,
+        wanted: impl Fn(&NamenodeStats) -> bool,
+    ) -> Result<NamenodeStats> {
+        let until = Instant::now() + STATS_WAIT;
+        loop {
+            let stats = self.namenode_stats(dfs, NAMENODE).await?;
+            if wanted(&stats) {
+                return Ok(stats);
+            }
+            ensure!(Instant::now() < until, "{what}: {stats:?}");
+            tokio::time::sleep(STATS_LOOK).await;
+        }
     }
 
     /// Id and state of every NameNode.

@@ -6,8 +6,8 @@ use hadal_bench::environment::Environment;
 use hadal_bench::report::{DOCUMENT_VERSION, Document, Question};
 use hadal_bench::settings::{Settings, normalise, parse_bytes};
 use hadal_bench::{
-    block_report, compare, disk, edits, failover, image, namespace, pipeline, plot, quic,
-    small_files, standby,
+    balancer, block_report, compare, disk, edits, failover, flush, image, namespace, pipeline,
+    plot, quic, recovery, small_files, standby,
 };
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,6 +53,12 @@ enum Measured {
     Failover,
     /// How far a standby is behind, and what its checkpoints cost the active.
     Standby,
+    /// Appended records, each flushed.
+    Flush,
+    /// The loss of a DataNode: replicas made again, a writer that goes on.
+    Recovery,
+    /// Blocks moved to a DataNode that was added.
+    Balancer,
 }
 
 #[derive(Subcommand)]
@@ -169,11 +175,14 @@ fn measure(question: Measured, settings: &Settings) -> Result<Question> {
         Measured::Image => image::run(settings),
         Measured::Failover => failover::run(settings),
         Measured::Standby => standby::run(settings),
+        Measured::Flush => flush::run(settings),
+        Measured::Recovery => recovery::run(settings),
+        Measured::Balancer => balancer::run(settings),
     }
 }
 
 /// What `all` asks, limits first.
-const ALL: [Measured; 10] = [
+const ALL: [Measured; 13] = [
     Measured::Disk,
     Measured::Quic,
     Measured::Edits,
@@ -184,6 +193,9 @@ const ALL: [Measured; 10] = [
     Measured::Image,
     Measured::Failover,
     Measured::Standby,
+    Measured::Flush,
+    Measured::Recovery,
+    Measured::Balancer,
 ];
 
 fn ask(questions: &[Measured], options: &Options, command: String) -> Result<ExitCode> {

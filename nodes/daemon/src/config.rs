@@ -22,6 +22,8 @@ pub struct Config {
     pub datanode: Datanode,
     /// Clients on this host.
     pub client: Client,
+    /// The balancer, when it is run on this host.
+    pub balancer: Balancer,
     /// Certificates.
     pub tls: Tls,
     /// High availability.
@@ -114,6 +116,8 @@ pub struct Namenode {
     pub dead_interval: Duration,
     /// How often replication work is handed out.
     pub replication_interval: Duration,
+    /// Copies ordered each time, per live DataNode (`dfs.namenode.replication.work.multiplier.per.iteration`).
+    pub replication_work_multiplier: u32,
     /// Copies a DataNode sends at once.
     pub max_transfers: u32,
     /// A copy not reported after this is tried again.
@@ -170,6 +174,7 @@ impl Default for Namenode {
             stale_interval: Duration(30_000),
             dead_interval: Duration(630_000),
             replication_interval: Duration(3_000),
+            replication_work_multiplier: 2,
             max_transfers: 2,
             pending_timeout: Duration(300_000),
             safe_mode_threshold: 0.999,
@@ -239,8 +244,21 @@ pub struct Datanode {
     pub stream_timeout: Duration,
     /// Open block streams at once.
     pub streams_max: u32,
+    /// After a restart for an upgrade open replicas go on as they were when it took no longer than this (HDFS
+    /// `dfs.datanode.restart.replica.expiration`).
+    pub restart_replica_expiration: Duration,
+    /// A write or flush of this node's disk that takes longer makes it call itself slow to its writers, who replace it
+    /// when it does so often; 0: never (T-P12).
+    pub slow_write: Duration,
+    /// Bytes per second spent on balancing, sent and received together, until `dfsadmin -setBalancerBandwidth` says
+    /// otherwise (`dfs.datanode.balance.bandwidthPerSec`).
+    pub balance_bandwidth: Size,
+    /// Copies for the balancer at once (`dfs.datanode.balance.max.concurrent.moves`).
+    pub balance_moves_max: u32,
     /// Bytes of each volume left to others.
     pub reserved: Size,
+    /// Most bytes used of each volume, for several DataNodes on one disk; 0: all there are.
+    pub volume_capacity: Size,
     /// Replicas up to this size share extent files.
     pub small_replica: Size,
     /// Every replica is read against its checksums once in this time (`dfs.datanode.scan.period.hours`).
@@ -272,7 +290,12 @@ impl Default for Datanode {
             failed_volumes_tolerated: 0,
             stream_timeout: Duration(60_000),
             streams_max: 4096,
+            restart_replica_expiration: Duration(50_000),
+            slow_write: Duration(0),
+            balance_bandwidth: Size(100 * MIB),
+            balance_moves_max: 100,
             reserved: Size(0),
+            volume_capacity: Size(0),
             small_replica: Size(MIB),
             scan_period: Duration(21 * 24 * 3_600_000),
             scan_rate: Size(MIB),
@@ -300,6 +323,9 @@ pub struct Client {
     pub write_window: Size,
     /// A block stream without an acknowledgement for this long has failed.
     pub stream_timeout: Duration,
+    /// A DataNode that announces its restart is waited for this long, when it is the only one of its pipeline or on this
+    /// host (HDFS `dfs.client.datanode-restart.timeout`).
+    pub datanode_restart_timeout: Duration,
     /// How long closing a file waits for its last block's replicas.
     pub close_timeout: Duration,
     /// Finished blocks are durable before they are acknowledged (Hadal: on; HDFS: off).
@@ -327,6 +353,7 @@ impl Default for Client {
             packet_size: Size(MIB),
             write_window: Size(8 * MIB),
             stream_timeout: Duration(60_000),
+            datanode_restart_timeout: Duration(30_000),
             close_timeout: Duration(60_000),
             sync_on_close: true,
             replace_datanode_policy: "default".into(),
@@ -334,6 +361,34 @@ impl Default for Client {
             replication: 0,
             block_size: Size(0),
             umask: "022".into(),
+        }
+    }
+}
+
+/// Settings of `hadal balancer`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Balancer {
+    /// No smaller blocks are moved (`dfs.balancer.getBlocks.min-block-size`).
+    pub min_block_size: Size,
+    /// Most bytes moved from or to one DataNode in one iteration (`dfs.balancer.max-size-to-move`).
+    pub max_size_to_move: Size,
+    /// Copies from or to one DataNode at once (`dfs.datanode.balance.max.concurrent.moves`).
+    pub moves_per_datanode: usize,
+    /// Copies at once in all (`dfs.balancer.moverThreads`).
+    pub moves_max: usize,
+    /// An iteration starts no more copies after this long (`dfs.balancer.max-iteration-time`).
+    pub max_iteration_time: Duration,
+}
+
+impl Default for Balancer {
+    fn default() -> Self {
+        Self {
+            min_block_size: Size(10 * MIB),
+            max_size_to_move: Size(10 << 30),
+            moves_per_datanode: 50,
+            moves_max: 1000,
+            max_iteration_time: Duration(20 * 60_000),
         }
     }
 }

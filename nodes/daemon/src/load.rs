@@ -160,9 +160,14 @@ pub fn load(
         journalnode,
         datanode,
         client,
+        balancer,
         tls,
         ha,
         fence
+    );
+    assert!(
+        table.is_empty(),
+        "a section is known and not taken: {table}"
     );
     Ok(Loaded { config, origins })
 }

@@ -31,6 +31,15 @@ pub(crate) async fn serve_transfer<E: Env, C: Conn>(
     }
 }
 
+/// What operators do, and nobody else.
+fn only_operators(caller: Role, what: &str) -> Result<(), Fault> {
+    if caller == Role::Admin {
+        return Ok(());
+    }
+    let message = format!("{what} is for operators; the caller's certificate says {caller}");
+    Err(Fault::new(FaultClass::Forbidden, message))
+}
+
 /// Block recovery is between DataNodes: nobody else may stop a writer.
 fn only_datanodes(caller: Role, what: &str) -> Result<(), Fault> {
     if caller == Role::Datanode {
@@ -122,6 +131,23 @@ async fn transfer<E: Env>(
                 .map_err(|error| error.fault)?;
             Ok(Response::Done)
         }
+        Request::ReplaceBlock {
+            pool,
+            block,
+            target,
+            delete_hint,
+            ..
+        } => {
+            only_operators(caller, "ReplaceBlock")?;
+            check_pool(node, &pool)?;
+            let _stream = node.count_stream()?;
+            let _move = node.begin_move()?;
+            let (stamp, stage) = (block.generation_stamp, WriteStage::Replace { delete_hint });
+            copy::copy_block(node, block.id, stamp, stage, &[target])
+                .await
+                .map_err(|error| error.fault)?;
+            Ok(Response::Done)
+        }
     }
 }
 
@@ -191,6 +217,17 @@ fn admin<E: Env>(node: &Rc<Node<E>>, request: admin::Request) -> Result<admin::R
             node.refresh_namenodes()?;
             Ok(admin::Response::Done)
         }
+        admin::Request::ShutdownDatanode { for_upgrade } => {
+            node.shut_down(for_upgrade)?;
+            Ok(admin::Response::Done)
+        }
+        admin::Request::EvictWriters => {
+            node.farewell.evict();
+            Ok(admin::Response::Done)
+        }
+        admin::Request::GetBalancerBandwidth => Ok(admin::Response::BalancerBandwidth {
+            bytes_per_s: node.balance.bytes_per_s(),
+        }),
         admin::Request::TriggerHeartbeat => {
             for slot in node.slots() {
                 slot.core.borrow_mut().heartbeat_now(now);

@@ -50,9 +50,12 @@ fn run<E: Env>(node: &Rc<Node<E>>, slot: &ActorSlot, action: Action) {
             }
         }
         Action::RecoverBlock { work } => recovery::recover_all(node, work),
-        other @ (Action::AccessKeyUpdate { .. }
-        | Action::BalancerBandwidth { .. }
-        | Action::Shutdown) => {
+        Action::BalancerBandwidth { bytes_per_s } => {
+            node.balance.set_bytes_per_s(bytes_per_s);
+            let rate = node.balance.bytes_per_s();
+            tracing::info!("balancing may take {rate} bytes per second from now on");
+        }
+        other @ (Action::AccessKeyUpdate { .. } | Action::Shutdown) => {
             tracing::warn!("{} is not supported in this version", other.name());
         }
     }

@@ -47,6 +47,14 @@ pub struct DatanodeConfig {
     /// Open block streams (writes, reads, copies) at once; more are refused (HDFS
     /// `dfs.datanode.max.transfer.threads`).
     pub streams_max: u32,
+    /// After an announced restart open replicas go on as they were when it took no longer than this.
+    pub restart_replica_expiration_ms: u64,
+    /// A write or flush of its disk that takes longer makes this node call itself slow (T-P12); 0: never.
+    pub slow_write_ms: u64,
+    /// Bytes per second spent on balancing until a NameNode says otherwise; at least 1.
+    pub balance_bytes_per_s: u64,
+    /// Copies for the balancer at once, as source or target; more are refused.
+    pub balance_moves_max: u32,
     /// Software version, for `-report`.
     pub software: String,
 }

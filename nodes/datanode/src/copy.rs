@@ -105,7 +105,7 @@ pub(crate) async fn copy_block<E: Env>(
         return Err(Fault::new(FaultClass::StaleReplica, message).into());
     }
     let fits = match stage {
-        WriteStage::Copy => info.state == ReplicaState::Finalized,
+        WriteStage::Copy | WriteStage::Replace { .. } => info.state == ReplicaState::Finalized,
         _ => matches!(info.state, ReplicaState::Finalized | ReplicaState::Rbw),
     };
     if !fits {
@@ -200,7 +200,7 @@ async fn send<E: Env>(
         .open_reader(block.id, block.generation_stamp, 0, block.length)
         .await
         .map_err(Broken::Source)?;
-    let last = match stream(&mut sender, &mut reader, block.length).await {
+    let last = match stream(node, stage, &mut sender, &mut reader, block.length).await {
         Ok(last) => last,
         Err(Broken::Source(error)) => {
             sender.reset(0);
@@ -232,13 +232,18 @@ async fn send<E: Env>(
 }
 
 /// Sends all bytes; the sequence of the last frame.
-async fn stream<C: Conn, D: hadal_env::Disk>(
+async fn stream<E: Env, C: Conn>(
+    node: &Node<E>,
+    stage: WriteStage,
     sender: &mut AppendSender<C>,
-    reader: &mut ReplicaReader<D>,
+    reader: &mut ReplicaReader<E::Disk>,
     length: u64,
 ) -> Result<u64, Broken> {
     let lost = |error: hadal_env::NetError| Broken::lost(error.to_string());
     while let Some(part) = reader.next_verified().await.map_err(Broken::Source)? {
+        if matches!(stage, WriteStage::Replace { .. }) {
+            node.pay(part.data.len() as u64).await;
+        }
         sender
             .send(
                 FrameKind::Data,

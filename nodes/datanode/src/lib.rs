@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 mod actors;
+mod balance;
 mod calls;
 mod commands;
 mod config;
 mod copy;
 mod error;
+mod farewell;
 mod node;
 mod read;
 mod receive;

@@ -1,8 +1,10 @@
 //! The state all tasks of a DataNode share, and its start.
 
 use crate::actors;
+use crate::balance::BalanceBudget;
 use crate::config::{DatanodeConfig, NamenodeList, NamenodePeer};
 use crate::error::RunError;
+use crate::farewell::Farewell;
 use crate::scanner;
 use crate::serve;
 use crate::volumes::{self, EpochRecord};
@@ -51,6 +53,8 @@ pub(crate) struct Node<E: Env> {
     next_actor: Cell<usize>,
     pub(crate) streams: Cell<u32>,
     pub(crate) copies: Cell<u32>,
+    pub(crate) balance: BalanceBudget,
+    pub(crate) farewell: Farewell,
     /// Block recoveries this node leads.
     pub(crate) recoveries: Cell<u32>,
     pub(crate) epoch_record: RefCell<Option<EpochRecord<E::Disk>>>,
@@ -114,6 +118,8 @@ pub async fn run_with<E: Env>(
         next_actor: Cell::new(0),
         streams: Cell::new(0),
         copies: Cell::new(0),
+        balance: BalanceBudget::new(config.balance_bytes_per_s),
+        farewell: Farewell::new(),
         recoveries: Cell::new(0),
         epoch_record: RefCell::new(Some(found.record)),
         alarm: Notify::new(),
@@ -280,6 +286,11 @@ impl<E: Env> Node<E> {
         )
     }
 
+    /// The data directories in use at start.
+    pub(crate) fn dirs(&self) -> &[PathBuf] {
+        &self.dirs
+    }
+
     /// The data directories that failed, those of the start first.
     pub(crate) fn failed_volumes(&self) -> Vec<(PathBuf, String)> {
         let mut failed = self.failed_dirs.borrow().clone();
@@ -331,6 +342,7 @@ impl<E: Env> Node<E> {
         let opened = ReplicaStore::open(self.env.disk().clone(), specs, identity, options).await;
         self.opening.set(false);
         let (store, report) = opened?;
+        self.resume_open(&store).await;
         // A directory of another DataNode or cluster is the operator's mistake, not a failed disk.
         let failed = report.failed.into_iter();
         let (broken, foreign): (Vec<_>, Vec<_>) = failed.partition(|(_, error)| !is_foreign(error));
@@ -383,13 +395,24 @@ impl<E: Env> Node<E> {
 
     /// Tells every NameNode that a replica changed.
     pub(crate) fn report_change(&self, storage: StorageUuid, block: Block, kind: ChangeKind) {
+        self.report_with_hint(storage, block, kind, DatanodeUuid(0));
+    }
+
+    /// As [`Self::report_change`], with the DataNode whose replica this one replaces.
+    pub(crate) fn report_with_hint(
+        &self,
+        storage: StorageUuid,
+        block: Block,
+        kind: ChangeKind,
+        delete_hint: DatanodeUuid,
+    ) {
         let now = self.env.now();
         for slot in self.slots() {
             let change = ReplicaChange {
                 storage,
                 block,
                 kind,
-                delete_hint: DatanodeUuid(0),
+                delete_hint,
             };
             slot.core.borrow_mut().push_change(now, change);
             slot.wake.notify();
@@ -465,6 +488,9 @@ impl<E: Env> Node<E> {
 
     /// Counts an open block stream for as long as the returned value lives.
     pub(crate) fn count_stream(self: &Rc<Self>) -> Result<StreamCount<E>, Fault> {
+        if self.farewell.is_leaving() {
+            return Err(self.farewell.fault(&self.config.name));
+        }
         let open = self.streams.get();
         if open >= self.config.streams_max {
             let limit = self.config.streams_max;

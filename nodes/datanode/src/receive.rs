@@ -16,8 +16,8 @@ use hadal_proto::{Fault, FaultClass, decode};
 use hadal_quic::{
     AckReceiver, AckSender, AppendReceiver, AppendSender, FrameReceiver, open_append,
 };
-use hadal_types::{Block, BlockId, GenerationStamp, ReplicaState, Role};
-use std::cell::RefCell;
+use hadal_types::{Block, BlockId, DatanodeUuid, GenerationStamp, ReplicaState, Role};
+use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
 use store_replica::{CreateSpec, ReplicaWriter, StoreError};
@@ -54,11 +54,16 @@ struct Progress {
     book: RefCell<AckBook>,
     changed: Notify,
     established: RefCell<bool>,
+    /// Nodes behind this one that call themselves slow, a bit each, the next one's the lowest.
+    slow_behind: Cell<u64>,
+    /// This node's last write or flush took too long.
+    slow_here: Cell<bool>,
 }
 
 pub(crate) async fn receive<E: Env, C: Conn>(node: Rc<Node<E>>, stream: AppendReceiver<C>) {
     let header: Result<WriteBlock, _> = decode(stream.header_bytes());
     let (frames, mut acks) = stream.into_parts();
+    let _writer = node.count_writer();
     let outcome = match header {
         Ok(header) => receive_block(&node, &header, frames, &mut acks)
             .await
@@ -96,7 +101,12 @@ async fn receive_block<E: Env, C: Conn>(
     acks: &mut AckSender<C>,
 ) -> Result<(), Broken> {
     let _count = node.count_stream().map_err(Broken::here)?;
+    let mark = node.farewell.mark();
     check_pool(node, &header.pool).map_err(Broken::here)?;
+    let _move = match header.stage {
+        WriteStage::Replace { .. } => Some(node.begin_move().map_err(Broken::here)?),
+        _ => None,
+    };
     if let WriteStage::CloseRecovery { old, length } = header.stage {
         return close_recovery(node, header, old, length, acks).await;
     }
@@ -126,6 +136,8 @@ async fn receive_block<E: Env, C: Conn>(
         )),
         changed: Notify::new(),
         established: RefCell::new(downstream.is_none()),
+        slow_behind: Cell::new(0),
+        slow_here: Cell::new(false),
     };
     let (mut sender, mut next_acks) = downstream.unzip();
     let timeout_ms = ack_timeout_ms(node.config.stream_timeout_ms, header.targets.len());
@@ -141,9 +153,12 @@ async fn receive_block<E: Env, C: Conn>(
             &progress
         ));
         let ack_loop = pin!(ack_loop(node, timeout_ms, &mut next_acks, &progress));
-        match select(frame_loop, ack_loop).await {
-            Either::Left((outcome, _)) => outcome,
-            Either::Right((broken, _)) => Err(broken),
+        let asked_to_go = pin!(asked_to_go(node, header, mark));
+        match select(select(frame_loop, ack_loop), asked_to_go).await {
+            Either::Left((Either::Left((outcome, _)), _)) => outcome,
+            Either::Left((Either::Right((broken, _)), _)) | Either::Right((broken, _)) => {
+                Err(broken)
+            }
         }
     };
     let finish = match streamed {
@@ -181,7 +196,11 @@ async fn receive_block<E: Env, C: Conn>(
             return Err(Broken::here(fault_of(&error)));
         }
     };
-    node.report_change(storage, block, kind);
+    let delete_hint = match header.stage {
+        WriteStage::Replace { delete_hint } => delete_hint,
+        _ => DatanodeUuid(0),
+    };
+    node.report_with_hint(storage, block, kind, delete_hint);
     progress.book.borrow_mut().handle_local(finish);
     loop {
         let mark = progress.changed.mark();
@@ -197,9 +216,22 @@ async fn receive_block<E: Env, C: Conn>(
     }
 }
 
+/// Returns only when a writer that began before `mark` must go on without this node (T-P5, T-P7). Copies are nobody's
+/// pipeline, and are left to their end.
+async fn asked_to_go<E: Env>(node: &Node<E>, header: &WriteBlock, mark: u64) -> Broken {
+    if is_copy(header) {
+        return std::future::pending().await;
+    }
+    node.farewell.said(mark).await;
+    Broken::here(node.farewell.fault(&node.config.name))
+}
+
 /// Whether the stream brings a copy, TEMPORARY until its end.
 fn is_copy(header: &WriteBlock) -> bool {
-    matches!(header.stage, WriteStage::Copy | WriteStage::TransferRbw)
+    matches!(
+        header.stage,
+        WriteStage::Copy | WriteStage::TransferRbw | WriteStage::Replace { .. }
+    )
 }
 
 /// The bytes of an open replica are all here: RBW, waiting for the pipeline that this node joins (E-21).
@@ -369,7 +401,9 @@ async fn open_writer<E: Env>(
     };
     let opened = match &header.stage {
         WriteStage::Create => store.create_rbw(id, stamp, spec).await,
-        WriteStage::Copy => store.create_temporary(id, stamp, spec).await,
+        WriteStage::Copy | WriteStage::Replace { .. } => {
+            store.create_temporary(id, stamp, spec).await
+        }
         WriteStage::TransferRbw => {
             give_way(node, id, stamp).await;
             store.create_temporary(id, stamp, spec).await
@@ -535,12 +569,16 @@ async fn frame_loop<E: Env, C: Conn>(
                 .map_err(|error| Broken::next(error.to_string()))?;
         }
         let mut flags = head.flags;
+        let began = node.env.now();
         match head.kind {
             FrameKind::Data => {
                 writer
                     .write(head.offset, &frame.payload, &frame.aux)
                     .await
                     .map_err(|error| Broken::here(fault_of(&error)))?;
+                if matches!(header.stage, WriteStage::Replace { .. }) {
+                    node.pay(u64::from(head.payload_length)).await;
+                }
             }
             FrameKind::Flush => flags |= FLAG_HFLUSH,
             FrameKind::Sync => flags |= FLAG_HSYNC,
@@ -572,6 +610,8 @@ async fn frame_loop<E: Env, C: Conn>(
             Ok(())
         };
         flushed.map_err(|error| Broken::here(fault_of(&error)))?;
+        let (took_ms, limit_ms) = (node.env.now().ms_since(began), node.config.slow_write_ms);
+        progress.slow_here.set(limit_ms > 0 && took_ms >= limit_ms);
         if planted.show_unacked {
             writer.set_visible_length(u64::MAX);
         }
@@ -603,7 +643,7 @@ async fn send_acks<E: Env, C: Conn>(
         offset,
         fault: None,
         bad_node: u8::MAX,
-        slow_nodes: 0,
+        slow_nodes: progress.slow_behind.get() << 1 | u64::from(progress.slow_here.get()),
     };
     acks.send(&ack)
         .await
@@ -643,6 +683,7 @@ async fn ack_loop<E: Env>(
             Ok(Some(ack)) => {
                 *progress.established.borrow_mut() = true;
                 if ack.sequence != u64::MAX {
+                    progress.slow_behind.set(ack.slow_nodes);
                     progress.book.borrow_mut().handle_downstream(ack.sequence);
                 }
                 progress.changed.notify();

@@ -3,6 +3,7 @@
 use crate::admin::debug::Debug;
 use crate::admin::dfsadmin::Dfsadmin;
 use crate::admin::haadmin::Haadmin;
+use crate::balancer::{self, BalancerArgs};
 use crate::console::Console;
 use crate::daemons::{self, DaemonArgs, FormatArgs};
 use crate::demo::{self, DemoArgs};
@@ -137,9 +138,8 @@ pub(crate) enum Command {
     /// Configuration for Hadoop's clients (not in this version)
     #[command(hide = true)]
     ClientConfig(Rest),
-    /// Move blocks between DataNodes (not in this version)
-    #[command(hide = true)]
-    Balancer(Rest),
+    /// Move blocks from full DataNodes to empty ones
+    Balancer(BalancerArgs),
     /// Offline image viewer (not in this version)
     #[command(hide = true)]
     Oiv(Rest),
@@ -346,7 +346,7 @@ pub(crate) fn run(cli: Cli) -> Result<i32> {
             Ok(0)
         }
         Command::ClientConfig(_) => Ok(admin::missing(&console, "client-config")),
-        Command::Balancer(_) => Ok(admin::missing(&console, "balancer")),
+        Command::Balancer(args) => balancer::run(&global, console, args),
         Command::Oiv(_) => Ok(admin::missing(&console, "oiv")),
         Command::Oev(_) => Ok(admin::missing(&console, "oev")),
     }

@@ -230,6 +230,7 @@ fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
         dead_interval_ms: section.dead_interval.0,
         replication_interval_ms: section.replication_interval.0,
         pending_timeout_ms: section.pending_timeout.0,
+        replication_work_multiplier: section.replication_work_multiplier.max(1),
         max_transfers: section.max_transfers,
         max_transfers_hard: section.max_transfers.saturating_mul(2),
         report_slots: section.report_slots,
@@ -527,6 +528,10 @@ pub(crate) fn datanode(args: &DaemonArgs) -> Result<i32> {
         },
         store: StoreOptions {
             reserved_bytes: section.reserved.0,
+            capacity_bytes: match section.volume_capacity.0 {
+                0 => u64::MAX,
+                bytes => bytes,
+            },
             small_bytes: u32::try_from(section.small_replica.0).unwrap_or(u32::MAX),
             ..StoreOptions::default()
         },
@@ -540,6 +545,10 @@ pub(crate) fn datanode(args: &DaemonArgs) -> Result<i32> {
         failed_volumes_tolerated: section.failed_volumes_tolerated,
         stream_timeout_ms: section.stream_timeout.0.max(1),
         streams_max: section.streams_max,
+        restart_replica_expiration_ms: section.restart_replica_expiration.0,
+        slow_write_ms: section.slow_write.0,
+        balance_bytes_per_s: section.balance_bandwidth.0,
+        balance_moves_max: section.balance_moves_max,
         software: env!("CARGO_PKG_VERSION").into(),
     };
     run_daemon(

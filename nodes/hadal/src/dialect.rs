@@ -11,13 +11,12 @@ pub(crate) struct Refusal(pub(crate) String);
 /// Commands whose first argument is a verb, with or without a dash.
 const VERB_GROUPS: [&str; 3] = ["dfsadmin", "haadmin", "debug"];
 /// Commands whose word options have one dash in Hadoop.
-const WORD_GROUPS: [&str; 8] = [
+const WORD_GROUPS: [&str; 7] = [
     "fsck",
     "getconf",
     "namenode",
     "journalnode",
     "datanode",
-    "balancer",
     "oiv",
     "oev",
 ];
@@ -52,10 +51,26 @@ pub(crate) fn normalise(args: Vec<String>, root: &Command) -> Result<Vec<String>
                 .expect("every group is a command");
             group_verb(&mut out, rest, group)?;
         }
+        "balancer" => out.extend(lists(rest).map(word)),
         name if WORD_GROUPS.contains(&name) => out.extend(rest.into_iter().map(word)),
         _ => out.extend(rest),
     }
     Ok(out)
+}
+
+/// Hadoop's balancer takes a list (`-exclude a,b`) or a file with one (`-exclude -f FILE`): the latter as `@FILE`.
+fn lists(args: Vec<String>) -> impl Iterator<Item = String> {
+    let mut args = args.into_iter();
+    let mut of_list = false;
+    std::iter::from_fn(move || {
+        let arg = args.next()?;
+        if of_list && arg == "-f" {
+            of_list = false;
+            return Some(format!("@{}", args.next().unwrap_or_default()));
+        }
+        of_list = matches!(&*arg, "-include" | "-exclude" | "-source");
+        Some(arg)
+    })
 }
 
 /// `-files` as `--files`; everything else as it is.
@@ -238,6 +253,10 @@ mod tests {
                 "namenode --format --clusterid C --nonInteractive",
             ),
             ("getconf -confKey tls.dir", "getconf --confKey tls.dir"),
+            (
+                "balancer -threshold 5 -exclude -f list -source dn1,dn2",
+                "balancer --threshold 5 --exclude @list --source dn1,dn2",
+            ),
             (
                 "--config dfs dfsadmin -rollEdits",
                 "--config dfs dfsadmin rollEdits",

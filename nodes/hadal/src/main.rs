@@ -1,6 +1,7 @@
 //! `hadal`: the one binary. Daemons, shell, administration, development cluster.
 
 mod admin;
+mod balancer;
 mod cli;
 mod console;
 mod daemons;

@@ -146,6 +146,7 @@ fn options(config: &Config) -> Result<ClientOptions> {
     options.write_window_bytes =
         usize::try_from(client.write_window.0).context("client.write_window is out of range")?;
     options.stream_timeout_ms = client.stream_timeout.0;
+    options.datanode_restart_timeout_ms = client.datanode_restart_timeout.0;
     options.close_timeout_ms = client.close_timeout.0;
     options.sync_on_close = client.sync_on_close;
     options.replacement.policy = match &*client.replace_datanode_policy {

@@ -123,7 +123,7 @@ fn what_is_not_there_says_so_by_name() {
         (&["debug", "verifyMeta"], "debug verifyMeta"),
         (&["fsck", "/", "-delete"], "fsck -delete"),
         (&["namenode", "-rollback"], "namenode -rollback"),
-        (&["balancer", "-threshold", "5"], "balancer"),
+        (&["balancer", "-asService"], "balancer -asService"),
         (&["oiv", "-i", "f"], "oiv"),
     ] {
         let answer = shell.run(args);

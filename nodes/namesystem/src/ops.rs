@@ -140,7 +140,10 @@ impl Namesystem {
             Request::GetServerDefaults => Ok(self.server_defaults()),
             Request::GetFsStats => Ok(self.fs_stats()),
             Request::ListOpenFiles { after, path } => {
-                self.list_open_files(context.caller, after, &path)
+                self.list_open_files(context.caller, after, &path, false)
+            }
+            Request::ListFilesBlockingDecommission { after, path } => {
+                self.list_open_files(context.caller, after, &path, true)
             }
             Request::IsFileClosed { path } => self.is_file_closed(context.caller, &path),
             Request::ListCorruptFileBlocks { path, cookie } => {

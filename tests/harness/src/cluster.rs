@@ -56,6 +56,17 @@ impl TestCluster {
         run(&mut command)
     }
 
+    /// Adds DataNodes, up to `datanodes` in all.
+    ///
+    /// # Panics
+    ///
+    /// When they do not get ready.
+    #[track_caller]
+    pub fn grow(&mut self, datanodes: u16) {
+        self.datanodes = datanodes;
+        self.up().ok();
+    }
+
     /// `hadal dev VERB...` on this cluster.
     pub fn dev(&self, words: &[&str]) -> Output {
         let mut command = self.command();
@@ -145,6 +156,26 @@ impl TestCluster {
     /// A node's data directory.
     pub fn data(&self, id: &str) -> PathBuf {
         self.root().join("data").join(id)
+    }
+
+    /// Gives a node other settings (`key`, `value`) and starts it again.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start again.
+    #[track_caller]
+    pub fn reconfigure(&self, id: &str, settings: &[(&str, &str)]) {
+        let config = self.config(id);
+        let lines = config.lines().map(|line| {
+            let key = line.split(" =").next().unwrap_or_default();
+            let wanted = settings.iter().find(|(known, _)| *known == key);
+            wanted.map_or(line.to_owned(), |(key, value)| format!("{key} = {value:?}"))
+        });
+        let config = lines.collect::<Vec<_>>().join("\n");
+        let path = self.root().join("conf").join(format!("{id}.toml"));
+        std::fs::write(path, config).expect("written");
+        self.dev(&["stop", id]).ok();
+        self.start_node(id);
     }
 
     /// A local file for `put` and `get`.

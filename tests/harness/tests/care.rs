@@ -15,21 +15,6 @@ const EAGER: [(&str, &str); 4] = [
     ("directory_scan_interval", "1s"),
 ];
 
-/// Gives a node other settings and starts it again.
-fn reconfigure(cluster: &TestCluster, id: &str, settings: &[(&str, &str)]) {
-    let config = cluster.config(id);
-    let lines = config.lines().map(|line| {
-        let key = line.split(" =").next().unwrap_or_default();
-        let wanted = settings.iter().find(|(known, _)| *known == key);
-        wanted.map_or(line.to_owned(), |(key, value)| format!("{key} = {value:?}"))
-    });
-    let config = lines.collect::<Vec<_>>().join("\n");
-    let path = cluster.root().join("conf").join(format!("{id}.toml"));
-    std::fs::write(path, config).expect("written");
-    cluster.dev(&["stop", id]).ok();
-    cluster.start_node(id);
-}
-
 /// Waits until `dfsadmin -report` says so.
 fn await_report(cluster: &TestCluster, texts: &[&str]) {
     eventually("the report says so", SOON, || {
@@ -75,7 +60,7 @@ fn a39_replicas_that_rot_or_vanish_at_rest_are_replaced_without_a_reader() {
         cluster.dfs(&["-setrep", "-w", "2", &to]).ok();
     }
     for id in cluster.datanode_ids() {
-        reconfigure(&cluster, &id, &EAGER);
+        cluster.reconfigure(&id, &EAGER);
     }
     cluster.await_healthy("/", SOON);
     let all: Vec<(PathBuf, u64)> = cluster
@@ -128,7 +113,7 @@ fn t_b3_datanodes_leave_for_a_while_or_say_what_holds_them_up() {
         ("hosts_maintenance", &*maintenance.to_string_lossy()),
         ("hosts_exclude", &*exclude.to_string_lossy()),
     ];
-    reconfigure(&cluster, "nn1", &paths);
+    cluster.reconfigure("nn1", &paths);
     cluster.dfs(&["-mkdir", "/care"]).ok();
     cluster.write_local("three", "three copies\n");
     cluster.dfs(&["-put", "three", "/care/three"]).ok();

@@ -1,10 +1,13 @@
-//! Operators' calls to one node.
+//! Operators' calls to one node, and the balancer's.
 
 use crate::dfs::DistributedFileSystem;
 use crate::error::{Attempt, ClientError};
 use crate::timeout::until;
 use hadal_env::{Expect, Seam};
 use hadal_proto::admin::{Request, Response};
+use hadal_proto::client::{BlockToken, ReplicaTarget};
+use hadal_proto::{Fault, FaultClass, transfer};
+use hadal_types::{Block, DatanodeUuid, Role};
 use std::net::SocketAddr;
 
 impl<S: Seam> DistributedFileSystem<S> {
@@ -38,5 +41,49 @@ impl<S: Seam> DistributedFileSystem<S> {
             namenodes: format!("{} {node} at {address}", expect.role),
             reason,
         })
+    }
+
+    /// Has `proxy` give `target` a copy of a block, in place of the replica of `delete_hint`: the NameNode deletes that
+    /// one once it knows of the copy (HDFS's replaceBlock). Takes as long as the copy does; needs a certificate of the
+    /// admin role.
+    ///
+    /// # Errors
+    /// [`ClientError`]: `Unreachable` when the proxy is lost, a fault of class `Busy` when it or the target has too many
+    /// copies for the balancer running.
+    pub async fn replace_block(
+        &self,
+        block: Block,
+        proxy: &ReplicaTarget,
+        target: &ReplicaTarget,
+        delete_hint: DatanodeUuid,
+    ) -> Result<(), ClientError> {
+        let unreachable = |reason: String| ClientError::Unreachable {
+            namenodes: format!("DataNode {} at {}", proxy.name, proxy.address),
+            reason,
+        };
+        let address = proxy
+            .address_for(block.id)
+            .ok_or_else(|| unreachable("the address is malformed".into()))?;
+        let request = transfer::Request::ReplaceBlock {
+            pool: self.server_defaults().await?.pool,
+            block,
+            target: target.clone(),
+            delete_hint,
+            token: BlockToken::default(),
+        };
+        let expect = Expect::node(Role::Datanode, proxy.name.clone());
+        let attempt = async {
+            let client = self.shared.peers.transfer(address, &expect).await?;
+            Ok::<_, Attempt>(client.call(&request).await?)
+        };
+        match attempt.await {
+            Ok(transfer::Response::Done) => Ok(()),
+            Ok(other) => {
+                let message = format!("{} does not answer ReplaceBlock", other.name());
+                Err(Fault::new(FaultClass::BadRequest, message).into())
+            }
+            Err(Attempt::Fault(fault)) => Err(fault.into()),
+            Err(Attempt::Net(reason)) => Err(unreachable(reason)),
+        }
     }
 }

@@ -340,15 +340,37 @@ impl<S: Seam> DistributedFileSystem<S> {
     /// # Errors
     /// [`ClientError`].
     pub async fn list_open_files(&self, path: &str) -> Result<Vec<OpenFile>, ClientError> {
+        self.open_files_by(|after| Request::ListOpenFiles {
+            after,
+            path: path.into(),
+        })
+        .await
+    }
+
+    /// Those of them with a block that holds a decommission up.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn list_files_blocking_decommission(
+        &self,
+        path: &str,
+    ) -> Result<Vec<OpenFile>, ClientError> {
+        self.open_files_by(|after| Request::ListFilesBlockingDecommission {
+            after,
+            path: path.into(),
+        })
+        .await
+    }
+
+    async fn open_files_by(
+        &self,
+        page: impl Fn(InodeId) -> Request,
+    ) -> Result<Vec<OpenFile>, ClientError> {
         let mut all: Vec<OpenFile> = Vec::new();
         loop {
             let after = all.last().map_or(InodeId(0), |file| file.inode);
-            let request = Request::ListOpenFiles {
-                after,
-                path: path.into(),
-            };
             let (files, more) =
-                call!(self, request, Response::OpenFiles { files, more } => (files, more))?;
+                call!(self, page(after), Response::OpenFiles { files, more } => (files, more))?;
             let done = !more || files.is_empty();
             all.extend(files);
             if done {

@@ -30,6 +30,9 @@ pub struct ClientOptions {
     pub write_window_bytes: usize,
     /// A block stream without an acknowledgement for this long has failed.
     pub stream_timeout_ms: u64,
+    /// A DataNode that announces its restart is waited for this long, if it is the only one of its pipeline or on this
+    /// client's host (HDFS `dfs.client.datanode-restart.timeout`).
+    pub datanode_restart_timeout_ms: u64,
     /// Host name or address this client runs on, for writer-local placement and nearest reads.
     pub host: String,
     /// How long `close` asks for the last block's replicas before it gives up.
@@ -61,6 +64,7 @@ impl ClientOptions {
             packet_bytes: 1 << 20,
             write_window_bytes: 8 << 20,
             stream_timeout_ms: 30_000,
+            datanode_restart_timeout_ms: 30_000,
             host: String::new(),
             close_timeout_ms: 60_000,
             replacement: ReplaceOptions::default(),

@@ -15,8 +15,14 @@ use hadal_proto::frame::{Ack, FrameKind};
 use hadal_proto::transfer::{TransferProtocol, WriteBlock, WriteStage, ack_timeout_ms};
 use hadal_proto::{FaultClass, Protocol};
 use hadal_quic::{AckReceiver, AppendSender, open_append};
-use hadal_types::{Block, BlockPoolId, DatanodeUuid, GenerationStamp, InodeId, Role};
+use hadal_types::{Block, BlockPoolId, DatanodeUuid, GenerationStamp, InodeId, Role, Tick};
 use std::pin::pin;
+
+/// A node that restarts is tried so often, and each time for so long.
+const RESTART_PAUSE_MS: u64 = 500;
+const RESTART_TRY_MS: u64 = 2_000;
+/// What a node said before it stopped taking frames is waited for this long.
+const LAST_WORD_MS: u64 = 500;
 
 type NetConn<S> = <<S as Seam>::Net as Net>::Conn;
 
@@ -46,21 +52,25 @@ pub(crate) enum Goal {
 struct Failure {
     bad_node: Option<usize>,
     reason: String,
+    /// That node announced its restart.
+    restarting: bool,
 }
 
 impl Failure {
-    fn net(error: &NetError) -> Self {
+    fn unknown(reason: String) -> Self {
         Self {
             bad_node: None,
-            reason: error.to_string(),
+            reason,
+            restarting: false,
         }
     }
 
+    fn net(error: &NetError) -> Self {
+        Self::unknown(error.to_string())
+    }
+
     fn silence(timeout_ms: u64) -> Self {
-        Self {
-            bad_node: None,
-            reason: format!("nothing sent or acknowledged for {timeout_ms} ms"),
-        }
+        Self::unknown(format!("nothing sent or acknowledged for {timeout_ms} ms"))
     }
 }
 
@@ -86,6 +96,8 @@ pub(crate) struct Pipeline<S: Seam> {
     /// A call is at work; still so at the next one, it was dropped in the middle.
     busy: bool,
     wire: Option<Wire<NetConn<S>>>,
+    /// When a node that restarts is waited for no more.
+    restart_deadline: Option<Tick>,
 }
 
 impl<S: Seam> Pipeline<S> {
@@ -115,6 +127,7 @@ impl<S: Seam> Pipeline<S> {
             state,
             busy: false,
             wire: None,
+            restart_deadline: None,
         })
     }
 
@@ -135,6 +148,7 @@ impl<S: Seam> Pipeline<S> {
             state,
             busy: false,
             wire: None,
+            restart_deadline: None,
         };
         if let Some(failure) = pipeline.go_on().await? {
             pipeline.recover(failure).await?;
@@ -254,7 +268,7 @@ impl<S: Seam> Pipeline<S> {
     async fn set_up(&mut self, stage: WriteStage, wait: bool) -> Result<(), Failure> {
         let fail = |reason: String| Failure {
             bad_node: Some(0),
-            reason,
+            ..Failure::unknown(reason)
         };
         let Some(first) = self.state.nodes().first().cloned() else {
             return Err(fail("no DataNode in the pipeline".into()));
@@ -280,7 +294,11 @@ impl<S: Seam> Pipeline<S> {
         })?;
         let shared = &self.dfs.shared;
         let expect = Expect::node(Role::Datanode, first.name.clone());
-        let deadline = shared.seam.now().after_ms(shared.options.stream_timeout_ms);
+        let mut timeout_ms = shared.options.stream_timeout_ms;
+        if self.state.awaits_restart() {
+            timeout_ms = timeout_ms.min(RESTART_TRY_MS);
+        }
+        let deadline = shared.seam.now().after_ms(timeout_ms);
         let opened = async {
             let conn = shared
                 .peers
@@ -321,7 +339,10 @@ impl<S: Seam> Pipeline<S> {
     async fn recover(&mut self, failure: Failure) -> Result<(), ClientError> {
         self.abort();
         tracing::debug!("pipeline of {}: {}", self.state.block(), failure.reason);
-        let next = self.state.handle_failure(failure.bad_node)?;
+        let next = match self.restarting(&failure) {
+            Some(next) => next,
+            None => self.state.handle_failure(failure.bad_node)?,
+        };
         self.recover_by(next).await
     }
 
@@ -331,14 +352,58 @@ impl<S: Seam> Pipeline<S> {
                 Recovery::Abandon => self.start_over().await?,
                 Recovery::Continue => self.go_on().await?,
             };
-            let Some(failure) = again else { return Ok(()) };
+            let Some(failure) = again else {
+                self.restart_deadline = None;
+                return Ok(());
+            };
             tracing::debug!("recovery of {}: {}", self.state.block(), failure.reason);
             self.abort();
             next = match next {
                 Recovery::Abandon => self.state.handle_failure(failure.bad_node)?,
-                Recovery::Continue => self.state.handle_recovery_failure(failure.bad_node)?,
+                Recovery::Continue => self.handle_recovery_failure(&failure).await?,
             };
         }
+    }
+
+    /// What becomes of the stream when the node at fault announced its restart (T-P5).
+    fn restarting(&mut self, failure: &Failure) -> Option<Recovery> {
+        if !failure.restarting {
+            return None;
+        }
+        let options = &self.dfs.shared.options;
+        let next = self
+            .state
+            .handle_restarting(failure.bad_node, &options.host)?;
+        if self.state.awaits_restart() && self.restart_deadline.is_none() {
+            let timeout_ms = options.datanode_restart_timeout_ms;
+            self.restart_deadline = Some(self.dfs.shared.seam.now().after_ms(timeout_ms));
+        }
+        Some(next)
+    }
+
+    /// The pipeline could not be set up again. While a node restarts that is what is to be expected: a little later it is
+    /// tried again, as long as there is time.
+    async fn handle_recovery_failure(
+        &mut self,
+        failure: &Failure,
+    ) -> Result<Recovery, ClientError> {
+        if let Some(next) = self.restarting(failure)
+            && !self.state.awaits_restart()
+        {
+            return Ok(next);
+        }
+        if !self.state.awaits_restart() {
+            return Ok(self.state.handle_recovery_failure(failure.bad_node)?);
+        }
+        let seam = &self.dfs.shared.seam;
+        let now = seam.now();
+        if self.restart_deadline.is_some_and(|deadline| now < deadline) {
+            seam.sleep_until(now.after_ms(RESTART_PAUSE_MS)).await;
+            return Ok(self.state.handle_interrupted());
+        }
+        let overdue = self.state.handle_restart_overdue();
+        self.restart_deadline = None;
+        Ok(self.state.handle_recovery_failure(overdue)?)
     }
 
     async fn start_over(&mut self) -> Result<Option<Failure>, ClientError> {
@@ -431,18 +496,50 @@ async fn send<S: Seam, C: hadal_env::Conn>(
     let pieces = &mut frame.pieces;
     let mut sending = pin!(sender.send(frame.kind, frame.flags, frame.offset, frame.aux, pieces));
     loop {
-        let next = pin!(acks.next());
         let deadline = seam.now().after_ms(timeout_ms);
-        let ack = match until(seam, deadline, select(sending.as_mut(), next)).await {
-            Some(Either::Left((sent, _))) => return sent.map_err(|error| Failure::net(&error)),
-            Some(Either::Right((ack, _))) => ack,
-            None => return Err(Failure::silence(timeout_ms)),
+        let ack = {
+            let next = pin!(acks.next());
+            match until(seam, deadline, select(sending.as_mut(), next)).await {
+                Some(Either::Left((Ok(sent), _))) => return Ok(sent),
+                Some(Either::Left((Err(error), _))) => Err(Failure::net(&error)),
+                Some(Either::Right((ack, _))) => Ok(ack),
+                None => return Err(Failure::silence(timeout_ms)),
+            }
+        };
+        let ack = match ack {
+            Ok(ack) => ack,
+            Err(failure) => {
+                let finish = *finish_sequence;
+                return Err(last_word(seam, state, finish, acked_sequence, acks, failure).await);
+            }
         };
         take_ack(state, *finish_sequence, acked_sequence, ack)?;
         if state.is_finished() {
             return sending.await.map_err(|error| Failure::net(&error));
         }
     }
+}
+
+/// The node that stopped taking frames may have said why, and who is to blame, before it did.
+async fn last_word<S: Seam, C: hadal_env::Conn>(
+    seam: &S,
+    state: &mut BlockStream,
+    finish_sequence: Option<u64>,
+    acked_sequence: &mut Option<u64>,
+    acks: &mut AckReceiver<C>,
+    failure: Failure,
+) -> Failure {
+    let deadline = seam.now().after_ms(LAST_WORD_MS);
+    while !state.is_finished()
+        && let Some(ack) = until(seam, deadline, acks.next()).await
+    {
+        match take_ack(state, finish_sequence, acked_sequence, ack) {
+            Ok(()) => {}
+            Err(said) if said.bad_node.is_some() => return said,
+            Err(_) => break,
+        }
+    }
+    failure
 }
 
 fn handle_ack<C: hadal_env::Conn>(
@@ -462,10 +559,7 @@ fn take_ack(
     let ack = match ack {
         Ok(Some(ack)) => ack,
         Ok(None) => {
-            return Err(Failure {
-                bad_node: None,
-                reason: "the pipeline ended the stream".into(),
-            });
+            return Err(Failure::unknown("the pipeline ended the stream".into()));
         }
         Err(error) => return Err(Failure::net(&error)),
     };
@@ -473,6 +567,7 @@ fn take_ack(
         let bad_node = (ack.bad_node != u8::MAX).then_some(usize::from(ack.bad_node));
         return Err(Failure {
             bad_node,
+            restarting: fault.class == FaultClass::Restarting,
             reason: fault.message,
         });
     }
@@ -483,7 +578,7 @@ fn take_ack(
     if let Some(slow) = state.handle_slow(ack.slow_nodes) {
         return Err(Failure {
             bad_node: Some(slow),
-            reason: "the node calls itself slow".into(),
+            ..Failure::unknown("the node calls itself slow".into())
         });
     }
     *acked_sequence = Some(ack.sequence);

@@ -87,6 +87,8 @@ pub struct BlockStream {
     reopening: bool,
     /// A node joined that was not there in the beginning.
     joined: bool,
+    /// A node that restarts and is waited for.
+    awaited: Option<DatanodeUuid>,
     /// Somebody may rely on its bytes: it was reopened, or flushed.
     relied_on: bool,
     slow: SlowNodes,
@@ -116,6 +118,7 @@ impl BlockStream {
             bad_before: 0,
             reopening: false,
             joined: false,
+            awaited: None,
             relied_on: false,
             slow: SlowNodes::default(),
             options: ReplaceOptions::default(),
@@ -153,6 +156,7 @@ impl BlockStream {
         let begun = self.acked > 0 || !self.bad.is_empty();
         begun
             && !closing
+            && self.awaited.is_none()
             && self
                 .options
                 .policy
@@ -329,6 +333,36 @@ impl BlockStream {
         self.start_again()
     }
 
+    /// A node of the pipeline announced its restart. It is waited for when it is the only one left, or on the writer's own
+    /// `host` (HDFS's `shouldWaitForRestart`): then it stays in the pipeline. Otherwise the others go on without it. Neither
+    /// counts as a recovery of a packet (T-P5, T-P6). `None`: it has nothing to wait for, and is to be treated as failed.
+    pub fn handle_restarting(&mut self, bad_node: Option<usize>, host: &str) -> Option<Recovery> {
+        let index = bad_node.filter(|index| *index < self.nodes.len())?;
+        if self.reopening || !(self.established || self.was_established || self.acked > 0) {
+            return None;
+        }
+        let node = &self.nodes[index];
+        if self.nodes.len() == 1 || is_on(node, host) {
+            self.awaited = Some(node.datanode);
+        } else {
+            self.bad.push(self.nodes.remove(index).datanode);
+        }
+        self.established = true;
+        Some(self.start_again())
+    }
+
+    /// A node that restarts is waited for.
+    #[must_use]
+    pub fn awaits_restart(&self) -> bool {
+        self.awaited.is_some()
+    }
+
+    /// The node that restarts did not come back in time: its index, to be treated as failed.
+    pub fn handle_restart_overdue(&mut self) -> Option<usize> {
+        let awaited = self.awaited.take()?;
+        self.nodes.iter().position(|node| node.datanode == awaited)
+    }
+
     fn start_again(&mut self) -> Recovery {
         // Un-acked packets go back to the head of the queue, in order (E-21).
         while let Some(packet) = self.sent.pop_back() {
@@ -398,6 +432,7 @@ impl BlockStream {
         self.finished |= self.is_closing();
         self.settled = self.block.generation_stamp;
         self.reopening = false;
+        self.awaited = None;
     }
 
     /// The block goes on under a new stamp.
@@ -415,10 +450,17 @@ impl BlockStream {
         self.block = block;
         self.settled = block.generation_stamp;
         self.nodes = nodes;
+        self.awaited = None;
         self.established = false;
         self.was_established = false;
         self.finish_sent = false;
     }
+}
+
+/// Whether a DataNode runs on this host.
+fn is_on(node: &ReplicaTarget, host: &str) -> bool {
+    let named = node.address.rsplit_once(':').map_or("", |(named, _)| named);
+    !host.is_empty() && named.trim_matches(['[', ']']) == host
 }
 
 #[cfg(test)]
@@ -682,6 +724,47 @@ mod tests {
             assert_eq!((stream.nodes().len(), stream.bad_nodes().len()), (3, 0));
             stream.handle_established();
         }
+    }
+
+    /// T-P5, T-P6: the only node left and one on the writer's host are waited for, others left out; as often as it
+    /// happens.
+    #[test]
+    fn restarting_nodes_are_waited_for_or_left_out_without_blame_t_p5_t_p6() {
+        let mut stream = stream();
+        stream.push(packet(0));
+        drain(&mut stream);
+        assert_eq!(stream.handle_restarting(Some(1), ""), None, "never set up");
+        stream.handle_established();
+        assert_eq!(
+            stream.handle_restarting(Some(1), "10.0.0.9"),
+            Some(Recovery::Continue)
+        );
+        assert_eq!((stream.nodes().len(), stream.awaits_restart()), (2, false));
+        stream.nodes[1].address = "10.0.0.9:9866".into();
+        for _ in 0..2 * RECOVERIES_MAX {
+            assert_eq!(
+                stream.handle_restarting(Some(1), "10.0.0.9"),
+                Some(Recovery::Continue)
+            );
+            assert!(stream.awaits_restart() && !stream.wants_replacement(3));
+            assert_eq!(stream.nodes().len(), 2);
+            assert_eq!(drain(&mut stream), [0]);
+            stream.handle_recovered();
+            assert!(!stream.awaits_restart());
+            stream.handle_established();
+        }
+        assert_eq!(stream.handle_failure(Some(0)), Ok(Recovery::Continue));
+        assert_eq!(
+            stream.handle_restarting(Some(0), ""),
+            Some(Recovery::Continue),
+            "the only one left"
+        );
+        let overdue = stream.handle_restart_overdue();
+        assert_eq!(overdue, Some(0));
+        assert!(matches!(
+            stream.handle_recovery_failure(overdue),
+            Err(PipelineError::AllBad { .. })
+        ));
     }
 
     /// E-21: what fails once everything but the end is acknowledged is the close; done again, it ends the block.

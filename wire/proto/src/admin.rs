@@ -1,6 +1,6 @@
 //! AdminProtocol: what operators and black-box tests ask of any node (cli.md sections 1 and 4).
 
-use crate::client::FsStats;
+use crate::client::{FsStats, ReplicaTarget};
 use crate::datanode::StorageReport;
 use crate::protocol::{Protocol, ProtocolId};
 use crate::{wire_enum, wire_struct};
@@ -55,6 +55,25 @@ wire_enum! {
         14 => CheckHealth,
         /// DataNode: read the list of NameNodes again, serve new ones and leave those that are gone (A-03, T-D10).
         15 => RefreshNamenodes,
+        /// NameNode: every live DataNode spends at most so many bytes per second on balancing, until it is restarted.
+        16 => SetBalancerBandwidth { bytes_per_s: u64 },
+        /// DataNode: what it may spend.
+        17 => GetBalancerBandwidth,
+        /// NameNode: blocks the balancer may move away from a DataNode, a page.
+        18 => GetBlocks {
+            datanode: DatanodeUuid,
+            /// Where the page before ended; `None` for the first.
+            after: Option<u64>,
+            /// No smaller ones.
+            min_bytes: u64,
+            /// Most blocks wanted; the NameNode caps it at 1000.
+            limit: u32,
+        },
+        /// DataNode: end. With `for_upgrade` writers are told that it comes back, and what it has of open blocks goes on
+        /// as it was when it does so soon.
+        19 => ShutdownDatanode { for_upgrade: bool },
+        /// DataNode: have all who write through it go on without it.
+        20 => EvictWriters,
     }
 }
 
@@ -94,6 +113,10 @@ wire_enum! {
         8 => Replicas { replicas: Vec<ReplicaStatus>, more: bool },
         /// To CheckHealth.
         9 => Health { healthy: bool, reason: String },
+        /// To GetBalancerBandwidth.
+        10 => BalancerBandwidth { bytes_per_s: u64 },
+        /// To GetBlocks.
+        11 => Blocks { page: BlocksPage },
     }
 }
 
@@ -112,6 +135,29 @@ wire_struct! {
         pub info: NamespaceInfo,
         /// Software version.
         pub software: String,
+    }
+}
+
+wire_struct! {
+    /// Blocks with a good replica on one DataNode that have just as many as they want, all of them known for sure.
+    #[derive(Default)]
+    pub struct BlocksPage {
+        /// Everywhere the blocks below are.
+        pub holders: Vec<ReplicaTarget>,
+        /// The blocks.
+        pub blocks: Vec<HeldBy>,
+        /// Where the next page goes on; `None` behind the last.
+        pub next: Option<u64>,
+    }
+}
+
+wire_struct! {
+    /// A block and who has it.
+    pub struct HeldBy {
+        /// Which.
+        pub block: Block,
+        /// Indices into the page's holders.
+        pub holders: Vec<u32>,
     }
 }
 
@@ -142,6 +188,8 @@ wire_struct! {
         pub software: String,
         /// Of one that leaves and cannot yet: examples of what holds it up, one line each.
         pub held_up: Vec<String>,
+        /// How many shards it has.
+        pub shards: u16,
     }
 }
 

@@ -171,6 +171,8 @@ wire_enum! {
         30 => Msync,
         /// Files with no live replica of some block, a page.
         31 => ListCorruptFileBlocks { path: String, cookie: u64 },
+        /// As ListOpenFiles, of the active only: those with a block that holds a decommission up.
+        32 => ListFilesBlockingDecommission { after: InodeId, path: String },
     }
 }
 
@@ -250,7 +252,7 @@ wire_enum! {
             /// Node id of the active NameNode, empty when unknown.
             active: String,
         },
-        /// To ListOpenFiles.
+        /// To ListOpenFiles and ListFilesBlockingDecommission.
         11 => OpenFiles { files: Vec<OpenFile>, more: bool },
         /// To ListCorruptFileBlocks.
         12 => CorruptFiles { paths: Vec<String>, cookie: u64 },

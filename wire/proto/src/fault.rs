@@ -71,6 +71,8 @@ wire_enum! {
         29 => Learner,
         /// Anything else: a bug worth reporting.
         30 => Internal,
+        /// This DataNode announces that it restarts: a writer may wait for it (HDFS's out-of-band acknowledgement).
+        31 => Restarting,
     }
 }
 
@@ -154,7 +156,7 @@ impl FaultClass {
             Self::NoDatanodes => "IOException",
             Self::QuotaExceeded => "QuotaExceededException",
             Self::Unsupported => "UnsupportedOperationException",
-            Self::Busy | Self::Retry => "RetriableException",
+            Self::Busy | Self::Retry | Self::Restarting => "RetriableException",
             Self::UnregisteredNode => "UnregisteredNodeException",
             Self::IncorrectVersion => "IncorrectVersionException",
             Self::IdentityMismatch => "InconsistentFSStateException",

@@ -5,7 +5,7 @@ use crate::protocol::{Protocol, ProtocolId};
 use crate::{wire_enum, wire_struct};
 use alloc::vec::Vec;
 use hadal_types::{
-    Block, BlockId, BlockPoolId, ClientId, GenerationStamp, ReplicaState, StorageUuid,
+    Block, BlockId, BlockPoolId, ClientId, DatanodeUuid, GenerationStamp, ReplicaState, StorageUuid,
 };
 
 /// The protocol towards DataNodes.
@@ -58,6 +58,7 @@ wire_struct! {
 
 wire_enum! {
     /// Why a pipeline is set up.
+    #[derive(Copy)]
     pub enum WriteStage {
         /// A new block.
         0 => Create,
@@ -77,6 +78,9 @@ wire_enum! {
         /// An append whose set-up failed is set up again with a newer stamp: replicas are FINALIZED under `old`, or
         /// RBW under a stamp since then, all of `block.length` bytes.
         6 => AppendRecovery { old: GenerationStamp },
+        /// A copy that the balancer asked for, at the rate of the balancing bandwidth: once it is there, the replica of
+        /// `delete_hint` is the one too many.
+        7 => Replace { delete_hint: DatanodeUuid },
     }
 }
 
@@ -130,6 +134,16 @@ wire_enum! {
         3 => GetBlockChecksum { pool: BlockPoolId, block: Block, token: BlockToken },
         /// Copy the bytes of an open replica to a node that joins its pipeline.
         4 => TransferReplica { pool: BlockPoolId, block: Block, targets: Vec<ReplicaTarget>, token: BlockToken },
+        /// The balancer: give `target` a copy of a FINALIZED replica, which takes the place of the one of `delete_hint`
+        /// (HDFS's replaceBlock and copyBlock in one). Answered when the target has it. Nothing is deleted by this: the
+        /// NameNode hears of the copy and the hint, and decides. `Busy` when the balancer has too many copies running.
+        5 => ReplaceBlock {
+            pool: BlockPoolId,
+            block: Block,
+            target: ReplicaTarget,
+            delete_hint: DatanodeUuid,
+            token: BlockToken,
+        },
     }
 }
 
@@ -144,7 +158,7 @@ wire_enum! {
         2 => Updated { storage: StorageUuid },
         /// To GetBlockChecksum: CRC32C over the little-endian chunk checksums.
         3 => Checksum { crc: u32, bytes_per_checksum: u32, length: u64 },
-        /// To TransferReplica.
+        /// To TransferReplica and ReplaceBlock.
         4 => Done,
     }
 }

@@ -207,6 +207,24 @@ impl<D: Disk> ReplicaStore<D> {
         Ok(writer)
     }
 
+    /// After a restart that was announced an RWR of this stamp that has at least `acked` bytes is the RBW it was before
+    /// (HDFS's restart metadata), of which readers see `acked`; whether it could be.
+    pub fn resume(&self, id: BlockId, stamp: GenerationStamp, acked: u64) -> bool {
+        let Ok(replica) = self.find(id) else {
+            return false;
+        };
+        let mut meta = replica.meta.borrow_mut();
+        let fits = meta.state == ReplicaState::Rwr
+            && meta.recovery.is_none()
+            && meta.stamp == stamp
+            && meta.received >= acked;
+        if fits {
+            meta.state = ReplicaState::Rbw;
+            meta.acked = acked;
+        }
+        fits
+    }
+
     fn check_recover(
         &self,
         replica: &Replica<D>,

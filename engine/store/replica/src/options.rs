@@ -24,6 +24,8 @@ pub struct StoreOptions {
     pub allocate_step: u64,
     /// Bytes of each volume left to others.
     pub reserved_bytes: u64,
+    /// Most bytes this store uses of each volume. Default: no bound.
+    pub capacity_bytes: u64,
     /// Largest block accepted. Default 16 GiB.
     pub block_bytes_max: u64,
 }
@@ -38,6 +40,7 @@ impl Default for StoreOptions {
             extent_bytes: 64 << 20,
             allocate_step: 32 << 20,
             reserved_bytes: 0,
+            capacity_bytes: u64::MAX,
             block_bytes_max: 16 << 30,
         }
     }

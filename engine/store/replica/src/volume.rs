@@ -243,7 +243,10 @@ impl<D: Disk> Volume<D> {
     /// Bytes that can still be promised to replicas.
     pub(crate) fn remaining(&self) -> u64 {
         let gone = self.options.reserved_bytes + self.taken.get() + self.reserved.get();
-        self.space.get().available.saturating_sub(gone) + self.pools.borrow().free_bytes()
+        let there = self.space.get().available.saturating_sub(gone);
+        let allowed = self.options.capacity_bytes;
+        let allowed = allowed.saturating_sub(self.used.get() + self.reserved.get());
+        (there + self.pools.borrow().free_bytes()).min(allowed)
     }
 
     pub(crate) fn reserve(&self, bytes: u64) {
@@ -276,7 +279,8 @@ impl<D: Disk> Volume<D> {
                 .space
                 .get()
                 .capacity
-                .saturating_sub(self.options.reserved_bytes),
+                .saturating_sub(self.options.reserved_bytes)
+                .min(self.options.capacity_bytes),
             used: self.used.get(),
             remaining: if failed.is_some() {
                 0

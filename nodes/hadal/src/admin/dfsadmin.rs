@@ -10,6 +10,7 @@ use hadal_proto::admin::{Request, Response, SafeModeAction};
 use hadal_types::Role;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,6 +75,32 @@ pub(crate) enum Dfsadmin {
         /// Node id or address of the DataNode
         id: String,
     },
+    /// Let every live DataNode spend so many bytes per second on balancing, until it is restarted
+    #[command(alias = "setBalancerBandwidth")]
+    SetBalancerBandwidth {
+        /// Bytes per second, as in 10m or 104857600
+        bandwidth: hadal_daemon::Size,
+    },
+    /// What a DataNode may spend on balancing
+    #[command(alias = "getBalancerBandwidth")]
+    GetBalancerBandwidth {
+        /// Node id or address of the DataNode
+        id: String,
+    },
+    /// End a DataNode; with `upgrade' its writers are told that it comes back
+    #[command(alias = "shutdownDatanode")]
+    ShutdownDatanode {
+        /// Node id or address of the DataNode
+        id: String,
+        /// It comes back soon
+        upgrade: Option<UpgradeWord>,
+    },
+    /// Have all who write through a DataNode go on without it
+    #[command(alias = "evictWriters")]
+    EvictWriters {
+        /// Node id or address of the DataNode
+        id: String,
+    },
     /// Fetch the newest image of the active NameNode
     #[command(alias = "fetchImage")]
     FetchImage {
@@ -87,12 +114,19 @@ pub(crate) enum Dfsadmin {
         #[arg(long, default_value = "/")]
         path: String,
         /// Only those that hold up a decommission
-        #[arg(long = "blockingDecommission", hide = true)]
+        #[arg(long = "blockingDecommission")]
         blocking_decommission: bool,
     },
     /// Verbs known by name only
     #[command(external_subcommand)]
     Other(Vec<String>),
+}
+
+/// The second word of `-shutdownDatanode`.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum UpgradeWord {
+    /// It comes back soon
+    Upgrade,
 }
 
 /// What to do about safe mode.
@@ -115,10 +149,6 @@ pub(crate) fn run(global: &Global, console: Arc<Console>, verb: Dfsadmin) -> Res
         Dfsadmin::TriggerBlockReport {
             incremental: true, ..
         } => Some("triggerBlockReport -incremental".into()),
-        Dfsadmin::ListOpenFiles {
-            blocking_decommission: true,
-            ..
-        } => Some("listOpenFiles -blockingDecommission".into()),
         Dfsadmin::SaveNamespace {
             before_shutdown: true,
         } => Some("saveNamespace -beforeShutdown".into()),
@@ -163,8 +193,29 @@ pub(crate) fn run(global: &Global, console: Arc<Console>, verb: Dfsadmin) -> Res
             Dfsadmin::PrintTopology => topology(operator).await,
             Dfsadmin::TriggerBlockReport { id, .. } => trigger_report(operator, &id).await,
             Dfsadmin::RefreshNamenodes { id } => refresh_namenodes(operator, &id).await,
+            Dfsadmin::SetBalancerBandwidth { bandwidth } => {
+                set_bandwidth(operator, bandwidth.0).await
+            }
+            Dfsadmin::GetBalancerBandwidth { id } => get_bandwidth(operator, &id).await,
+            Dfsadmin::ShutdownDatanode { id, upgrade } => {
+                let for_upgrade = upgrade.is_some();
+                let request = Request::ShutdownDatanode { for_upgrade };
+                let (name, _) = order_datanode(operator, &id, &request).await?;
+                let words = format!("Submitted a shutdown request to datanode {name}");
+                operator.console.line(words);
+                Ok(0)
+            }
+            Dfsadmin::EvictWriters { id } => {
+                let (name, _) = order_datanode(operator, &id, &Request::EvictWriters).await?;
+                let words = format!("Requested writer eviction to datanode {name}");
+                operator.console.line(words);
+                Ok(0)
+            }
             Dfsadmin::FetchImage { dir } => fetch_image::run(operator, &dir).await,
-            Dfsadmin::ListOpenFiles { path, .. } => open_files(operator, &path).await,
+            Dfsadmin::ListOpenFiles {
+                path,
+                blocking_decommission,
+            } => open_files(operator, &path, blocking_decommission).await,
             Dfsadmin::Other(_) => unreachable!("answered above"),
         }
     })
@@ -318,8 +369,57 @@ async fn refresh_namenodes(operator: &Operator, id: &str) -> Result<i32> {
     }
 }
 
-async fn open_files(operator: &Operator, path: &str) -> Result<i32> {
-    let files = operator.dfs.list_open_files(path).await?;
+/// Tells a DataNode to do something that is answered with `Done`.
+async fn order_datanode(
+    operator: &Operator,
+    id: &str,
+    request: &Request,
+) -> Result<(String, SocketAddr)> {
+    let (name, address) = operator.datanode(id).await?;
+    let answer = operator.ask(Role::Datanode, &name, address, request);
+    match answer.await? {
+        Response::Done => Ok((name, address)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn set_bandwidth(operator: &Operator, bytes_per_s: u64) -> Result<i32> {
+    let request = Request::SetBalancerBandwidth { bytes_per_s };
+    match operator.ask_active(&request).await? {
+        Response::Done => {
+            operator
+                .console
+                .line(format!("Balancer bandwidth is set to {bytes_per_s}"));
+            Ok(0)
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn get_bandwidth(operator: &Operator, id: &str) -> Result<i32> {
+    let (name, address) = operator.datanode(id).await?;
+    let request = Request::GetBalancerBandwidth;
+    let answer = operator.ask(Role::Datanode, &name, address, &request);
+    match answer.await? {
+        Response::BalancerBandwidth { bytes_per_s } => {
+            let console = &operator.console;
+            match console.json {
+                true => console.json(&json!({ "datanode": name, "bytes_per_s": bytes_per_s })),
+                false => console.line(format!(
+                    "Balancer bandwidth is {bytes_per_s} bytes per second."
+                )),
+            }
+            Ok(0)
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn open_files(operator: &Operator, path: &str, blocking: bool) -> Result<i32> {
+    let files = match blocking {
+        true => operator.dfs.list_files_blocking_decommission(path).await?,
+        false => operator.dfs.list_open_files(path).await?,
+    };
     if operator.console.json {
         let files: Vec<_> = files
             .iter()

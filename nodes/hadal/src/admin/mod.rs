@@ -32,9 +32,7 @@ const DFSADMIN_MISSING: &[&str] = &[
     "clrSpaceQuota",
     "deleteBlockPool",
     "disallowSnapshot",
-    "evictWriters",
     "finalizeUpgrade",
-    "getBalancerBandwidth",
     "getDatanodeInfo",
     "metasave",
     "provisionSnapshotTrash",
@@ -45,10 +43,8 @@ const DFSADMIN_MISSING: &[&str] = &[
     "refreshUserToGroupsMappings",
     "restoreFailedStorage",
     "rollingUpgrade",
-    "setBalancerBandwidth",
     "setQuota",
     "setSpaceQuota",
-    "shutdownDatanode",
     "upgrade",
 ];
 /// The same of `debug`.

@@ -244,6 +244,7 @@ mod tests {
             }],
             software: "0.1.0".into(),
             held_up: Vec::new(),
+            shards: 1,
         }
     }
 

@@ -67,7 +67,7 @@ pub(crate) fn up(args: &UpArgs) -> Result<i32> {
             args.shards
         );
     }
-    if let Some(running) = Layout::read(&args.dir)?
+    if let Some(mut running) = Layout::read(&args.dir)?
         && running
             .nodes()
             .iter()
@@ -76,6 +76,7 @@ pub(crate) fn up(args: &UpArgs) -> Result<i32> {
         if args.fresh {
             stop_all(&running, Signal::SIGKILL)?;
         } else if args.detach {
+            running.add_datanodes(args.datanodes)?;
             launch(&running)?;
             wait_ready(&running)?;
             println!("already running in {}", running.dir.display());

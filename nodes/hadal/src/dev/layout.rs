@@ -133,10 +133,28 @@ impl Layout {
             std::fs::create_dir_all(layout.dir.join(name))?;
         }
         layout.write_certificates()?;
-        layout.write_configuration()?;
-        let text = serde_json::to_string_pretty(&layout.shape)?;
-        std::fs::write(layout.dir.join("cluster.json"), text)?;
+        layout.write_configuration(false)?;
+        layout.write_shape()?;
         Ok(layout)
+    }
+
+    /// Room for more DataNodes, up to `datanodes` in all; the nodes that are there stay as they are configured.
+    pub(crate) fn add_datanodes(&mut self, datanodes: u16) -> Result<()> {
+        if datanodes <= self.shape.datanodes {
+            return Ok(());
+        }
+        self.shape.datanodes = datanodes;
+        if self.nodes().len() > usize::from(HTTP_OFFSET) {
+            bail!("a development cluster has at most {HTTP_OFFSET} nodes");
+        }
+        self.write_certificates()?;
+        self.write_configuration(true)?;
+        self.write_shape()
+    }
+
+    fn write_shape(&self) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.shape)?;
+        Ok(std::fs::write(self.dir.join("cluster.json"), text)?)
     }
 
     /// All nodes in the order in which they are started.
@@ -251,7 +269,8 @@ impl Layout {
         Ok(())
     }
 
-    fn write_configuration(&self) -> Result<()> {
+    /// Writes every node's configuration and the clients'; with `only_missing` none that is there.
+    fn write_configuration(&self, only_missing: bool) -> Result<()> {
         let members = |role: Role| -> Vec<Member> {
             let member = |node: NodeId| Member {
                 address: self.address(&node.id),
@@ -289,6 +308,9 @@ impl Layout {
         common.client.replace_datanode_best_effort = true;
         common.namenode.replication = self.shape.datanodes.clamp(1, 3);
         for node in self.nodes() {
+            if only_missing && self.config(&node.id).exists() {
+                continue;
+            }
             let mut config = common.clone();
             let data = self.dir.join("data").join(&node.id);
             match node.role {
@@ -302,7 +324,9 @@ impl Layout {
             }
             std::fs::write(self.config(&node.id), toml::to_string_pretty(&config)?)?;
         }
-        std::fs::write(self.client_config(), toml::to_string_pretty(&common)?)?;
+        if !(only_missing && self.client_config().exists()) {
+            std::fs::write(self.client_config(), toml::to_string_pretty(&common)?)?;
+        }
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ use crate::{BlockEvent, BlockManager, StoredBlock};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
-use hadal_types::{BlockState, DatanodeUuid, PARTITION_COUNT, Tick};
+use hadal_types::{BlockId, BlockState, DatanodeUuid, PARTITION_COUNT, Tick, mix, partition_of};
 
 /// The operator's lists of DataNodes (`dfs.hosts`, `dfs.hosts.exclude`): node ids, addresses, or `address:port`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -376,6 +376,28 @@ impl BlockManager {
             })
         })
         .collect()
+    }
+
+    /// Whether a block has a replica on a DataNode that is being decommissioned, and too few on those that stay for that
+    /// to end.
+    #[must_use]
+    pub fn holds_decommission_up(&self, block: BlockId) -> bool {
+        if self.nodes.leaving == 0 {
+            return false;
+        }
+        let (key, view) = (mix(block), self.view());
+        let partition = &self.partitions[partition_of(block)];
+        let open = partition.open.get(&key).into_iter();
+        let mut known = open
+            .flat_map(|open| {
+                let reported = open.reported.iter().map(|replica| replica.storage);
+                open.expected.iter().copied().chain(reported)
+            })
+            .chain(partition.table.replicas(key));
+        known.any(|storage| {
+            let service = self.nodes.owner(storage).service;
+            matches!(service, Service::Decommissioning { .. })
+        }) && partition.lacks(key, false, &view).is_some()
     }
 
     /// One step for each DataNode that leaves: up to `scan_batch` of its blocks.

@@ -18,6 +18,7 @@
 extern crate alloc;
 
 mod api;
+mod balance;
 mod commands;
 mod config;
 mod datanodes;

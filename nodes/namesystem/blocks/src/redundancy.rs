@@ -265,7 +265,8 @@ impl Partition {
     }
 }
 
-/// Which of these replicas goes: the hinted one if the racks allow, else one on a rack with several, of a stale
+/// Which of these replicas goes: the hinted one if the racks allow (it is not alone on one of two racks while the other
+/// has several), else one on a rack with several, of a stale
 /// DataNode if there is one, else where space is scarcest. Ties go to the lower index.
 fn choose_one(candidates: &[u32], hint: Option<u32>, view: &View<'_>) -> Option<u32> {
     let mut racks: BTreeMap<u32, usize> = BTreeMap::new();
@@ -276,7 +277,9 @@ fn choose_one(candidates: &[u32], hint: Option<u32>, view: &View<'_>) -> Option<
         && let Some(storage) = candidates
             .iter()
             .find(|storage| view.nodes.node_of(**storage) == hint)
-        && (racks[&view.nodes.rack_of(*storage)] > 1 || racks.len() > 2)
+        && (racks[&view.nodes.rack_of(*storage)] > 1
+            || racks.len() > 2
+            || racks.len() == candidates.len())
     {
         return Some(*storage);
     }

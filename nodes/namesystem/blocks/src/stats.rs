@@ -245,6 +245,7 @@ impl BlockManager {
                         .collect(),
                     software: node.software.clone(),
                     held_up: Vec::new(),
+                    shards: node.shards,
                 }
             })
             .collect();

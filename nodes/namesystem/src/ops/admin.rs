@@ -55,6 +55,31 @@ impl Namesystem {
             Request::NamenodeStats => Ok(Response::NamenodeStats {
                 stats: self.namenode_stats(),
             }),
+            Request::SetBalancerBandwidth { bytes_per_s } => {
+                self.require_active()?;
+                if bytes_per_s == 0 {
+                    let message = "the balancing bandwidth is 0 bytes per second: give at least 1";
+                    return Err(Fault::new(FaultClass::InvalidArgument, message));
+                }
+                self.blocks.set_balancer_bandwidth(bytes_per_s);
+                Ok(Response::Done)
+            }
+            Request::GetBlocks {
+                datanode,
+                after,
+                min_bytes,
+                limit,
+            } => {
+                self.require_active()?;
+                let page = self
+                    .blocks
+                    .movable_blocks(datanode, after, min_bytes, limit as usize);
+                let page = page.ok_or_else(|| {
+                    let message = format!("no live DataNode has the identity {datanode}");
+                    Fault::new(FaultClass::NotFound, message)
+                })?;
+                Ok(Response::Blocks { page })
+            }
             Request::NamespaceDigest => {
                 let view = self.view();
                 Ok(Response::Digest {
@@ -71,7 +96,10 @@ impl Namesystem {
             | Request::Replicas { .. }
             | Request::TriggerBlockReport
             | Request::TriggerHeartbeat
-            | Request::RefreshNamenodes => Err(Fault::new(
+            | Request::RefreshNamenodes
+            | Request::GetBalancerBandwidth
+            | Request::ShutdownDatanode { .. }
+            | Request::EvictWriters => Err(Fault::new(
                 FaultClass::Unsupported,
                 format!("{} is not for a NameNode", request.name()),
             )),

@@ -185,6 +185,7 @@ impl Namesystem {
         caller: &Caller,
         after: InodeId,
         path: &str,
+        blocking_decommission: bool,
     ) -> Result<Response, Fault> {
         self.checker(caller).superuser()?;
         let top = self.filter(path)?;
@@ -193,7 +194,8 @@ impl Namesystem {
             .state
             .leases
             .open_from(InodeId(after.0.saturating_add(1)))
-            .filter(|(inode, _)| tree.is_within(*inode, top));
+            .filter(|(inode, _)| tree.is_within(*inode, top))
+            .filter(|(inode, _)| !blocking_decommission || self.blocks_decommission(*inode));
         let (mut files, mut bytes) = (Vec::new(), 0);
         for (inode, holder) in open {
             if files.len() == OPEN_FILES_PAGE || bytes > OPEN_FILES_BYTES {
@@ -208,6 +210,19 @@ impl Namesystem {
             });
         }
         Ok(Response::OpenFiles { files, more: false })
+    }
+
+    /// Whether a block of this file holds a decommission up.
+    fn blocks_decommission(&self, inode: InodeId) -> bool {
+        let file = self
+            .state
+            .tree
+            .get(inode)
+            .and_then(|entry| entry.inode.file());
+        file.is_some_and(|file| {
+            let mut blocks = file.blocks.iter();
+            blocks.any(|block| self.blocks.holds_decommission_up(block.id))
+        })
     }
 
     pub(super) fn list_corrupt_file_blocks(

@@ -316,6 +316,10 @@ fn config(plan: &Plan, index: usize) -> DatanodeConfig {
         failed_volumes_tolerated: plan.tolerated,
         stream_timeout_ms: 5_000,
         streams_max: 256,
+        restart_replica_expiration_ms: 50_000,
+        slow_write_ms: 0,
+        balance_bytes_per_s: 100 << 20,
+        balance_moves_max: 100,
         software: "simulated".into(),
     }
 }

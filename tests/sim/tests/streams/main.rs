@@ -2,6 +2,7 @@
 //! over virtual time. Scenarios of behaviour.md 6.11 and 6.12 by id.
 
 mod pipelines;
+mod restarts;
 
 use hadal_blockpool::{ActorConfig, ScannerConfig};
 use hadal_blocks::BlockConfig;
@@ -128,6 +129,10 @@ async fn datanode(env: SimEnv, index: usize) {
         scanner: ScannerConfig::default(),
         failed_volumes_tolerated: 0,
         streams_max: 64,
+        restart_replica_expiration_ms: 50_000,
+        slow_write_ms: 20,
+        balance_bytes_per_s: 100 << 20,
+        balance_moves_max: 100,
         software: "simulated".into(),
     };
     let ended = hadal_datanode::run(env.clone(), config).await;

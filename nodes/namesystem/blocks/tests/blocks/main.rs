@@ -1,5 +1,6 @@
 //! The block manager from outside: what a namesystem and DataNodes would see.
 
+mod balance;
 mod barrier;
 mod datanodes;
 mod decommission;

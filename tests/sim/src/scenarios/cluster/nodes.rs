@@ -180,6 +180,10 @@ fn datanode_config(index: usize, namenodes: usize, planted: Planted) -> Datanode
         failed_volumes_tolerated: 0,
         stream_timeout_ms: 10_000,
         streams_max: 256,
+        restart_replica_expiration_ms: 50_000,
+        slow_write_ms: 0,
+        balance_bytes_per_s: 100 << 20,
+        balance_moves_max: 100,
         software: "simulated".into(),
     }
 }
