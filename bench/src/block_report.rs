@@ -1,20 +1,16 @@
 //! `block-report`: the block manager's core in this process, with DataNodes that send what real ones would (T-B2).
 
 use crate::cpu::own_seconds;
+use crate::fake_datanode::{FakeDatanode, Traffic, namespace};
 use crate::report::{Better, Question, Row, Run};
 use crate::settings::Settings;
 use crate::stats::Latencies;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use hadal_blocks::{BlockConfig, BlockManager};
-use hadal_proto::datanode::{
-    BlockReport, REPORT_PART_MAX, Registration, ReportEntries, Request, StorageReport,
-};
-use hadal_proto::{decode, encode};
-use hadal_types::{
-    Block, BlockId, CURRENT_LAYOUT, DatanodeUuid, Epoch, GenerationStamp, HaState, InodeId,
-    NamespaceInfo, StorageUuid, Tick, TxId, mix,
-};
+use hadal_proto::datanode::{Request, Response};
+use hadal_proto::decode;
+use hadal_types::{Block, BlockId, GenerationStamp, HaState, InodeId, Tick, TxId};
 use std::time::Instant;
 
 /// Blocks of one storage.
@@ -23,12 +19,11 @@ const BLOCKS: [usize; 2] = [100_000, 1_000_000];
 const DATANODES: usize = 3;
 /// Repeated reports of each DataNode per run.
 const REPORTS: usize = 2;
-/// Bytes of one part: as many replicas as one call takes.
-const PART_BYTES: usize = REPORT_PART_MAX * ReportEntries::ENTRY_LEN;
+/// Replicas lost without a word before the digest report that finds them.
+const CHANGES: u64 = 10;
 const FIRST_BLOCK: u64 = 1 << 30;
 const STAMP: u64 = 1001;
 const BLOCK_BYTES: u64 = 128 << 20;
-const DISK_BYTES: u64 = 1 << 50;
 
 /// Asks the question.
 ///
@@ -49,44 +44,100 @@ pub fn run(settings: &Settings) -> Result<Question> {
     let mut sent = Vec::new();
     for blocks in sizes {
         let stored: Vec<Block> = (0..*blocks as u64).map(block).collect();
-        let entries = packed(&stored);
-        sent.push(format!("{} of {blocks} blocks", entries.len()));
-        let (mut first, mut again) = (Vec::new(), Vec::new());
+        let one = FakeDatanode::new(0, &namespace(), stored.clone());
+        let whole: Vec<FakeDatanode> = (0..datanodes).map(|number| one.twin(number)).collect();
+        let mut fakes = whole.clone();
+        let bytes: usize = fakes[0].full_report().iter().map(Bytes::len).sum();
+        sent.push(format!("{bytes} of {blocks} blocks"));
+        let mut all: [Vec<Run>; 2] = Default::default();
+        let mut digests: [Vec<Digested>; 3] = Default::default();
         for round in 0..=settings.runs {
-            let mut world = World::new(&stored, datanodes)?;
-            let fresh = world.reports(&entries, 1)?;
-            let unchanged = world.reports(&entries, reports)?;
+            let mut world = World::new(&stored, &fakes)?;
+            let first = world.digest(&mut fakes[..1])?;
+            let mut world = World::new(&stored, &fakes)?;
+            let fresh = world.reports(&mut fakes, 1)?;
+            let unchanged = world.reports(&mut fakes, reports)?;
             world.check(&stored)?;
+            let same = world.digest(&mut fakes)?;
+            let step = (*blocks as u64 / CHANGES).max(1);
+            for fake in &mut fakes {
+                fake.lose(|block| (block.id.0 - FIRST_BLOCK) % step == 0);
+            }
+            let changed = world.digest(&mut fakes)?;
+            let lost = (0..*blocks as u64).step_by(step as usize);
+            for number in lost {
+                let live = world.manager.stored(block(number).id).map(|it| it.live);
+                ensure!(live == Some(0), "block {number} is lost, not {live:?}");
+            }
+            fakes.clone_from(&whole);
             if round > 0 {
-                first.push(fresh);
-                again.push(unchanged);
+                all[0].push(fresh);
+                all[1].push(unchanged);
+                for (runs, run) in digests.iter_mut().zip([first, same, changed]) {
+                    runs.push(run);
+                }
             }
         }
         let load = format!("{blocks} blocks, {datanodes} DataNodes");
         let rate = ("replicas/s", Better::Higher);
-        rows.push(Row::new(
-            "full report, first",
-            load.clone(),
-            rate,
-            "1 M replicas",
-            &first,
-        )?);
-        rows.push(Row::new(
-            "full report, nothing changed",
-            load,
-            rate,
-            "1 M replicas",
-            &again,
-        )?);
+        let figures = ["full report, first", "full report, nothing changed"];
+        for (figure, runs) in figures.into_iter().zip(&all) {
+            rows.push(Row::new(figure, load.clone(), rate, "1 M replicas", runs)?);
+        }
+        let figures = [
+            "digest report, first".to_owned(),
+            "digest report, nothing changed".to_owned(),
+            format!("digest report, {CHANGES} replicas lost"),
+        ];
+        for (figure, runs) in figures.into_iter().zip(&digests) {
+            rows.extend(digest_rows(&figure, &load, runs)?);
+        }
     }
     Ok(Question {
         name: "block-report".into(),
         notes: vec![
             "in process, on one core, decoding included, network not; the latency is that of one whole report of one storage".into(),
-            format!("bytes sent per report: {}", sent.join(", ")),
+            format!("bytes sent per full report: {}", sent.join(", ")),
+            "digest reports: median of the storages; bytes of all calls and answers. The first one of a storage ends in a full report".into(),
         ],
         rows,
     })
+}
+
+/// Digest reports of some storages.
+struct Digested {
+    latencies: Latencies,
+    traffic: Traffic,
+    storages: usize,
+    cpu: f64,
+}
+
+fn digest_rows(figure: &str, load: &str, runs: &[Digested]) -> Result<[Row; 2]> {
+    let times = runs.iter().map(|run| Run {
+        value: run.latencies.at_us(0.5) / 1e3,
+        latencies: Some(run.latencies.clone()),
+        cpu: Some(run.cpu / run.storages as f64),
+    });
+    let bytes = runs.iter().map(|run| Run {
+        value: run.traffic.bytes() as f64 / run.storages as f64,
+        ..Run::default()
+    });
+    Ok([
+        Row::new(
+            figure,
+            load,
+            ("ms/storage", Better::Lower),
+            "storage",
+            &times.collect::<Vec<_>>(),
+        )?,
+        Row::new(
+            format!("{figure}: bytes"),
+            load,
+            ("B/storage", Better::Lower),
+            "",
+            &bytes.collect::<Vec<_>>(),
+        )?,
+    ])
 }
 
 fn block(number: u64) -> Block {
@@ -97,49 +148,22 @@ fn block(number: u64) -> Block {
     }
 }
 
-/// What a DataNode sends for these replicas: sorted as reports are.
-fn packed(blocks: &[Block]) -> Bytes {
-    let mut sorted = blocks.to_vec();
-    sorted.sort_by_key(|block| mix(block.id));
-    let mut out = Vec::with_capacity(blocks.len() * ReportEntries::ENTRY_LEN);
-    for block in &sorted {
-        ReportEntries::push(&mut out, block);
-    }
-    out.into()
-}
-
 /// A standby that has loaded its image, and DataNodes that registered.
 struct World {
     manager: BlockManager,
     datanodes: usize,
-    report_id: u64,
-}
-
-fn name(datanode: usize) -> String {
-    format!("dn{datanode}")
-}
-
-fn uuid(datanode: usize) -> DatanodeUuid {
-    DatanodeUuid(100 + datanode as u128)
-}
-
-fn storage(datanode: usize) -> StorageUuid {
-    StorageUuid(1_000_000 + datanode as u128)
 }
 
 impl World {
     const NOW: Tick = Tick::from_ms(1_000_000);
 
-    fn new(blocks: &[Block], datanodes: usize) -> Result<Self> {
-        let info = NamespaceInfo {
-            layout: CURRENT_LAYOUT,
-            namespace_id: 1,
-            ..NamespaceInfo::default()
-        };
-        let mut manager = BlockManager::new(BlockConfig::default(), info.clone(), 42);
+    fn new(blocks: &[Block], datanodes: &[FakeDatanode]) -> Result<Self> {
+        let mut manager = BlockManager::new(BlockConfig::default(), namespace(), 42);
+        let replication = u16::try_from(datanodes.len())?;
+        manager.reserve(blocks.len() as u64);
         for block in blocks {
             let inode = InodeId(block.id.0 - FIRST_BLOCK + 20_000);
-            manager.load(*block, inode, u16::try_from(datanodes)?, false);
+            manager.load(*block, inode, replication, false);
         }
         let next = BlockId(FIRST_BLOCK + blocks.len() as u64);
         manager.applied(TxId(1), next, GenerationStamp(STAMP));
@@ -147,39 +171,19 @@ impl World {
         manager.start(Self::NOW);
         let mut world = Self {
             manager,
-            datanodes,
-            report_id: 0,
+            datanodes: datanodes.len(),
         };
-        for datanode in 0..datanodes {
-            let registration = Registration {
-                uuid: uuid(datanode),
-                name: name(datanode),
-                address: format!("10.0.{}.{}:9866", datanode / 256, datanode % 256),
-                http_address: String::new(),
-                shards: 1,
-                rack: "/default-rack".into(),
-                layout: CURRENT_LAYOUT,
-                info: info.clone(),
-                software: String::new(),
-                storages: vec![StorageReport {
-                    storage: storage(datanode),
-                    capacity: DISK_BYTES,
-                    remaining: DISK_BYTES,
-                    ..StorageReport::default()
-                }],
-            };
-            world.send(datanode, Request::Register { registration })?;
+        for datanode in datanodes {
+            world.send(&datanode.name(), datanode.registration(&namespace()))?;
         }
         Ok(world)
     }
 
-    fn send(&mut self, datanode: usize, request: Request) -> Result<()> {
+    fn send(&mut self, datanode: &str, request: Request) -> Result<Response> {
         let answer = self
             .manager
-            .handle_request(Self::NOW, &name(datanode), request, TxId(1));
-        answer
-            .map(drop)
-            .with_context(|| format!("a request of {}", name(datanode)))
+            .handle_request(Self::NOW, datanode, request, TxId(1));
+        answer.with_context(|| format!("a request of {datanode}"))
     }
 
     /// Every block must be known on every DataNode, or what was timed was not the work.
@@ -200,56 +204,54 @@ impl World {
     }
 
     /// Every DataNode sends `times` full reports of its storage.
-    fn reports(&mut self, entries: &Bytes, times: usize) -> Result<Run> {
-        let calls: Vec<Vec<Vec<Bytes>>> = (0..times)
+    fn reports(&mut self, datanodes: &mut [FakeDatanode], times: usize) -> Result<Run> {
+        let calls: Vec<Vec<(String, Vec<Bytes>)>> = (0..times)
             .map(|_| {
-                self.report_id += 1;
-                (0..self.datanodes)
-                    .map(|datanode| parts(datanode, self.report_id, entries))
+                let all = datanodes.iter_mut();
+                all.map(|datanode| (datanode.name(), datanode.full_report()))
                     .collect()
             })
             .collect();
         let mut latencies = Latencies::default();
         let (cpu, start) = (own_seconds()?, Instant::now());
         for calls in calls {
-            for (datanode, parts) in calls.into_iter().enumerate() {
+            for (datanode, parts) in calls {
                 let begun = Instant::now();
                 for part in parts {
-                    self.send(datanode, decode(part)?)?;
+                    self.send(&datanode, decode(part)?)?;
                 }
                 latencies.record(begun.elapsed());
                 while self.manager.poll_event().is_some() {}
             }
         }
-        let replicas = (times * self.datanodes * entries.len() / ReportEntries::ENTRY_LEN) as f64;
+        let seconds = start.elapsed().as_secs_f64();
+        let each: usize = datanodes.iter().map(FakeDatanode::replicas).sum();
+        let replicas = (times * each) as f64;
         Ok(Run {
-            value: replicas / start.elapsed().as_secs_f64(),
+            value: replicas / seconds,
             cpu: Some((own_seconds()? - cpu) / replicas * 1e6),
             latencies: Some(latencies),
         })
     }
-}
 
-/// A full report as it crosses the network: one encoded call per part.
-fn parts(datanode: usize, report_id: u64, entries: &Bytes) -> Vec<Bytes> {
-    let count = entries.len().div_ceil(PART_BYTES).max(1);
-    let part = |part: usize| {
-        let from = part * PART_BYTES;
-        encode(&Request::BlockReport {
-            report: BlockReport {
-                uuid: uuid(datanode),
-                storage: storage(datanode),
-                report_id,
-                part: part as u32,
-                parts: count as u32,
-                includes: 0,
-                acknowledged: Epoch(0),
-                finalized: entries.slice(from..entries.len().min(from + PART_BYTES)),
-                open: Vec::new(),
-            },
+    /// Every DataNode reports by digest.
+    fn digest(&mut self, datanodes: &mut [FakeDatanode]) -> Result<Digested> {
+        let (mut latencies, mut traffic) = (Latencies::default(), Traffic::default());
+        let cpu = own_seconds()?;
+        for datanode in &mut *datanodes {
+            let name = datanode.name();
+            let begun = Instant::now();
+            traffic.add(datanode.digest_report(|bytes| self.send(&name, decode(bytes)?))?);
+            latencies.record(begun.elapsed());
+            while self.manager.poll_event().is_some() {}
+        }
+        Ok(Digested {
+            latencies,
+            traffic,
+            storages: datanodes.len(),
+            cpu: own_seconds()? - cpu,
         })
-    };
-    (0..count).map(part).collect()
+    }
 }
 
 #[cfg(test)]
@@ -269,21 +271,27 @@ mod tests {
         let samples: Vec<u64> = question
             .rows
             .iter()
-            .map(|row| row.latency.as_ref().unwrap().samples)
+            .filter_map(|row| Some(row.latency.as_ref()?.samples))
             .collect();
-        // Per measured run: one first report of each DataNode, then four of each.
-        assert_eq!(samples, [3 * 5, 3 * 5 * 4]);
+        // Per measured run: one first report of each DataNode, then four of each; by digest of one, and of each.
+        assert_eq!(samples, [3 * 5, 3 * 5 * 4, 3, 3 * 5, 3 * 5]);
+        let median = |figure: &str| {
+            let row = question.rows.iter().find(|row| row.figure == figure);
+            row.unwrap().median
+        };
+        assert!(median("digest report, nothing changed: bytes") < 300.0);
+        assert!(median("digest report, 10 replicas lost: bytes") > 1_000.0);
+        assert!(median("digest report, first: bytes") > 24_000.0);
     }
 
     #[test]
-    fn t_b2_a_report_over_one_part_is_cut_and_adds_up() {
-        let stored: Vec<Block> = (0..(REPORT_PART_MAX * 2 + 7) as u64).map(block).collect();
-        let entries = packed(&stored);
-        assert_eq!(parts(0, 1, &entries).len(), 3);
-        let mut world = World::new(&stored, 1).unwrap();
-        world.reports(&entries, 1).unwrap();
+    fn the_check_notices_a_block_nobody_reported() {
+        let stored: Vec<Block> = (0..100).map(block).collect();
+        let mut fakes = vec![FakeDatanode::new(0, &namespace(), stored.clone())];
+        let mut world = World::new(&stored, &fakes).unwrap();
+        assert!(world.check(&stored).is_err());
+        world.reports(&mut fakes, 1).unwrap();
         world.check(&stored).unwrap();
-        // And the check can fail: a block nobody reported.
         assert!(world.check(&[block(u64::from(u32::MAX))]).is_err());
     }
 }

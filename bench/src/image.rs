@@ -16,8 +16,8 @@ const FILES: [usize; 2] = [100_000, 1_000_000];
 /// Files of one directory.
 const FILES_PER_DIR: usize = 100;
 const BLOCK_BYTES: u64 = 128 << 20;
-const NOW: Tick = Tick::from_ms(1_000_000);
-const WALL_MS: u64 = 1_700_000_000_000;
+pub(crate) const NOW: Tick = Tick::from_ms(1_000_000);
+pub(crate) const WALL_MS: u64 = 1_700_000_000_000;
 
 /// Asks the question.
 ///
@@ -110,8 +110,18 @@ fn run_of(inodes: f64, start: Instant, cpu: f64) -> Result<Run> {
     })
 }
 
+/// The block of a file of [`build`]'s.
+pub(crate) fn block_of(number: u64) -> Block {
+    Block {
+        // HDFS's first block and stamp follow these.
+        id: BlockId((1 << 30) + 1 + number),
+        generation_stamp: GenerationStamp(1001 + number),
+        length: BLOCK_BYTES - number % 1000,
+    }
+}
+
 /// A namespace as replay makes it: directories of files, each with one closed block.
-fn build(files: usize) -> Namesystem {
+pub(crate) fn build(files: usize) -> Namesystem {
     let mut namesystem =
         Namesystem::format(NamesystemConfig::default(), BlockConfig::default(), 42);
     let apply = |namesystem: &mut Namesystem, op: EditOp| {
@@ -145,11 +155,7 @@ fn build(files: usize) -> Namesystem {
             );
         }
         inode = InodeId(inode.0 + 1);
-        // HDFS's first block and stamp follow these.
-        let (id, stamp) = (
-            BlockId((1 << 30) + 1 + number as u64),
-            GenerationStamp(1001 + number as u64),
-        );
+        let last = block_of(number as u64);
         let create = EditOp::Create {
             parent,
             inode,
@@ -167,16 +173,11 @@ fn build(files: usize) -> Namesystem {
             &mut namesystem,
             EditOp::AddBlock {
                 inode,
-                block: id,
-                generation_stamp: stamp,
+                block: last.id,
+                generation_stamp: last.generation_stamp,
                 previous: None,
             },
         );
-        let last = Block {
-            id,
-            generation_stamp: stamp,
-            length: BLOCK_BYTES - number as u64 % 1000,
-        };
         apply(
             &mut namesystem,
             EditOp::Close {
@@ -188,11 +189,11 @@ fn build(files: usize) -> Namesystem {
     namesystem
 }
 
-fn save(namesystem: &Namesystem) -> Vec<(Section, Bytes)> {
+pub(crate) fn save(namesystem: &Namesystem) -> Vec<(Section, Bytes)> {
     ImageSource::new(namesystem.view()).collect()
 }
 
-fn load(image: &[(Section, Bytes)]) -> Result<Namesystem> {
+pub(crate) fn load(image: &[(Section, Bytes)]) -> Result<Namesystem> {
     let config = NamesystemConfig::default();
     let mut loader = ImageLoader::new(&config);
     for (section, chunk) in image {

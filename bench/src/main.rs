@@ -7,7 +7,7 @@ use hadal_bench::report::{DOCUMENT_VERSION, Document, Question};
 use hadal_bench::settings::{Settings, normalise, parse_bytes};
 use hadal_bench::{
     balancer, block_report, compare, disk, edits, failover, flush, image, namespace, pipeline,
-    plot, quic, recovery, small_files, standby,
+    plot, quic, recovery, restart, small_files, standby,
 };
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,6 +49,8 @@ enum Measured {
     BlockReport,
     /// Saving and loading the namespace.
     Image,
+    /// A NameNode's core from its image to serving, by digests and by full reports.
+    Restart,
     /// From the death of the active NameNode to the next write.
     Failover,
     /// How far a standby is behind, and what its checkpoints cost the active.
@@ -173,6 +175,7 @@ fn measure(question: Measured, settings: &Settings) -> Result<Question> {
         Measured::SmallFiles => small_files::run(settings),
         Measured::BlockReport => block_report::run(settings),
         Measured::Image => image::run(settings),
+        Measured::Restart => restart::run(settings),
         Measured::Failover => failover::run(settings),
         Measured::Standby => standby::run(settings),
         Measured::Flush => flush::run(settings),
@@ -182,7 +185,7 @@ fn measure(question: Measured, settings: &Settings) -> Result<Question> {
 }
 
 /// What `all` asks, limits first.
-const ALL: [Measured; 13] = [
+const ALL: [Measured; 14] = [
     Measured::Disk,
     Measured::Quic,
     Measured::Edits,
@@ -191,6 +194,7 @@ const ALL: [Measured; 13] = [
     Measured::Pipeline,
     Measured::BlockReport,
     Measured::Image,
+    Measured::Restart,
     Measured::Failover,
     Measured::Standby,
     Measured::Flush,

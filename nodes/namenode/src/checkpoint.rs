@@ -9,7 +9,9 @@ use crate::images::images_dir;
 use crate::node::Node;
 use bytes::{Buf, BytesMut};
 use hadal_env::Env;
-use hadal_namesystem::{ImageLoader, ImageSource, Namesystem, NamesystemConfig, Section, View};
+use hadal_namesystem::{
+    ImageLoader, ImageSource, LocationSource, Namesystem, NamesystemConfig, Section, View,
+};
 use hadal_proto::qjournal::LogDigest;
 use hadal_proto::{Fault, FaultClass};
 use hadal_types::TxId;
@@ -235,14 +237,19 @@ async fn write_image<E: Env>(
     writer
         .write(bytes::Bytes::copy_from_slice(&digest.0))
         .await?;
+    let mut chunks = Chunks {
+        source: ImageSource::new(view.clone()),
+        locations: None,
+        view,
+    };
     let mut current = None;
-    for (section, chunk) in ImageSource::new(view) {
+    while let Some((section, chunk)) = chunks.next(node) {
         if stop() {
             writer.abort().await?;
             return Ok(Saved::Cancelled);
         }
         if current != Some(section) {
-            writer.section(SectionId(u32::from(section as u8)), false);
+            writer.section(SectionId(u32::from(section as u8)), section.is_side());
             current = Some(section);
         }
         let length = u32::try_from(chunk.len()).expect("chunks are far below 4 GiB");
@@ -250,10 +257,48 @@ async fn write_image<E: Env>(
             .write(bytes::Bytes::copy_from_slice(&length.to_le_bytes()))
             .await?;
         writer.write(chunk).await?;
+        if section.is_side() {
+            pause().await;
+        }
     }
     let info = writer.finish().await?;
     tracing::info!("image {txid} saved: {} bytes", info.length);
     let oldest = retain(disk, &dir, node.config.images_retained).await?;
     node.images.oldest_kept.set(oldest);
     Ok(Saved::Published(txid))
+}
+
+/// Everything that goes into an image: the namespace from a view, then where its blocks are, looked up as it is now.
+struct Chunks {
+    source: ImageSource,
+    locations: Option<LocationSource>,
+    view: View,
+}
+
+impl Chunks {
+    fn next<E: Env>(&mut self, node: &Node<E>) -> Option<(Section, bytes::Bytes)> {
+        if let Some(chunk) = self.source.next() {
+            return Some(chunk);
+        }
+        // Without a namespace (it is loaded again) the image is good, and remembers less.
+        let slot = node.namesystem.borrow();
+        let namesystem = slot.as_ref()?;
+        let view = &self.view;
+        self.locations
+            .get_or_insert_with(|| LocationSource::new(view.clone(), namesystem))
+            .next_chunk(namesystem)
+    }
+}
+
+/// Lets other tasks of this shard run: a chunk of locations is looked up on it, and rarely waits for the disk.
+async fn pause() {
+    let mut paused = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut paused, true) {
+            return std::task::Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
 }

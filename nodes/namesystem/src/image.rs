@@ -5,24 +5,26 @@
 //! be written and chunks be decoded on several cores. Numbers are LEB128 varints unless said otherwise; text is a
 //! varint length and UTF-8.
 
+mod loader;
+mod locations;
 pub(crate) mod records;
 
-use crate::children::{self, Children};
-use crate::config::NamesystemConfig;
-use crate::inode::{Body, FileBody, Inode};
-use crate::lease::Leases;
-use crate::retry::{EditClock, RetryCache};
-use crate::state::{Counters, State, View};
-use crate::tree::{Counts, Tree};
-use alloc::collections::BTreeMap;
+pub use loader::{ImageLoader, Loaded};
+pub use locations::LocationSource;
+pub(crate) use locations::LocationsAt;
+
+use crate::children::Children;
+use crate::inode::{Body, Inode};
+use crate::state::View;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use hadal_types::{BlockId, ClientId, GenerationStamp, InodeId, TxId};
-use records::Reader;
+use hadal_types::InodeId;
 use thiserror::Error;
 
-/// Version of the sections' content.
-const VERSION: u64 = 2;
+/// Version of the sections' content: 3 added [`Section::Storages`] and [`Section::Locations`].
+const VERSION: u64 = 3;
+/// The oldest version that is read, as an image without those.
+const OLDEST_VERSION: u64 = 2;
 /// A chunk is closed once it is this long; it can be longer by one record.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Entries of one directory per record, so that a huge directory spans chunks.
@@ -44,24 +46,40 @@ pub enum Section {
     Inodes = 3,
     /// Entries of directories in name order, so that loading does not sort: directory id, count, then per entry
     /// its inode id (zigzag difference to the one before, the first to the directory's). A directory may go on
-    /// in the next record.
+    /// in the next record. Directories come in the order of their ids.
     Directories = 4,
     /// Open files: inode id, holder (16 bytes, little-endian).
     OpenFiles = 5,
     /// Retry cache, oldest first: client (16 bytes, little-endian), call, txid, time, the cache's clock then, outcome.
     RetryCache = 6,
+    /// A side section, optional: the storages that [`Self::Locations`] names by their place here, from 0:
+    /// DataNode's uuid, storage's uuid (16 bytes each, little-endian).
+    Storages = 7,
+    /// A side section, optional: where blocks were last known to be, not confirmed (protocols.md section 4). Files in
+    /// the order of their ids, those without a known replica left out: id (the difference to the one before in the
+    /// chunk), then per block of the file, in its order: count, and as many places of storages. It is written while
+    /// the namespace goes on, so it may tell of a little more or less than the image's txid.
+    Locations = 8,
 }
 
 impl Section {
     /// All sections in order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Header,
         Self::Owners,
         Self::Inodes,
         Self::Directories,
         Self::OpenFiles,
         Self::RetryCache,
+        Self::Storages,
+        Self::Locations,
     ];
+
+    /// Outside of the digest that two NameNodes compare at one txid: each knows replicas in its own way.
+    #[must_use]
+    pub fn is_side(self) -> bool {
+        matches!(self, Self::Storages | Self::Locations)
+    }
 
     /// The section of that number.
     #[must_use]
@@ -85,7 +103,9 @@ pub enum ImageError {
         what: &'static str,
     },
     /// Written by a version this one does not know.
-    #[error("image content version {found} is unknown; this version reads {VERSION}")]
+    #[error(
+        "image content version {found} is unknown; this one reads {OLDEST_VERSION} to {VERSION}"
+    )]
     Version {
         /// The version found.
         found: u64,
@@ -122,7 +142,7 @@ pub enum ImageError {
 }
 
 /// Yields an image chunk by chunk from a view, in section order; it can run on another thread while the
-/// namespace goes on.
+/// namespace goes on. The side sections are [`LocationSource`]'s.
 pub struct ImageSource {
     view: View,
     section: Option<Section>,
@@ -201,6 +221,7 @@ impl ImageSource {
                     }
                 }
             }
+            Section::Storages | Section::Locations => {}
             Section::RetryCache => {
                 let from = usize::try_from(self.next).expect("counts entries");
                 for entry in self.view.retry.from(from) {
@@ -296,286 +317,6 @@ impl Iterator for ImageSource {
             self.next = 0;
             self.within = 0;
         }
-    }
-}
-
-/// A namespace read from an image, ready for [`crate::Namesystem::load`].
-pub struct Loaded(pub(crate) State);
-
-impl Loaded {
-    /// The last edit in it; replay goes on with the next.
-    #[must_use]
-    pub fn txid(&self) -> TxId {
-        self.0.counters.txid
-    }
-}
-
-/// What the header promises.
-struct Header {
-    counters: Counters,
-    counts: Counts,
-    owners: u64,
-    open: u64,
-    retry: u64,
-    clock: EditClock,
-}
-
-/// Builds a namespace from an image's chunks, fed in section order.
-pub struct ImageLoader {
-    header: Option<Header>,
-    after: Section,
-    tree: Tree,
-    last_inode: u64,
-    /// Inodes that say they are open.
-    marked_open: u64,
-    directories: BTreeMap<u64, Vec<u64>>,
-    leases: Leases,
-    open: u64,
-    retry: RetryCache,
-    retried: u64,
-}
-
-impl ImageLoader {
-    /// An empty loader; of the settings only the retry cache's matter.
-    #[must_use]
-    pub fn new(config: &NamesystemConfig) -> Self {
-        Self {
-            header: None,
-            after: Section::Header,
-            tree: Tree::default(),
-            last_inode: 0,
-            marked_open: 0,
-            directories: BTreeMap::new(),
-            leases: Leases::default(),
-            open: 0,
-            retry: RetryCache::new(config.retry_cache_ms, config.retry_cache_max),
-            retried: 0,
-        }
-    }
-
-    /// Takes the next chunk.
-    ///
-    /// # Errors
-    /// [`ImageError`]; the loader is of no use afterwards.
-    pub fn feed(&mut self, section: Section, chunk: &Bytes) -> Result<(), ImageError> {
-        if section < self.after {
-            return Err(ImageError::Order {
-                section,
-                after: self.after,
-            });
-        }
-        self.after = section;
-        let mut input = Reader::new(section, chunk);
-        if section == Section::Header {
-            self.header = Some(read_header(&mut input)?);
-            return Ok(());
-        }
-        let Some(header) = &self.header else {
-            return Err(ImageError::NoHeader);
-        };
-        let last_inode = header.counters.inode.0;
-        let mut id = 0u64;
-        while !input.is_empty() {
-            match section {
-                Section::Header => unreachable!("handled above"),
-                Section::Owners => {
-                    let (owner, group) = (input.text()?, input.text()?);
-                    let pairs = self.tree.owners().pairs().len();
-                    if self.tree.intern(owner, group) as usize != pairs {
-                        return Err(input.malformed("repeated owner"));
-                    }
-                }
-                Section::Inodes => {
-                    let step = input.number()?;
-                    id = id.saturating_add(step);
-                    if step == 0 || id > last_inode || id <= self.last_inode {
-                        return Err(input.malformed("inode id"));
-                    }
-                    self.last_inode = id;
-                    let owners = self.tree.owners().pairs().len();
-                    let (inode, name) = input.inode(owners)?;
-                    self.marked_open += u64::from(inode.file().is_some_and(FileBody::is_open));
-                    self.tree.place(InodeId(id), name, inode);
-                }
-                Section::Directories => self.directory(&mut input)?,
-                Section::OpenFiles => {
-                    let inode = InodeId(input.number()?);
-                    let holder = ClientId(input.wide()?);
-                    let file = self
-                        .tree
-                        .get(inode)
-                        .and_then(|entry| entry.inode.file().map(|file| file.is_open()));
-                    if file != Some(true) || self.leases.holder(inode).is_some() {
-                        return Err(input.malformed("open file"));
-                    }
-                    self.leases.add(inode, holder);
-                    self.open += 1;
-                }
-                Section::RetryCache => {
-                    self.retry.push(input.retry()?);
-                    self.retried += 1;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn directory(&mut self, input: &mut Reader<'_>) -> Result<(), ImageError> {
-        let directory = input.number()?;
-        let count = input.number()?;
-        if count > ENTRIES_PER_RECORD as u64 {
-            return Err(input.malformed("directory size"));
-        }
-        let entries = self.directories.entry(directory).or_default();
-        let mut before = directory;
-        for _ in 0..count {
-            before = input.difference(before)?;
-            entries.push(before);
-        }
-        Ok(())
-    }
-
-    /// Puts it all together and checks that it fits.
-    ///
-    /// # Errors
-    /// [`ImageError`] when the sections contradict the header or each other.
-    pub fn finish(mut self) -> Result<Loaded, ImageError> {
-        let header = self.header.take().ok_or(ImageError::NoHeader)?;
-        let counts = self.tree.counts;
-        let mut entries = 0;
-        let mut below = BTreeMap::new();
-        for (directory, ids) in core::mem::take(&mut self.directories) {
-            entries += ids.len() as u64;
-            let mut directories = Vec::new();
-            let ids = self.check_entries(InodeId(directory), ids, &mut directories)?;
-            below.insert(directory, directories);
-            self.tree.set_children(InodeId(directory), ids);
-        }
-        let root = self.tree.get(InodeId::ROOT);
-        let linked = entries + u64::from(root.is_some_and(|root| root.inode.is_dir()));
-        let (open, reachable) = (self.marked_open, reachable(&below));
-        for (what, expected, found) in [
-            ("directories", header.counts.directories, counts.directories),
-            (
-                "directories below the root",
-                header.counts.directories,
-                reachable,
-            ),
-            ("files", header.counts.files, counts.files),
-            ("blocks", header.counts.blocks, counts.blocks),
-            (
-                "owners",
-                header.owners,
-                self.tree.owners().pairs().len() as u64,
-            ),
-            ("open files", header.open, self.open),
-            ("leases", open, self.open),
-            ("retry entries", header.retry, self.retried),
-            (
-                "directory entries and the root",
-                counts.directories + counts.files,
-                linked,
-            ),
-        ] {
-            if expected != found {
-                return Err(ImageError::Count {
-                    what,
-                    expected,
-                    found,
-                });
-            }
-        }
-        self.retry.set_clock(header.clock);
-        Ok(Loaded(State {
-            tree: self.tree,
-            leases: self.leases,
-            retry: self.retry,
-            counters: header.counters,
-        }))
-    }
-
-    /// The entries of a directory as [`Children`] keeps them, checked against the inodes they name; those
-    /// that are directories are told apart.
-    fn check_entries(
-        &self,
-        directory: InodeId,
-        mut ids: Vec<u64>,
-        directories: &mut Vec<u64>,
-    ) -> Result<Vec<u64>, ImageError> {
-        let wrong = |inode: u64| ImageError::Entry {
-            directory,
-            inode: InodeId(inode),
-        };
-        let is_dir = self
-            .tree
-            .get(directory)
-            .is_some_and(|entry| entry.inode.is_dir());
-        let mut before: Option<&str> = None;
-        for id in &mut ids {
-            let entry = self.tree.get(InodeId(*id)).ok_or_else(|| wrong(*id))?;
-            let follows = before.is_none_or(|before| before < entry.name);
-            if !is_dir
-                || !follows
-                || *id == InodeId::ROOT.0
-                || entry.name.is_empty()
-                || entry.inode.parent.get() != directory.0
-            {
-                return Err(wrong(*id));
-            }
-            before = Some(entry.name);
-            if entry.inode.is_dir() {
-                directories.push(*id);
-            }
-            *id = children::entry(*id, entry.name.as_bytes());
-        }
-        Ok(ids)
-    }
-}
-
-/// How many directories hang below the root, itself included: fewer than there are when some form a ring.
-fn reachable(below: &BTreeMap<u64, Vec<u64>>) -> u64 {
-    let mut count = 0;
-    let mut pending = alloc::vec![InodeId::ROOT.0];
-    while let Some(directory) = pending.pop() {
-        count += 1;
-        pending.extend(below.get(&directory).into_iter().flatten());
-    }
-    count
-}
-
-fn read_header(input: &mut Reader<'_>) -> Result<Header, ImageError> {
-    let found = input.number()?;
-    if found != VERSION {
-        return Err(ImageError::Version { found });
-    }
-    let header = Header {
-        counters: Counters {
-            txid: TxId(input.number()?),
-            inode: InodeId(input.number48()?),
-            block: BlockId(input.number48()?),
-            generation_stamp: GenerationStamp(input.number48()?),
-        },
-        counts: Counts {
-            directories: input.number()?,
-            files: input.number()?,
-            blocks: input.number()?,
-        },
-        owners: input.number()?,
-        open: input.number()?,
-        retry: input.number()?,
-        clock: EditClock {
-            now_ms: input.number()?,
-            last_edit_ms: match input.number()? {
-                0 => None,
-                1 => Some(input.number()?),
-                _ => return Err(input.malformed("clock")),
-            },
-        },
-    };
-    if input.is_empty() {
-        Ok(header)
-    } else {
-        Err(input.malformed("header length"))
     }
 }
 

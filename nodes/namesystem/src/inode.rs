@@ -246,9 +246,7 @@ impl InodePage {
 
     /// The bytes of an inode's name, without looking at the rest.
     pub(crate) fn name(&self, slot: u32) -> Option<&[u8]> {
-        let inode = &self.inodes[self.at(slot)?];
-        let at = inode.name_at as usize;
-        Some(&self.names[at..at + inode.name_len as usize])
+        self.raw(slot).map(|(_, name)| name)
     }
 
     /// An inode to change.
@@ -318,9 +316,59 @@ impl InodePage {
             .map(|(slot, inode)| (slot, inode, self.name_of(inode)))
     }
 
+    /// All inodes of the page with their slots, names not looked at.
+    pub(crate) fn inodes(&self) -> impl Iterator<Item = (u32, &Inode)> {
+        (0..PAGE_IDS as u32)
+            .filter(|slot| self.present >> slot & 1 == 1)
+            .zip(&self.inodes)
+    }
+
+    /// An inode and the bytes of its name.
+    pub(crate) fn raw(&self, slot: u32) -> Option<(&Inode, &[u8])> {
+        let inode = &self.inodes[self.at(slot)?];
+        let at = inode.name_at as usize;
+        Some((inode, &self.names[at..at + inode.name_len as usize]))
+    }
+
     /// Bytes the page takes on the heap, without what hangs below its inodes.
     pub(crate) fn heap_bytes(&self) -> usize {
         self.inodes.capacity() * size_of::<Inode>() + self.names.capacity() + size_of::<Self>() + 16
+    }
+}
+
+/// Makes pages of inodes that come in the order of their ids (image load): buffers are used again and again, and a
+/// page takes exactly what it needs.
+#[derive(Default)]
+pub(crate) struct PageBuilder {
+    present: u64,
+    inodes: Vec<Inode>,
+    names: Vec<u8>,
+}
+
+impl PageBuilder {
+    /// Adds an inode behind those before it. A name has at most 255 bytes.
+    pub(crate) fn push(&mut self, slot: u32, mut inode: Inode, name: &[u8]) {
+        assert!(self.present >> slot == 0, "inodes come in order");
+        self.present |= 1 << slot;
+        inode.name_at = u16::try_from(self.names.len()).expect("64 names of 255 bytes");
+        inode.name_len = u8::try_from(name.len()).expect("names are at most 255 bytes");
+        self.names.extend_from_slice(name);
+        self.inodes.push(inode);
+    }
+
+    /// The page, leaving the builder empty; `None` when nothing was added.
+    pub(crate) fn take(&mut self) -> Option<InodePage> {
+        let present = core::mem::take(&mut self.present);
+        if present == 0 {
+            return None;
+        }
+        let page = InodePage {
+            present,
+            inodes: self.inodes.drain(..).collect(),
+            names: self.names.as_slice().into(),
+        };
+        self.names.clear();
+        Some(page)
     }
 }
 
@@ -329,6 +377,33 @@ mod tests {
     use super::*;
     use alloc::string::String;
     use hadal_types::{BlockId, GenerationStamp};
+
+    #[test]
+    fn a_built_page_is_the_inserted_one() {
+        let (mut builder, mut inserted) = (PageBuilder::default(), InodePage::default());
+        assert!(builder.take().is_none());
+        for round in 0..2u32 {
+            for slot in (round..64).step_by(3) {
+                let inode = Inode::new(0o755, slot, 7, Body::Directory(None));
+                let name = alloc::format!("n{slot}");
+                builder.push(slot, inode.clone(), name.as_bytes());
+                if round == 0 {
+                    inserted.insert(slot, inode, &name);
+                }
+            }
+            let built = builder.take().unwrap();
+            assert_eq!(built.inodes.capacity(), built.inodes.len());
+            if round == 0 {
+                for slot in 0..64 {
+                    let of = |page: &InodePage| {
+                        page.get(slot)
+                            .map(|(inode, name)| (inode.owner, String::from(name)))
+                    };
+                    assert_eq!(of(&built), of(&inserted));
+                }
+            }
+        }
+    }
 
     #[test]
     fn an_inode_stays_small() {

@@ -12,7 +12,7 @@
 //! 4. Journal progress comes back with [`Namesystem::handle_committed`] and releases parked replies.
 //!    While no majority of JournalNodes answers, [`Namesystem::read_committed`] answers reads.
 //! 5. [`Namesystem::become_standby`] at any time; when it returns `true`, load again from image and journal.
-//! 6. Checkpoints: [`Namesystem::view`] and [`ImageSource`], on whatever thread.
+//! 6. Checkpoints: [`Namesystem::view`] and [`ImageSource`], on whatever thread; then [`LocationSource`], a chunk at a time.
 //!
 //! Every mutation is one [`hadal_proto::edit::Edit`]; applying edits is the only way the tree changes, for the
 //! active, the standby and replay alike (protocols.md section 7).
@@ -58,7 +58,7 @@ mod tree;
 pub use caller::Caller;
 pub use checkpointer::{CheckpointConfig, CheckpointOrder, Checkpointer, Unwanted, UploadOutcome};
 pub use config::NamesystemConfig;
-pub use image::{ImageError, ImageLoader, ImageSource, Loaded, Section};
+pub use image::{ImageError, ImageLoader, ImageSource, Loaded, LocationSource, Section};
 pub use lease::{NAMENODE_HOLDER, TRUNCATE_HOLDER};
 pub use namesystem::Namesystem;
 pub use output::{Answer, Event, Output};

@@ -4,7 +4,7 @@ use crate::barrier::Barrier;
 use crate::caller::Caller;
 use crate::config::NamesystemConfig;
 use crate::effect::{Effect, forward};
-use crate::image::Loaded;
+use crate::image::{Loaded, LocationsAt};
 use crate::lease::{Leases, NAMENODE_HOLDER, TRUNCATE_HOLDER, is_namenode};
 use crate::ops::Attempts;
 use crate::output::{Answer, Event, Output};
@@ -78,20 +78,32 @@ impl Namesystem {
     /// The namespace of an image.
     #[must_use]
     pub fn load(config: NamesystemConfig, blocks: BlockConfig, seed: u64, image: Loaded) -> Self {
-        let mut namesystem = Self::with_state(config, blocks, seed, image.0);
+        let Loaded {
+            state,
+            mut locations,
+        } = image;
+        let mut namesystem = Self::with_state(config, blocks, seed, state);
         let Self { state, blocks, .. } = &mut namesystem;
-        for entry in state.tree.entries() {
-            let Some(file) = entry.inode.file() else {
+        blocks.remember_storages(core::mem::take(&mut locations.storages));
+        blocks.reserve(state.tree.counts.blocks);
+        let mut known = LocationsAt::new(&locations);
+        for (id, inode) in state.tree.inodes() {
+            let Some(file) = inode.file() else {
                 continue;
             };
             let last = file.blocks.len().saturating_sub(1);
+            let is_known = known.is_at(id);
             for (at, block) in file.blocks.iter().enumerate() {
-                blocks.load(
-                    block,
-                    entry.id,
-                    file.replication(),
-                    file.is_open() && at == last,
-                );
+                let is_open = file.is_open() && at == last;
+                if is_known {
+                    let here = known.next_block();
+                    blocks.load_remembered(block, id, file.replication(), is_open, &here);
+                } else {
+                    blocks.load(block, id, file.replication(), is_open);
+                }
+            }
+            if is_known {
+                known.advance();
             }
         }
         namesystem.last_checkpoint = namesystem.applied();

@@ -103,6 +103,11 @@ impl<P: Page> Radix<P> {
         Arc::make_mut(mid.pages[page].get_or_insert_with(|| Arc::new(P::default())))
     }
 
+    /// Puts a whole page at the place of `id`, where none is.
+    pub(crate) fn set_page(&mut self, id: u64, page: P) {
+        *self.page_or_default(id) = page;
+    }
+
     /// Gives back the page of `id` (and the nodes above it) when it has become empty.
     pub(crate) fn prune(&mut self, id: u64) {
         if !self.page(id).is_some_and(Page::is_empty) {

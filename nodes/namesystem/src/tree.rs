@@ -1,7 +1,7 @@
 //! The inode tree. Reading it is free for all; it changes in [`crate::apply`] only.
 
 use crate::children::Children;
-use crate::inode::{Body, Inode, InodePage};
+use crate::inode::{BlockList, Body, Inode, InodePage};
 use crate::owners::Owners;
 use crate::packed::U48;
 use crate::radix::{Radix, slot};
@@ -192,6 +192,39 @@ impl Tree {
             .insert(slot(id.0), inode, name);
     }
 
+    /// Stores a page of inodes at the place of `id`, as [`Self::place`] stores one.
+    pub(crate) fn place_page(&mut self, id: InodeId, page: InodePage) {
+        for (_, inode) in page.inodes() {
+            match &inode.body {
+                Body::Directory(_) => self.counts.directories += 1,
+                Body::File(file) => {
+                    self.counts.files += 1;
+                    self.counts.blocks += file.blocks.len() as u64;
+                }
+            }
+        }
+        self.inodes.set_page(id.0, page);
+    }
+
+    /// The page that holds an id.
+    pub(crate) fn page(&self, id: u64) -> Option<&InodePage> {
+        self.inodes.page(id)
+    }
+
+    /// All inodes in the order of their ids, names not looked at.
+    pub(crate) fn inodes(&self) -> impl Iterator<Item = (InodeId, &Inode)> {
+        let mut from = Some(0);
+        core::iter::from_fn(move || {
+            let (base, page) = self.next_page(from?)?;
+            from = base.checked_add(crate::radix::PAGE_IDS);
+            Some((base, page))
+        })
+        .flat_map(|(base, page)| {
+            page.inodes()
+                .map(move |(slot, inode)| (InodeId(base + u64::from(slot)), inode))
+        })
+    }
+
     /// Gives a directory all its entries at once, sorted by name and with their fingerprints (image load).
     pub(crate) fn set_children(&mut self, directory: InodeId, ids: Vec<u64>) {
         let entries = (!ids.is_empty()).then(|| Box::new(Children::from_sorted(ids)));
@@ -335,22 +368,44 @@ impl Tree {
         let mut total = 0;
         let mut from = Some(0);
         while let Some((base, page)) = from.and_then(|from| self.next_page(from)) {
-            total += page.heap_bytes() + 8;
-            for (_, inode, _) in page.iter() {
-                total += match &inode.body {
-                    Body::Directory(children) => children
-                        .as_ref()
-                        .map_or(0, |children| children.heap_bytes()),
-                    Body::File(file) => match &file.blocks {
-                        crate::inode::BlockList::Many(blocks) => {
-                            blocks.capacity() * size_of::<hadal_types::Block>() + 24
-                        }
-                        _ => 0,
-                    },
-                };
-            }
+            let children = page.inodes().filter_map(|(_, inode)| inode.children());
+            total += page_bytes(page) + children.map(Children::heap_bytes).sum::<usize>();
             from = base.checked_add(crate::radix::PAGE_IDS);
         }
         total
     }
+
+    /// About as many bytes as [`Self::heap_bytes`], from a few hundred pages: cheap at any size. `last` is the last inode
+    /// id handed out.
+    pub(crate) fn heap_bytes_about(&self, last: InodeId) -> u64 {
+        let (mut bytes, mut seen, mut from) = (0, 0, 0);
+        let step = (last.0 / SAMPLED_PAGES).max(crate::radix::PAGE_IDS);
+        while let Some((base, page)) = self.next_page(from) {
+            bytes += page_bytes(page) as u64;
+            seen += page.inodes().count() as u64;
+            from = base.saturating_add(step);
+        }
+        let inodes = self.counts.directories + self.counts.files;
+        let share = u128::from(bytes) * u128::from(inodes) / u128::from(seen.max(1));
+        // Directories are too different to be sampled: an entry per inode, and what one takes itself.
+        let entries = 8 * inodes + size_of::<Children>() as u64 * self.counts.directories;
+        u64::try_from(share)
+            .unwrap_or(u64::MAX)
+            .saturating_add(entries)
+    }
+}
+
+/// Pages looked at for an estimate.
+const SAMPLED_PAGES: u64 = 512;
+
+/// Bytes of heap of a page, its place in the array above it, and of its files' blocks.
+fn page_bytes(page: &InodePage) -> usize {
+    let lists = page.inodes().map(|(_, inode)| match inode.file() {
+        Some(file) => match &file.blocks {
+            BlockList::Many(blocks) => blocks.capacity() * size_of::<hadal_types::Block>() + 24,
+            _ => 0,
+        },
+        None => 0,
+    });
+    page.heap_bytes() + 8 + lists.sum::<usize>()
 }

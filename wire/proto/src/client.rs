@@ -447,6 +447,10 @@ wire_struct! {
         pub inodes: u64,
         /// Blocks.
         pub blocks: u64,
+        /// Memory of the NameNode that answers for files and directories, about.
+        pub tree_bytes: u64,
+        /// Memory of the NameNode that answers for blocks and their locations, about.
+        pub map_bytes: u64,
     }
 }
 

@@ -91,6 +91,8 @@ pub(super) async fn run(operator: &Operator, wanted: Wanted) -> Result<i32> {
             "missing_blocks": stats.missing_blocks,
             "inodes": stats.inodes,
             "blocks": stats.blocks,
+            "bytes_per_inode": per(stats.tree_bytes, stats.inodes),
+            "bytes_per_block": per(stats.map_bytes, stats.blocks),
             "datanodes": nodes,
         }));
         return Ok(0);
@@ -99,6 +101,11 @@ pub(super) async fn run(operator: &Operator, wanted: Wanted) -> Result<i32> {
         operator.console.line(line);
     }
     Ok(0)
+}
+
+/// The NameNode's memory per unit, in bytes with one decimal; null without any.
+fn per(bytes: u64, units: u64) -> Option<f64> {
+    (units > 0).then(|| (bytes as f64 / units as f64 * 10.0).round() / 10.0)
 }
 
 fn lines(stats: &FsStats, nodes: &[DatanodeStatus], wanted: Wanted, now_ms: u64) -> Vec<String> {

@@ -149,6 +149,11 @@ impl BlockManager {
         for report in &registration.storages {
             self.note_storage(node, report)?;
         }
+        if self.config.planted.trust_remembered_locations {
+            for storage in self.nodes.node(node).storages.clone() {
+                self.confirm_leaves(storage, 0, hadal_types::DIGEST_LEAVES - 1);
+            }
+        }
         self.apply_exclusion(node);
         self.event(BlockEvent::Registered {
             datanode: registration.uuid,
@@ -296,6 +301,7 @@ impl BlockManager {
                 partition.drop_storage(storage, view, out)
             });
         }
+        self.end_remembering(storage);
         replicas
     }
 

@@ -105,9 +105,10 @@ impl BlockManager {
         session.acknowledged = session.acknowledged.min(report.acknowledged);
         let ask = match &report.round {
             DigestRound::Root { digest, .. } => {
-                let leaves = self.leaves_of(storage);
+                let leaves = self.expected_leaves(storage);
                 let known = leaves.iter().copied().sum::<Digest>();
                 if known == *digest {
+                    session.tally.added += self.confirm_leaves(storage, 0, DIGEST_LEAVES - 1);
                     None
                 } else if leaves.iter().all(|leaf| *leaf == Digest::default()) {
                     Some(DigestAsk::Full)
@@ -118,25 +119,35 @@ impl BlockManager {
                 }
             }
             DigestRound::Nodes { digests } => {
-                let leaves = self.leaves_of(storage);
-                let mut nodes = leaves.chunks(DIGEST_FAN_OUT).zip(digests).zip(0u16..);
-                let of: Vec<u16> = nodes
-                    .by_ref()
-                    .filter(|((leaves, digest), _)| {
-                        leaves.iter().copied().sum::<Digest>() != **digest
-                    })
-                    .map(|(_, node)| node)
-                    .collect();
+                let leaves = self.expected_leaves(storage);
+                let mut of = Vec::new();
+                for ((leaves, digest), node) in
+                    leaves.chunks(DIGEST_FAN_OUT).zip(digests).zip(0u16..)
+                {
+                    if leaves.iter().copied().sum::<Digest>() == *digest {
+                        let first = usize::from(node) * DIGEST_FAN_OUT;
+                        let last = first + DIGEST_FAN_OUT - 1;
+                        session.tally.added += self.confirm_leaves(storage, first, last);
+                    } else {
+                        of.push(node);
+                    }
+                }
                 (!of.is_empty()).then_some(DigestAsk::Leaves { of })
             }
             DigestRound::Leaves { of, digests } => {
-                let leaves = self.leaves_of(storage);
+                let leaves = self.expected_leaves(storage);
                 let told = of.iter().zip(digests.chunks(DIGEST_FAN_OUT));
-                session.awaited = told
-                    .flat_map(|(node, digests)| (node * DIGEST_FAN_OUT as u16..).zip(digests))
-                    .filter(|(leaf, digest)| leaves[usize::from(*leaf)] != **digest)
-                    .map(|(leaf, _)| leaf)
-                    .collect();
+                let told =
+                    told.flat_map(|(node, digests)| (node * DIGEST_FAN_OUT as u16..).zip(digests));
+                session.awaited = BTreeSet::new();
+                for (leaf, digest) in told {
+                    let at = usize::from(leaf);
+                    if leaves[at] == *digest {
+                        session.tally.added += self.confirm_leaves(storage, at, at);
+                    } else {
+                        session.awaited.insert(leaf);
+                    }
+                }
                 self.next_leaves(&session)
             }
             DigestRound::Replicas { leaves, finalized } => {

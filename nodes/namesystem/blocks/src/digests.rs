@@ -62,6 +62,13 @@ impl PartitionDigests {
         self.leaf_mut(storage, key).subtract(digest);
     }
 
+    /// Bytes it takes.
+    pub(crate) fn allocated(&self) -> usize {
+        let slot = size_of::<Option<Box<[Digest; PARTITION_LEAVES]>>>();
+        let used = self.leaves.iter().flatten().count();
+        self.leaves.capacity() * slot + used * size_of::<[Digest; PARTITION_LEAVES]>()
+    }
+
     /// A storage is believed to hold nothing.
     pub(crate) fn forget(&mut self, storage: u32) {
         if let Some(leaves) = self.leaves.get_mut(storage as usize) {

@@ -7,6 +7,9 @@ pub(crate) const INLINE: usize = 3;
 /// Replicas a block may have at all; more are not recorded.
 pub(crate) const REPLICAS_MAX: u8 = 250;
 
+/// Where an entry of an image has no place of a storage.
+const NO_PLACE: u32 = u32::MAX;
+
 const STATE: u8 = 0b0000_0011;
 const LEVEL: u8 = 0b0001_1100;
 const LEVEL_SHIFT: u8 = 2;
@@ -129,6 +132,25 @@ impl Entry {
     /// COMPLETE and nothing kept beside the table: a report may add a replica without further looks.
     pub(crate) fn is_plain(&self) -> bool {
         self.bits == 0
+    }
+
+    /// While an entry of an image is not sorted in yet, places of storages that remember it stand where its replicas
+    /// will: it has none, and nothing else looks there.
+    pub(crate) fn set_places(&mut self, places: &[u32]) {
+        assert!(self.count == 0, "places are of entries without replicas");
+        self.replicas = [NO_PLACE; INLINE];
+        self.replicas[..places.len()].copy_from_slice(places);
+    }
+
+    /// The places set before.
+    pub(crate) fn places(&self) -> impl Iterator<Item = u32> + Clone {
+        let places = self.replicas.into_iter();
+        places.take_while(|place| *place != NO_PLACE)
+    }
+
+    /// Makes room for replicas where places were.
+    pub(crate) fn clear_places(&mut self) {
+        self.replicas = [0; INLINE];
     }
 
     fn set(&mut self, bit: u8, on: bool) {

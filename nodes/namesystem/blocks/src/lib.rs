@@ -3,8 +3,8 @@
 //!
 //! # How a namesystem drives it
 //!
-//! 1. Start-up: [`BlockManager::new`], then [`BlockManager::load`] per block of the image and the edit methods per
-//!    replayed edit, then [`BlockManager::start`] (safe mode begins to count).
+//! 1. Start-up: [`BlockManager::new`], then [`BlockManager::load`] per block of the image (or, where it remembers
+//!    locations, [`BlockManager::load_remembered`]) and the edit methods per replayed edit, then [`BlockManager::start`] (safe mode begins to count).
 //! 2. For every applied edit: the method of what it does to blocks ([`BlockManager::allocated`],
 //!    [`BlockManager::committed`], [`BlockManager::completed`], [`BlockManager::updated`], [`BlockManager::reopened`],
 //!    [`BlockManager::removed`], [`BlockManager::replication_changed`], [`BlockManager::moved`]), then
@@ -36,6 +36,7 @@ mod random;
 mod recovery;
 mod redundancy;
 mod registry;
+mod remembered;
 mod replicas;
 mod reports;
 mod rounds;

@@ -45,6 +45,8 @@ pub struct BlockManager {
     pub(crate) txid: TxId,
     next_block: BlockId,
     stamp: GenerationStamp,
+    /// When storages of the image that have not come are given up.
+    pub(crate) absent_at: Tick,
     /// Time of the last thing handled.
     pub(crate) now: Tick,
     /// Next round of checks and replication work.
@@ -88,6 +90,7 @@ impl BlockManager {
             txid: TxId(0),
             next_block: BlockId(0),
             stamp: GenerationStamp(0),
+            absent_at: Tick::NEVER,
             now: Tick(0),
             round: Tick(0),
             scan: None,
@@ -104,10 +107,7 @@ impl BlockManager {
     /// A block of the image: `open` for the last block of an open file, else COMPLETE (E-15). Cheapest in one run,
     /// before edits and DataNodes; a partition sorts its blocks when the first of those or [`Self::start`] reaches it.
     pub fn load(&mut self, block: Block, inode: InodeId, replication: u16, open: bool) {
-        let partition = &mut self.partitions[partition_of(block.id)];
-        let before = partition.counters;
-        partition.stage(block, inode, replication, open);
-        self.totals.replace(before, partition.counters);
+        self.load_remembered(block, inode, replication, open, &[]);
     }
 
     /// Image and edits are loaded: safe mode counts from now (F-03); it is over at once when there is no block.
@@ -117,6 +117,7 @@ impl BlockManager {
             self.with_partition(at, |_, _, _| {});
         }
         self.safe_mode.start();
+        self.absent_at = now.after_ms(self.config.dead_interval_ms);
         self.round = now.after_ms(self.config.replication_interval_ms);
         self.check_safe_mode();
     }

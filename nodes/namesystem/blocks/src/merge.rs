@@ -94,6 +94,7 @@ impl Partition {
         out: &mut Vec<Effect>,
     ) -> Result<MergeTally, Unsorted> {
         let storage = report.storage;
+        self.forget_remembered(storage, report.keys, view);
         let mut tally = MergeTally::default();
         let mut odd: Vec<Block> = Vec::new();
         let known = self.pass(report, view, &mut odd, &mut tally)?;
@@ -137,7 +138,7 @@ impl Partition {
     }
 
     /// The pass itself; returns how many listed replicas the table has for this storage, and lists the odd ones.
-    fn pass(
+    pub(crate) fn pass(
         &mut self,
         report: Reported<'_>,
         view: &View<'_>,

@@ -7,8 +7,10 @@
 use crate::digests::PartitionDigests;
 use crate::entry::Entry;
 use crate::failed_copies::FailedCopies;
+use crate::merge::partition_keys;
 use crate::redundancy::{Levels, Pending};
 use crate::registry::id_of;
+use crate::remembered::Remembered;
 use crate::table::BlockTable;
 use crate::under_construction::Open;
 use crate::view::{Effect, View};
@@ -159,6 +161,8 @@ pub(crate) struct Partition {
     /// Replicas in the table that are to be deleted.
     pub(crate) excess: BTreeMap<u64, SmallVec<[u32; 2]>>,
     pub(crate) queued: BTreeMap<u64, Vec<QueuedReport>>,
+    /// Where an image knew blocks to be; counts for nothing until it is proved.
+    pub(crate) remembered: Remembered,
     /// Of what storages are believed to hold (protocols.md section 4).
     pub(crate) digests: PartitionDigests,
     /// Over-replicated blocks held back (F-02).
@@ -183,6 +187,7 @@ impl Partition {
             corrupt: BTreeMap::new(),
             excess: BTreeMap::new(),
             queued: BTreeMap::new(),
+            remembered: Remembered::default(),
             digests: PartitionDigests::new(key),
             postponed: BTreeSet::new(),
             levels: Levels::default(),
@@ -193,24 +198,30 @@ impl Partition {
         }
     }
 
-    /// A block of the image; sorted in by [`Self::unstage`].
-    pub(crate) fn stage(&mut self, block: Block, inode: InodeId, replication: u16, open: bool) {
-        let key = mix(block.id);
-        let state = if open {
-            self.open.insert(key, Open::default());
-            BlockState::UnderConstruction
-        } else {
-            BlockState::Complete
-        };
+    /// A block of the image, and places of storages that remember it; sorted in by [`Self::unstage`]. Returns what it
+    /// adds to the counters.
+    pub(crate) fn stage(
+        &mut self,
+        key: u64,
+        block: Block,
+        inode: InodeId,
+        replication: u16,
+        state: BlockState,
+        places: &[u32],
+    ) -> Counters {
         let entry = Entry::new(key, block, inode, replication, state);
-        let needed = usize::from(replication);
-        self.counters.add(Counters::of(&entry, 0, (0, needed), 1));
-        self.table.stage(entry);
+        if !entry.is_complete() {
+            self.open.insert(key, Open::default());
+        }
+        let added = Counters::of(&entry, 0, (0, usize::from(replication)), 1);
+        self.counters.add(added);
+        self.table.stage(entry, places);
+        added
     }
 
     /// Sorts in the blocks of the image.
     pub(crate) fn unstage(&mut self) {
-        for twice in self.table.unstage() {
+        for twice in self.table.unstage(&mut self.remembered) {
             let needed = usize::from(twice.replication);
             self.counters
                 .subtract(Counters::of(&twice, 0, (0, needed), 1));
@@ -470,6 +481,7 @@ impl Partition {
             !reports.is_empty()
         });
         self.digests.forget(storage);
+        self.forget_remembered(storage, partition_keys(self.index), view);
         keys.len() as u64
     }
 

@@ -10,6 +10,8 @@ pub struct Planted {
     pub accept_stale_replicas: bool,
     /// A digest report is believed to agree whatever it says, except a storage's first one.
     pub trust_any_digest: bool,
+    /// Locations an image remembers count as soon as their DataNode registers.
+    pub trust_remembered_locations: bool,
     /// Nothing is copied.
     pub skip_replication: bool,
 }

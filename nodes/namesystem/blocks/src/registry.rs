@@ -89,6 +89,8 @@ pub(crate) struct Storage {
     pub(crate) scheduled_blocks: u64,
     /// Gone or failed: nothing is placed or kept here.
     pub(crate) gone: bool,
+    /// Its place in the image that was loaded, as long as something is remembered of it.
+    pub(crate) remembered: Option<u32>,
 }
 
 impl Storage {
@@ -116,6 +118,8 @@ pub(crate) struct Registry {
     pub(crate) maintained: usize,
     /// The highest number an order to a DataNode had that is forgotten by now.
     pub(crate) orders_forgotten: u64,
+    /// Places in the image of storages that have not come yet.
+    remembered: BTreeMap<(DatanodeUuid, StorageUuid), u32>,
     by_uuid: BTreeMap<DatanodeUuid, u32>,
     by_name: BTreeMap<String, u32>,
     by_host: BTreeMap<String, Vec<u32>>,
@@ -315,6 +319,8 @@ impl Registry {
             return storage;
         }
         let storage = u32::try_from(self.storages.len()).expect("fewer than 2^32 storages");
+        let owner = self.node(node).uuid;
+        let remembered = self.remembered.remove(&(owner, report.storage));
         self.storages.push(Storage {
             uuid: report.storage,
             node,
@@ -328,9 +334,27 @@ impl Registry {
             scheduled: 0,
             scheduled_blocks: 0,
             gone: false,
+            remembered,
         });
         self.node_mut(node).storages.push(storage);
         storage
+    }
+
+    /// The storages of an image, in the order of their places.
+    pub(crate) fn remember(&mut self, storages: Vec<(DatanodeUuid, StorageUuid)>) {
+        self.remembered = storages.into_iter().zip(0..).collect();
+    }
+
+    /// Nothing is remembered of a storage any more; its place.
+    pub(crate) fn forget_remembered(&mut self, storage: u32) -> Option<u32> {
+        self.storage_mut(storage).remembered.take()
+    }
+
+    /// Storages of the image that have not come are given up; their places.
+    pub(crate) fn forget_absent(&mut self) -> Vec<u32> {
+        core::mem::take(&mut self.remembered)
+            .into_values()
+            .collect()
     }
 
     /// Notes numbers of a storage from a heartbeat or registration.

@@ -16,6 +16,7 @@ impl Partition {
         out: &mut Vec<Effect>,
     ) {
         let key = mix(block.id);
+        self.unremember(key, storage, view);
         let report = QueuedReport {
             storage,
             block,
@@ -73,6 +74,7 @@ impl Partition {
         out: &mut Vec<Effect>,
     ) {
         let key = mix(block.id);
+        self.unremember(key, storage, view);
         let future = block.id.0 >= view.next_block || block.generation_stamp.0 > view.stamp;
         if !view.active && (future || self.is_queued(key, storage)) {
             let report = QueuedReport {

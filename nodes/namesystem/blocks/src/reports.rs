@@ -337,6 +337,7 @@ impl BlockManager {
         self.admission.release(storage);
         let node = self.nodes.node_of(storage);
         let fresh = self.is_active() && acknowledged == self.epoch;
+        self.end_remembering(storage);
         let entry = self.nodes.storage_mut(storage);
         entry.reported = true;
         entry.last_report = Some(report_id);

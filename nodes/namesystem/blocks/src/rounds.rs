@@ -40,6 +40,10 @@ impl BlockManager {
                     self.hand_out_copies();
                 }
             }
+            if now >= self.absent_at {
+                self.absent_at = Tick::NEVER;
+                self.end_remembering_absent();
+            }
             self.end_maintenance();
             self.check_decommissions();
             self.round = now.after_ms(self.config.replication_interval_ms);

@@ -178,6 +178,7 @@ impl BlockManager {
             corrupt_blocks: counts.corrupt,
             missing_blocks: counts.missing,
             blocks: counts.blocks,
+            map_bytes: self.map_bytes(),
             ..FsStats::default()
         };
         for storage in &self.nodes.storages {
@@ -298,12 +299,15 @@ impl BlockManager {
             .collect()
     }
 
-    /// Bytes the block map's tables take, for the published memory figure (Q45).
+    /// Bytes the block map takes, spare room included, for the published memory figure (Q45): tables, digests, and what
+    /// an image remembers. Side tables of the few (corrupt, excess, pending replicas) are not counted.
     #[must_use]
     pub fn map_bytes(&self) -> u64 {
         self.partitions
             .iter()
-            .map(|p| p.table.allocated() as u64)
+            .map(|p| {
+                (p.table.allocated() + p.digests.allocated() + p.remembered.allocated()) as u64
+            })
             .sum()
     }
 }

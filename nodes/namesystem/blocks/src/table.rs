@@ -4,13 +4,34 @@
 //! one bucket, a full report walks all of them in its own order.
 
 use crate::entry::{Entry, INLINE, REPLICAS_MAX};
+use crate::remembered::Remembered;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::iter::Peekable;
 
 /// Average entries per bucket at which the number of buckets doubles.
 const BUCKET_MAX: usize = 64;
 /// Entries by which a full bucket grows; small, since what is spare here is spare in every bucket.
 const BUCKET_STEP: usize = 8;
+
+/// (key, place) of two sources in the order of keys.
+#[derive(Clone)]
+struct Places<A: Iterator<Item = (u64, u32)>, B: Iterator<Item = (u64, u32)>> {
+    inline: Peekable<A>,
+    more: Peekable<B>,
+}
+
+impl<A: Iterator<Item = (u64, u32)>, B: Iterator<Item = (u64, u32)>> Iterator for Places<A, B> {
+    type Item = (u64, u32);
+
+    fn next(&mut self) -> Option<(u64, u32)> {
+        match (self.inline.peek(), self.more.peek()) {
+            (Some((inline, _)), Some((more, _))) if more < inline => self.more.next(),
+            (None, _) => self.more.next(),
+            _ => self.inline.next(),
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct BlockTable {
@@ -25,6 +46,8 @@ pub(crate) struct BlockTable {
     /// Entries of an image, unsorted, until something else happens to the table: sorting them once costs a tenth of
     /// inserting them one by one.
     staged: Vec<Entry>,
+    /// (key, place) of those that did not fit a staged entry.
+    staged_more: Vec<(u64, u32)>,
 }
 
 impl BlockTable {
@@ -36,6 +59,7 @@ impl BlockTable {
             spill: BTreeMap::new(),
             counts: Vec::new(),
             staged: Vec::new(),
+            staged_more: Vec::new(),
         }
     }
 
@@ -43,8 +67,12 @@ impl BlockTable {
         self.len + self.staged.len()
     }
 
-    /// Takes an entry of an image.
-    pub(crate) fn stage(&mut self, entry: Entry) {
+    /// Takes an entry of an image, with places of storages that remember it.
+    pub(crate) fn stage(&mut self, mut entry: Entry, places: &[u32]) {
+        let (inline, more) = places.split_at(places.len().min(INLINE));
+        entry.set_places(inline);
+        self.staged_more
+            .extend(more.iter().map(|place| (entry.key, *place)));
         self.staged.push(entry);
     }
 
@@ -52,12 +80,26 @@ impl BlockTable {
         !self.staged.is_empty()
     }
 
-    /// Sorts in what was staged; returns entries whose key was there already, which are dropped.
-    pub(crate) fn unstage(&mut self) -> Vec<Entry> {
-        let mut staged = core::mem::take(&mut self.staged);
+    pub(crate) fn reserve_staged(&mut self, entries: usize) {
+        self.staged.reserve_exact(entries);
+    }
+
+    /// Places of storages that staged entries came with.
+    pub(crate) fn staged_places(&self) -> usize {
+        let places = self.staged.iter().map(|entry| entry.places().count());
+        places.sum::<usize>() + self.staged_more.len()
+    }
+
+    /// Sorts in what was staged; returns entries whose key was there already, which are dropped. `remembered` takes
+    /// the places they came with.
+    pub(crate) fn unstage(&mut self, remembered: &mut Remembered) -> Vec<Entry> {
+        let staged = core::mem::take(&mut self.staged);
+        let mut more = core::mem::take(&mut self.staged_more);
         let mut twice = Vec::new();
         if self.len > 0 {
-            for entry in staged {
+            // What is remembered of blocks that came after the others is not worth the care.
+            for mut entry in staged {
+                entry.clear_places();
                 if self.get(entry.key).is_some() {
                     twice.push(entry);
                 } else {
@@ -66,29 +108,49 @@ impl BlockTable {
             }
             return twice;
         }
-        staged.sort_unstable_by_key(|entry| entry.key);
-        staged.dedup_by(|second, first| {
-            let same = second.key == first.key;
-            if same {
-                twice.push(second.clone());
-            }
-            same
-        });
-        self.len = staged.len();
-        while self.len >= BUCKET_MAX << self.bits && self.bits < 40 {
+        while staged.len() >= BUCKET_MAX << self.bits && self.bits < 40 {
             self.bits += 1;
         }
-        let mut staged = staged.into_iter().peekable();
-        self.buckets = (0..1usize << self.bits)
-            .map(|at| {
-                let mut bucket = Vec::new();
-                while let Some(entry) = staged.next_if(|entry| self.bucket_of(entry.key) == at) {
-                    bucket.push(entry);
-                }
-                bucket.shrink_to(bucket.len() + BUCKET_STEP / 2);
-                bucket
-            })
+        // Keys are spread evenly: dealt out to their buckets, few are left to sort in each.
+        let mut counts = alloc::vec![0usize; 1 << self.bits];
+        for entry in &staged {
+            counts[self.bucket_of(entry.key)] += 1;
+        }
+        let mut buckets: Vec<Vec<Entry>> = counts
+            .into_iter()
+            .map(|count| Vec::with_capacity(count + BUCKET_STEP / 2))
             .collect();
+        for entry in staged {
+            buckets[self.bucket_of(entry.key)].push(entry);
+        }
+        let mut places = !more.is_empty();
+        for bucket in &mut buckets {
+            bucket.sort_unstable_by_key(|entry| entry.key);
+            bucket.dedup_by(|second, first| {
+                let same = second.key == first.key;
+                if same {
+                    twice.push(second.clone());
+                }
+                same
+            });
+            self.len += bucket.len();
+            places |= bucket.iter().any(|entry| entry.places().next().is_some());
+        }
+        if places {
+            more.sort_unstable();
+            remembered.fill(Places {
+                inline: buckets
+                    .iter()
+                    .flatten()
+                    .flat_map(|entry| entry.places().map(|place| (entry.key, place)))
+                    .peekable(),
+                more: more.iter().copied().peekable(),
+            });
+        }
+        for entry in buckets.iter_mut().flatten() {
+            entry.clear_places();
+        }
+        self.buckets = buckets;
         twice
     }
 

@@ -94,6 +94,14 @@ pub(crate) fn put_retry(out: &mut Vec<u8>, entry: &RetryEntry) {
     }
 }
 
+/// Puts the low seven bits of each of eight bytes side by side.
+const fn gather(word: u64) -> u64 {
+    let word = word & 0x7f7f_7f7f_7f7f_7f7f;
+    let word = (word & 0x007f_007f_007f_007f) | (word & 0x7f00_7f00_7f00_7f00) >> 1;
+    let word = (word & 0x0000_3fff_0000_3fff) | (word & 0x3fff_0000_3fff_0000) >> 2;
+    (word & 0x0fff_ffff) | (word & 0x0fff_ffff_0000_0000) >> 4
+}
+
 /// Reads the records of one chunk.
 pub(crate) struct Reader<'a> {
     section: Section,
@@ -130,6 +138,27 @@ impl<'a> Reader<'a> {
 
     /// A varint.
     pub(crate) fn number(&mut self) -> Result<u64, ImageError> {
+        // Most numbers are one byte, and most others at most eight, which one load reads.
+        match *self.bytes {
+            [first, ref rest @ ..] if first < 0x80 => {
+                self.bytes = rest;
+                return Ok(u64::from(first));
+            }
+            [a, b, c, d, e, f, g, h, ..] => {
+                let word = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+                let ends = !word & 0x8080_8080_8080_8080;
+                if ends != 0 {
+                    let length = ends.trailing_zeros() / 8 + 1;
+                    self.bytes = &self.bytes[length as usize..];
+                    return Ok(gather(word & (u64::MAX >> (64 - 8 * length))));
+                }
+            }
+            _ => {}
+        }
+        self.long_number()
+    }
+
+    fn long_number(&mut self) -> Result<u64, ImageError> {
         let mut value = 0u64;
         for (at, byte) in self.bytes.iter().enumerate().take(10) {
             value |= u64::from(byte & 0x7f) << (7 * at);
@@ -274,11 +303,13 @@ mod tests {
 
     #[test]
     fn numbers_and_differences_survive() {
-        let values = [0, 1, 127, 128, 16_383, 16_384, u64::MAX >> 1, u64::MAX];
+        let values: Vec<u64> = (0..64)
+            .flat_map(|bit| [(1u64 << bit) - 1, 1 << bit, (1 << bit) | 1, u64::MAX >> bit])
+            .collect();
         let mut out = Vec::new();
-        for value in values {
-            put(&mut out, value);
-            put_difference(&mut out, 77, value);
+        for value in &values {
+            put(&mut out, *value);
+            put_difference(&mut out, 77, *value);
         }
         let mut reader = Reader::new(Section::Header, &out);
         for value in values {

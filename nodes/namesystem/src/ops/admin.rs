@@ -141,6 +141,7 @@ impl Namesystem {
         FsStats {
             inodes: counts.directories + counts.files,
             blocks: counts.blocks,
+            tree_bytes: self.state.tree.heap_bytes_about(self.state.counters.inode),
             ..self.blocks.fs_stats()
         }
     }

@@ -53,13 +53,25 @@ impl Node {
         }]
     }
 
-    pub(crate) fn register(id: u128, world: &mut World) -> Self {
-        let node = Self {
+    /// One that has said nothing yet.
+    pub(crate) fn silent(id: u128) -> Self {
+        Self {
             id,
             sequence: 0,
             executed: Cell::new(0),
             deleted: RefCell::default(),
-        };
+        }
+    }
+
+    pub(crate) fn register(id: u128, world: &mut World) -> Self {
+        let node = Self::register_silent(id, world);
+        node.report_empty(world);
+        node
+    }
+
+    /// Registers, and reports nothing.
+    pub(crate) fn register_silent(id: u128, world: &mut World) -> Self {
+        let node = Self::silent(id);
         let registration = Registration {
             uuid: DatanodeUuid(id),
             name: format!("dn{id}"),
@@ -77,7 +89,6 @@ impl Node {
             matches!(answer, Ok(ToNode::Registered { .. })),
             "{answer:?}"
         );
-        node.report_empty(world);
         node
     }
 

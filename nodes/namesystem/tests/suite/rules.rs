@@ -400,4 +400,10 @@ fn defaults_and_memory_are_reported() {
     assert_eq!(memory.inodes, 10_002);
     let each = memory.tree_bytes / memory.inodes;
     assert!((60..120).contains(&each), "{each} bytes per inode");
+    let Response::FsStats { stats } = world.ok(Request::GetFsStats) else {
+        panic!("statistics");
+    };
+    let about = stats.tree_bytes as f64 / memory.tree_bytes as f64;
+    assert!((0.9..1.1).contains(&about), "{about} of the bytes counted");
+    assert!(stats.blocks == 0 || stats.map_bytes / stats.blocks < 100);
 }

@@ -18,16 +18,16 @@ const RACK: &str = "/default-rack";
 const DNS: usize = 3;
 
 /// What a DataNode really has, FINALIZED or open.
-type Disk = BTreeMap<u64, (Block, ReplicaState)>;
+pub(crate) type Disk = BTreeMap<u64, (Block, ReplicaState)>;
 
-fn finalized(disk: &Disk) -> Vec<Block> {
+pub(crate) fn finalized(disk: &Disk) -> Vec<Block> {
     let all = disk.values();
     all.filter(|(_, state)| *state == ReplicaState::Finalized)
         .map(|(block, _)| *block)
         .collect()
 }
 
-fn open(disk: &Disk) -> Vec<OpenReplica> {
+pub(crate) fn open(disk: &Disk) -> Vec<OpenReplica> {
     let all = disk.values();
     all.filter(|(_, state)| *state != ReplicaState::Finalized)
         .map(|(block, state)| OpenReplica {
@@ -45,10 +45,10 @@ fn tree(disk: &Disk) -> DigestTree {
 
 /// What went over the wire for one report.
 #[derive(Default, Debug, PartialEq)]
-struct Cost {
-    rounds: Vec<&'static str>,
-    bytes: usize,
-    replicas: usize,
+pub(crate) struct Cost {
+    pub(crate) rounds: Vec<&'static str>,
+    pub(crate) bytes: usize,
+    pub(crate) replicas: usize,
 }
 
 fn round(w: &World, dn: usize, round: DigestRound, open: Vec<OpenReplica>) -> Request {
@@ -96,7 +96,7 @@ fn answer(disk: &Disk, ask: Option<&DigestAsk>) -> DigestRound {
 }
 
 /// One storage reports by digest; a full report where it is asked for.
-fn digest(w: &mut World, dn: usize, disk: &Disk) -> Cost {
+pub(crate) fn digest(w: &mut World, dn: usize, disk: &Disk) -> Cost {
     w.dns[dn].report_id += 1;
     let mut cost = Cost::default();
     let mut ask = None;
@@ -130,23 +130,23 @@ fn digest(w: &mut World, dn: usize, disk: &Disk) -> Cost {
     }
 }
 
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 11) as usize % n
     }
 
-    fn one_in(&mut self, n: usize) -> bool {
+    pub(crate) fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 }
 
 /// Everything that can be asked about the map, less the order in which replicas arrived.
-fn map(w: &mut World, blocks: u64) -> Vec<String> {
+pub(crate) fn map(w: &mut World, blocks: u64) -> Vec<String> {
     let mut all = Vec::new();
     for id in 1..=blocks {
         for line in w.m.replica_lines(BlockId(id)) {

@@ -11,6 +11,7 @@ mod placement;
 mod recovery;
 mod redundancy;
 mod reports;
+mod restart;
 mod safe_mode;
 mod states;
 mod world;
