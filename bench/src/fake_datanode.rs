@@ -96,7 +96,9 @@ impl FakeDatanode {
         DatanodeUuid(100 + self.number as u128)
     }
 
-    fn storage(&self) -> StorageUuid {
+    /// Its storage.
+    #[must_use]
+    pub fn storage(&self) -> StorageUuid {
         StorageUuid(1_000_000 + self.number as u128)
     }
 

@@ -6,8 +6,8 @@ use hadal_bench::environment::Environment;
 use hadal_bench::report::{DOCUMENT_VERSION, Document, Question};
 use hadal_bench::settings::{Settings, normalise, parse_bytes};
 use hadal_bench::{
-    balancer, block_report, compare, disk, edits, failover, flush, image, namespace, pipeline,
-    plot, quic, recovery, restart, small_files, standby,
+    balancer, block_report, compare, curves, disk, edits, failover, flush, image, memory,
+    namespace, pipeline, plot, quic, recovery, restart, small_files, standby,
 };
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,6 +51,8 @@ enum Measured {
     Image,
     /// A NameNode's core from its image to serving, by digests and by full reports.
     Restart,
+    /// Bytes per file with a block and three locations.
+    Memory,
     /// From the death of the active NameNode to the next write.
     Failover,
     /// How far a standby is behind, and what its checkpoints cost the active.
@@ -69,6 +71,11 @@ enum Ask {
     One(Measured),
     /// Every question this version answers.
     All,
+    /// How costs grow: tables, pictures and the figures of the cost model, into `--out`.
+    Curves,
+    /// What `memory` starts this program as.
+    #[command(hide = true)]
+    Footprint,
     /// Ratios of two results.
     Compare {
         /// The result compared with.
@@ -92,6 +99,17 @@ struct Options {
     /// Seconds of one run of a row that is measured by time.
     #[arg(long, global = true, default_value_t = 2.0)]
     seconds: f64,
+    /// Where curves are written; the model is `SCALE.md` beside it.
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "bench/results"
+    )]
+    out: PathBuf,
+    /// Curves of the core only, no cluster is started.
+    #[arg(long, global = true)]
+    core_only: bool,
     /// Where files and clusters are made: the device that is measured.
     #[arg(long, global = true, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -176,6 +194,7 @@ fn measure(question: Measured, settings: &Settings) -> Result<Question> {
         Measured::BlockReport => block_report::run(settings),
         Measured::Image => image::run(settings),
         Measured::Restart => restart::run(settings),
+        Measured::Memory => memory::run(settings),
         Measured::Failover => failover::run(settings),
         Measured::Standby => standby::run(settings),
         Measured::Flush => flush::run(settings),
@@ -185,7 +204,7 @@ fn measure(question: Measured, settings: &Settings) -> Result<Question> {
 }
 
 /// What `all` asks, limits first.
-const ALL: [Measured; 14] = [
+const ALL: [Measured; 15] = [
     Measured::Disk,
     Measured::Quic,
     Measured::Edits,
@@ -195,6 +214,7 @@ const ALL: [Measured; 14] = [
     Measured::BlockReport,
     Measured::Image,
     Measured::Restart,
+    Measured::Memory,
     Measured::Failover,
     Measured::Standby,
     Measured::Flush,
@@ -245,10 +265,45 @@ fn ask(questions: &[Measured], options: &Options, command: String) -> Result<Exi
     })
 }
 
+fn grow(options: &Options, command: String) -> Result<ExitCode> {
+    let settings = options.settings()?;
+    let environment = Environment::read(&settings.dir);
+    println!("{}\n", environment.line());
+    let mut questions = curves::measure(curves::Part::Core, &settings)?;
+    let mut code = ExitCode::SUCCESS;
+    if !options.core_only {
+        match curves::measure(curves::Part::Cluster, &settings) {
+            Ok(more) => questions.extend(more),
+            Err(error) => {
+                eprintln!("hadal-bench: {error:#}");
+                code = ExitCode::from(FAILED);
+            }
+        }
+    }
+    let document = Document {
+        version: DOCUMENT_VERSION,
+        environment,
+        command,
+        questions,
+    };
+    for question in &document.questions {
+        println!("{}", question.table());
+    }
+    let beside = options.out.parent().unwrap_or(std::path::Path::new("."));
+    curves::save(&document, &options.out, &beside.join("SCALE.md"))?;
+    Ok(code)
+}
+
 fn run(arguments: &Arguments, command: String) -> Result<ExitCode> {
     match &arguments.question {
         Ask::One(question) => ask(&[*question], &arguments.options, command),
         Ask::All => ask(&ALL, &arguments.options, command),
+        Ask::Curves => grow(&arguments.options, command),
+        Ask::Footprint => {
+            let files = arguments.options.files.context("--files is missing")?;
+            println!("{}", serde_json::to_string(&memory::footprint(files)?)?);
+            Ok(ExitCode::SUCCESS)
+        }
         Ask::Compare { first, second } => {
             println!(
                 "{}",

@@ -17,8 +17,8 @@ use std::time::Instant;
 
 /// Files of one block each.
 const FILES: [usize; 2] = [100_000, 1_000_000];
-const DATANODES: usize = 30;
-const REPLICATION: usize = 3;
+pub(crate) const DATANODES: usize = 30;
+pub(crate) const REPLICATION: usize = 3;
 const EPOCH: Epoch = Epoch(1);
 
 /// How DataNodes report behind a restart.
@@ -185,7 +185,11 @@ fn prepare(files: usize, count: usize) -> Result<(Image, usize, Vec<FakeDatanode
     Ok((image, sides, datanodes))
 }
 
-fn call(namesystem: &mut Namesystem, datanode: &str, request: Request) -> Result<Response> {
+pub(crate) fn call(
+    namesystem: &mut Namesystem,
+    datanode: &str,
+    request: Request,
+) -> Result<Response> {
     let peer = Principal {
         role: Role::Datanode,
         name: datanode.into(),
