@@ -394,14 +394,17 @@ impl Acceptor {
     }
 
     /// Feeds everything the future depends on into a hasher, for explorations of the state space. Two
-    /// acceptors without writes on their way that hash alike behave alike.
+    /// acceptors without writes on their way that hash alike behave alike, as far as it does not matter when
+    /// exactly a timer is due, and which peer is asked for segments first.
     pub fn fingerprint(&self, hasher: &mut impl core::hash::Hasher) {
         use core::hash::Hash;
         self.record.hash(hasher);
         self.segments.hash(hasher);
         self.open.hash(hasher);
-        self.confirmation.confirmed.hash(hasher);
-        self.stopped.hash(hasher);
+        self.confirmation.hash(hasher);
+        self.learning.hash(hasher);
+        self.sync.hash(hasher);
+        (self.acked, self.stopped, self.raise_at.is_some()).hash(hasher);
     }
 
     fn note_mark(&mut self, mark: CommitMark) {

@@ -5,6 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::hash::{Hash, Hasher};
 use hadal_proto::qjournal::{Call, Counts, Incarnation, PeerCount, Request, Response, Standing};
 use hadal_proto::{Fault, FaultClass};
 use hadal_types::Tick;
@@ -17,6 +18,13 @@ pub(super) struct Confirmation {
     /// Per peer: it confirmed, or could not be reached.
     answers: BTreeMap<String, bool>,
     pub(super) retry_at: Option<Tick>,
+}
+
+impl Hash for Confirmation {
+    /// Without the time of its timer.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (self.confirmed, &self.answers, self.retry_at.is_some()).hash(hasher);
+    }
 }
 
 impl Acceptor {

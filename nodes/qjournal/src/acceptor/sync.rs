@@ -9,6 +9,7 @@ use super::segments::Segment;
 use super::{Acceptor, AskId, FetchId, LoadedSegment, Output, StoreOp};
 use alloc::collections::BTreeSet;
 use alloc::string::String;
+use core::hash::{Hash, Hasher};
 use hadal_proto::Fault;
 use hadal_proto::qjournal::{Call, Manifest, Request, Response, SegmentState};
 use hadal_types::{Tick, TxId};
@@ -43,6 +44,13 @@ impl Sync {
             at: self.at,
             ..Self::default()
         };
+    }
+}
+
+impl Hash for Sync {
+    /// What a round can still change; not when it comes, nor whose turn it is.
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (&self.complete, self.purged_below, self.asked.is_some()).hash(hasher);
     }
 }
 
