@@ -1,6 +1,7 @@
 //! The record of runs: a row per run in `tests/FIGURES.md`, sums of all rows in README.
 
 use crate::report::Counters;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,15 @@ pub fn record(run: &Record<'_>) -> io::Result<()> {
     let path = root().join("tests/FIGURES.md");
     let text = with_row(&fs::read_to_string(&path)?, &row(run, &today(), &commit()));
     fs::write(&path, &text)?;
+    sum_up()
+}
+
+/// Works README's sums out anew from `tests/FIGURES.md`.
+///
+/// # Errors
+/// A file that cannot be read, written or understood.
+pub fn sum_up() -> io::Result<()> {
+    let text = fs::read_to_string(root().join("tests/FIGURES.md"))?;
     let path = root().join("README.md");
     let readme = with_sums(&fs::read_to_string(&path)?, &text)
         .ok_or_else(|| io::Error::other("README.md lacks the marks of the simulator's figures"))?;
@@ -77,36 +87,37 @@ fn with_row(text: &str, row: &str) -> String {
     text
 }
 
-/// README with the sums over the record's table; `None` without the marks.
+/// README with the sums over the record's table, by scenario; `None` without the marks.
 fn with_sums(readme: &str, record: &str) -> Option<String> {
     let (before, rest) = readme.split_once(README_START)?;
     let (_, after) = rest.split_once(README_END)?;
-    let mut sums = [0u64; 5];
+    let mut sums: BTreeMap<&str, [u64; 5]> = BTreeMap::new();
     let rows = record.split_once(TABLE).map_or("", |(_, rows)| rows);
     for row in rows.lines().skip(2).take_while(|row| row.starts_with('|')) {
-        let cells: Vec<u64> = row
-            .split('|')
-            .map(|cell| cell.trim().parse().unwrap_or(0))
-            .collect();
-        let (minutes, passed, failed) = (cells[5], cells[6], cells[7]);
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let number = |at: usize| cells[at].parse().unwrap_or(0);
+        let (minutes, passed, failed) = (number(5), number(6), number(7));
         let adds = [
             passed + failed,
             failed,
             (passed + failed) * minutes,
-            cells[9],
-            cells[10],
+            number(9),
+            number(10),
         ];
+        let sums = sums.entry(cells[3]).or_default();
         for (sum, add) in sums.iter_mut().zip(adds) {
             *sum += add;
         }
     }
-    let [seeds, failed, minutes, acknowledged, bytes] = sums;
-    let table = format!(
-        "| Seeds of simulated clusters | failed | virtual hours | operations acknowledged and checked | bytes read back and compared |\n\
-         |---|---|---|---|---|\n\
-         | {seeds} | {failed} | {} | {acknowledged} | {bytes} |\n",
-        minutes / 60
-    );
+    let mut table = "| Scenario | seeds | failed | virtual hours | operations acknowledged and checked | bytes read back and compared |\n\
+         |---|---|---|---|---|---|\n"
+        .to_owned();
+    for (scenario, [seeds, failed, minutes, acknowledged, bytes]) in sums {
+        let hours = minutes / 60;
+        table.push_str(&format!(
+            "| {scenario} | {seeds} | {failed} | {hours} | {acknowledged} | {bytes} |\n"
+        ));
+    }
     Some(format!(
         "{before}{README_START}\n{table}\n{README_END}{after}"
     ))
@@ -186,15 +197,24 @@ mod tests {
         assert_eq!(twice.matches(TABLE).count(), 1);
         let readme = format!("before\n{README_START}old\n{README_END}after\n");
         let readme = with_sums(&readme, &twice).expect("the marks are there");
-        assert!(readme.contains("| 6 | 2 | 6 | 14 | 200 |"), "{readme}");
+        assert!(
+            readme.contains("| cluster | 6 | 2 | 6 | 14 | 200 |"),
+            "{readme}"
+        );
         assert!(readme.starts_with("before\n") && readme.ends_with("after\n"));
         assert!(!readme.contains("old"));
         assert_eq!(with_sums("no marks", &twice), None);
     }
 
+    /// README's table is the sums of the record's; `sim --figures` makes it so.
     #[test]
-    fn readme_has_the_marks() {
-        let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
-        assert!(with_sums(&readme, "").is_some());
+    fn readme_shows_the_sums_of_the_record() {
+        let read = |name| fs::read_to_string(root().join(name)).expect(name);
+        let readme = read("README.md");
+        assert_eq!(
+            with_sums(&readme, &read("tests/FIGURES.md")),
+            Some(readme),
+            "run: cargo run --release -p sim -- --figures"
+        );
     }
 }

@@ -40,6 +40,7 @@ pub mod figures;
 pub mod nemesis;
 mod network;
 mod node;
+pub mod quic;
 mod report;
 mod rng;
 pub mod runner;

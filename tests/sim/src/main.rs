@@ -3,7 +3,7 @@
 mod nightly;
 
 use clap::Parser;
-use sim::figures::{Record, record};
+use sim::figures::{Record, record, sum_up};
 use sim::runner::{Failure, sweep};
 use sim::scenario::{Run, Scenario, find, registry, run_caught};
 use std::fs::File;
@@ -40,6 +40,9 @@ struct Options {
     /// Add the run to tests/FIGURES.md and the sums to README.md.
     #[arg(long)]
     record: bool,
+    /// Work the sums in README.md out anew from tests/FIGURES.md, and run nothing.
+    #[arg(long, conflicts_with_all = ["planted", "trace", "scenario", "hashes", "record", "nightly"])]
+    figures: bool,
     /// The night's work: determinism, every planted bug, then seeds (0..50000) for two hours, all recorded.
     #[arg(long, conflicts_with_all = ["planted", "trace", "scenario", "hashes"])]
     nightly: bool,
@@ -101,6 +104,15 @@ fn main() -> ExitCode {
     if options.list {
         list();
         return ExitCode::SUCCESS;
+    }
+    if options.figures {
+        return match sum_up() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("README.md is as it was: {error}");
+                ExitCode::FAILURE
+            }
+        };
     }
     if options.nightly {
         let good = nightly::run(options.seeds(), options.minutes, options.threads(), NIGHT);

@@ -149,6 +149,7 @@ pub fn registry() -> &'static [&'static dyn Scenario] {
         &crate::scenarios::cluster::WholeCluster,
         &crate::scenarios::ledger::Ledger,
         &crate::scenarios::records::Records,
+        &crate::scenarios::quic::QuicInTheLoop,
     ]
 }
 

@@ -2,4 +2,5 @@
 
 pub(crate) mod cluster;
 pub(crate) mod ledger;
+pub(crate) mod quic;
 pub(crate) mod records;

@@ -14,7 +14,7 @@ use crate::tls;
 use hadal_env::{Expect, Net, NetError, NetErrorKind};
 use hadal_types::Principal;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ClientConfig, Endpoint, Runtime, ServerConfig};
+use quinn::{AsyncUdpSocket, ClientConfig, Endpoint, Runtime, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use std::future::{Future, poll_fn};
 use std::net::{SocketAddr, UdpSocket};
@@ -145,13 +145,31 @@ impl QuicNet {
         options: &TransportOptions,
         listen: bool,
     ) -> Result<Self, TransportError> {
+        let socket = runtime.wrap_udp_socket(socket)?;
+        Self::on_socket(socket, runtime, identity, options, listen, None)
+    }
+
+    /// As [`QuicNet::new`], on a socket of whatever kind. With a `seed` quinn draws packet numbers it skips, challenges
+    /// and the like from it: for simulated networks only, whose runs are to be repeated.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn on_socket(
+        socket: Arc<dyn AsyncUdpSocket>,
+        runtime: Arc<dyn Runtime>,
+        identity: &Identity,
+        options: &TransportOptions,
+        listen: bool,
+        seed: Option<[u8; 32]>,
+    ) -> Result<Self, TransportError> {
         options.check()?;
         let configs = Configs::new(identity, options)?;
         let mut endpoint_config = identity.restarts().endpoint_config(socket.local_addr()?);
         endpoint_config
+            .rng_seed(seed)
             .max_udp_payload_size(MAX_PAYLOAD)
             .expect("the largest payload of UDP is in range");
-        let socket = LimitedSocket::new(runtime.wrap_udp_socket(socket)?, options.offloaded_mtu());
+        let socket = LimitedSocket::new(socket, options.offloaded_mtu());
         let endpoint = Endpoint::new_with_abstract_socket(
             endpoint_config,
             listen.then(|| (*configs.server).clone()),
