@@ -454,4 +454,29 @@ mod tests {
         assert_eq!(Cursor::decode(&bytes), None);
         assert_eq!(Cursor::decode(&bytes[1..]), None);
     }
+
+    /// C4: every file that is read as a cursor is the one that cursor is written as; any other length is refused.
+    #[test]
+    fn c4_rubbish_in_the_cursor_file() {
+        let mut random = 88_172_645_463_325_252u64;
+        let mut read = 0;
+        for round in 0..20_000 {
+            let mut bytes = alloc::vec::Vec::new();
+            while bytes.len() < round % 24 {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                bytes.push(if random % 3 == 0 {
+                    random as u8
+                } else {
+                    (random % 3) as u8
+                });
+            }
+            if let Some(cursor) = Cursor::decode(&bytes) {
+                assert_eq!(cursor.encode()[..], bytes[..]);
+                read += 1;
+            }
+        }
+        assert!(read > 50, "{read}");
+    }
 }

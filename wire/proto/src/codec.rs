@@ -220,6 +220,9 @@ macro_rules! wire_enum {
         }
 
         impl $name {
+            /// Tag and name of every variant.
+            pub const VARIANTS: &'static [(u8, &'static str)] = &[$(($tag, stringify!($variant))),*];
+
             /// The variant's name, for logs, metrics and audit lines.
             #[must_use]
             pub fn name(&self) -> &'static str {

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use hadal_proto::frame::{Ack, Answer, AppendFrame, Prelude};
 use hadal_proto::{
-    Fault, Wire, admin, client, codec::Input, datanode, edit, election, encode, ha, qjournal,
-    transfer,
+    Fault, Wire, admin, client, codec::Input, datanode, edit, election, encode, ha, image,
+    qjournal, transfer,
 };
 
 /// A small seeded generator: the same inputs in every run.
@@ -33,25 +33,99 @@ impl Rng {
     }
 }
 
+/// What came of `bytes`: whether they begin with a value. One that does has one encoding.
+fn try_one<T: Wire + PartialEq + std::fmt::Debug>(bytes: &Bytes) -> Option<T> {
+    let mut input = Input::new(bytes.clone());
+    let value = T::decode(&mut input).ok()?;
+    let used = bytes.len() - input.left();
+    assert_eq!(encode(&value), bytes[..used], "{value:?}");
+    assert!(
+        used >= T::MIN_LEN,
+        "{value:?} took {used} bytes, MIN_LEN is {}",
+        T::MIN_LEN
+    );
+    Some(value)
+}
+
 /// Feeds `count` inputs; returns how many decoded.
 fn feed<T: Wire + PartialEq + std::fmt::Debug>(seed: u64, count: u32) -> u32 {
     let mut rng = Rng(seed);
-    let mut decoded = 0;
-    for _ in 0..count {
-        let bytes = Bytes::from(rng.bytes());
-        let mut input = Input::new(bytes.clone());
-        if let Ok(value) = T::decode(&mut input) {
-            let used = bytes.len() - input.left();
-            assert_eq!(encode(&value), bytes[..used], "{value:?}");
-            assert!(
-                used >= T::MIN_LEN,
-                "{value:?} took {used} bytes, MIN_LEN is {}",
-                T::MIN_LEN
-            );
+    let inputs = (0..count).map(|_| Bytes::from(rng.bytes()));
+    let decoded = inputs.filter_map(|bytes| try_one::<T>(&bytes));
+    decoded.count() as u32
+}
+
+/// Reaches every variant, and then every bit of a value of it: flipped, and cut at every byte.
+fn feed_variants<T: Wire + PartialEq + std::fmt::Debug>(variants: &[(u8, &str)]) {
+    let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
+    for (tag, name) in variants {
+        let mut decoded = 0;
+        for _ in 0..200_000 {
+            let mut bytes = vec![*tag];
+            bytes.extend(rng.bytes());
+            // Long messages need many bytes that fit: mostly zeros.
+            bytes.extend((0..rng.next() % 300).map(|_| match rng.next() % 32 {
+                0 => 1,
+                _ => 0,
+            }));
+            let Some(value) = try_one::<T>(&Bytes::from(bytes)) else {
+                continue;
+            };
+            let good = encode(&value);
+            for at in 0..good.len() {
+                assert!(
+                    hadal_proto::decode::<T>(good.slice(..at)).is_err(),
+                    "{name} cut at {at} of {} is whole",
+                    good.len()
+                );
+                for bit in 0..8 {
+                    let mut flipped = good.to_vec();
+                    flipped[at] ^= 1 << bit;
+                    let other = try_one::<T>(&Bytes::from(flipped));
+                    assert_ne!(other.as_ref(), Some(&value), "a bit of {name} says nothing");
+                }
+            }
             decoded += 1;
+            if decoded == 20 {
+                break;
+            }
         }
+        assert!(decoded > 0, "the generator does not reach {name}");
     }
-    decoded
+}
+
+macro_rules! every_variant {
+    ($($name:ident: $ty:ty),* $(,)?) => {$(
+        #[test]
+        fn $name() {
+            feed_variants::<$ty>(<$ty>::VARIANTS);
+        }
+    )*};
+}
+
+every_variant! {
+    c4_variants_of_client_requests: client::Request,
+    c4_variants_of_client_responses: client::Response,
+    c4_variants_of_datanode_requests: datanode::Request,
+    c4_variants_of_datanode_responses: datanode::Response,
+    c4_variants_of_digest_rounds: datanode::DigestRound,
+    c4_variants_of_digest_asks: datanode::DigestAsk,
+    c4_variants_of_datanode_actions: datanode::Action,
+    c4_variants_of_journal_calls: qjournal::Call,
+    c4_variants_of_journal_responses: qjournal::Response,
+    c4_variants_of_transfer_requests: transfer::Request,
+    c4_variants_of_transfer_responses: transfer::Response,
+    c4_variants_of_write_stages: transfer::WriteStage,
+    c4_variants_of_admin_requests: admin::Request,
+    c4_variants_of_admin_responses: admin::Response,
+    c4_variants_of_election_calls: election::Call,
+    c4_variants_of_election_responses: election::Response,
+    c4_variants_of_election_refusals: election::Refusal,
+    c4_variants_of_ha_requests: ha::Request,
+    c4_variants_of_ha_responses: ha::Response,
+    c4_variants_of_image_requests: image::Request,
+    c4_variants_of_image_responses: image::Response,
+    c4_variants_of_edit_operations: edit::EditOp,
 }
 
 macro_rules! hostile {
@@ -85,6 +159,32 @@ hostile! {
     c4_ha_request: ha::Request,
     c4_ha_response: Answer<ha::Response>,
     c4_edit: edit::Edit,
+    c4_digest_report: datanode::DigestReport,
+    c4_write_block: transfer::WriteBlock,
+    c4_read_reply: transfer::ReadReply,
+    c4_journal_stream: qjournal::JournalStream,
+    c4_segment_state: qjournal::SegmentState,
+    c4_put_image: image::PutImage,
+    c4_get_image: image::GetImage,
+    c4_image_reply: image::ImageReply,
+}
+
+/// Records inside a batch: lengths that lie end the walk, they do not go past the batch.
+#[test]
+fn c4_records_of_a_batch() {
+    let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
+    let mut walked = 0;
+    for _ in 0..60_000 {
+        let bytes = Bytes::from(rng.bytes());
+        let mut left = bytes.len();
+        let mut walk = qjournal::Records::new(bytes);
+        while let Some(Ok(_)) = walk.next() {
+            assert!(walk.left() < left, "every record takes something");
+            left = walk.left();
+            walked += 1;
+        }
+    }
+    assert!(walked > 100, "{walked} records");
 }
 
 #[test]

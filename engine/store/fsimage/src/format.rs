@@ -283,3 +283,66 @@ pub(crate) fn content_digest(sections: &[SectionInfo]) -> Digest {
     }
     hash.digest128().to_le_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// C4: whatever stands in a block whose checksum matches (a peer sent it), reading it does not panic, and no section
+    /// lies outside of what is before the table.
+    #[test]
+    fn c4_sealed_rubbish_is_no_panic() {
+        let mut random = 88_172_645_463_325_252u64;
+        let mut next = move || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        let footer = |table: &[u8], sections| Footer {
+            txid: TxId(7),
+            length: 1 << 20,
+            table_offset: 900 << 10,
+            sections,
+            table_crc: crc32c(table),
+            file_digest: [1; 16],
+            content_digest: [2; 16],
+        };
+        let (mut valid, mut refused) = (0, 0);
+        for _ in 0..40_000 {
+            let mut block = vec![0; BLOCK_LEN];
+            block[..8].copy_from_slice(&HEADER_MAGIC);
+            for _ in 0..1 + next() % 4 {
+                let value = [0, 4, 0xff, next() as u8][(next() % 4) as usize];
+                block[16 + (next() % 48) as usize] = value;
+            }
+            seal(&mut block);
+            let read = Header::decode(&block).is_some();
+            let mut table = vec![0; 2 * ENTRY_LEN];
+            for _ in 0..1 + next() % 6 {
+                let value = [0, 1, 0xff, next() as u8][(next() % 4) as usize];
+                table[(next() % 64) as usize] = value;
+            }
+            let sections = if next() % 8 == 0 { next() as usize } else { 2 };
+            let mut block = footer(&table, sections & 0xffff_ffff).encode();
+            if next() % 2 == 0 {
+                block[16 + (next() % 28) as usize] = next() as u8;
+                seal(&mut block);
+            }
+            let footer = Footer::decode(&block);
+            let found =
+                footer.and_then(|footer| Some((footer.sections(&table)?, footer.table_offset)));
+            for (sections, table_offset) in found.iter() {
+                for section in sections {
+                    let end = section.offset.checked_add(section.length);
+                    assert!(end.is_some_and(|end| end <= *table_offset), "{section:?}");
+                }
+            }
+            for read in [read, found.is_some()] {
+                valid += u32::from(read);
+                refused += u32::from(!read);
+            }
+        }
+        assert!(valid > 1000 && refused > 1000, "{valid} {refused}");
+    }
+}

@@ -308,4 +308,22 @@ mod tests {
             "cut short"
         );
     }
+
+    /// C4: a length that lies, under a checksum that matches, is refused.
+    #[test]
+    fn c4_a_sealed_length_that_lies_is_refused() {
+        let slot = Slot {
+            sequence: 3,
+            payload: vec![7; 100],
+        };
+        for length in [0, 99, PAYLOAD_MAX + 1, SLOT_LEN, u32::MAX as usize] {
+            let mut bytes = vec![0; SLOT_LEN];
+            slot.encode(11, 0, &mut bytes);
+            bytes[32..36].copy_from_slice(&(length as u32).to_le_bytes());
+            let crc = slot_crc(&bytes);
+            bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+            let read = Slot::decode(&bytes, 11, 0).map(|slot| slot.payload.len());
+            assert_eq!(read, (length <= PAYLOAD_MAX).then_some(length));
+        }
+    }
 }

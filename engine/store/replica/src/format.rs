@@ -490,4 +490,72 @@ mod tests {
             Found::Damaged(Some((block, 6)))
         );
     }
+
+    /// C4: whatever stands in a sector whose checksums match (a bug wrote it), reading it does not panic.
+    #[test]
+    fn c4_sealed_rubbish_is_no_panic() {
+        let mut random = 88_172_645_463_325_252u64;
+        let mut next = move || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        let geometry = Geometry::new(512, 1 << 20).unwrap();
+        let place = SlotPlace {
+            storage: StorageUuid(1),
+            class: 2,
+            extent: 4,
+            slot: 5,
+        };
+        let slot = SlotHeader {
+            state: StoredState::Rbw,
+            id: BlockId(1),
+            stamp: GenerationStamp(2),
+            length: 1000,
+            synced_length: 0,
+            sequence: 6,
+            synced_sequence: 4,
+            bytes_per_checksum: 512,
+            place,
+            checksums: vec![5, 6],
+        };
+        let tail = TailRecord {
+            id: BlockId(9),
+            unit: 3,
+            bytes: 1500,
+            sequence: 77,
+            synced_length: 0,
+            checksums: vec![1, 2, 3],
+        };
+        let (mut valid, mut refused) = (0, 0);
+        for _ in 0..60_000 {
+            let (mut sector, mut page, mut bytes) = ([0; 512], vec![0; 4096], vec![0; 4096]);
+            header().encode(&mut sector);
+            tail.encode(&geometry, &mut page);
+            slot.encode(&mut bytes);
+            for _ in 0..1 + next() % 3 {
+                // Behind the magic numbers, before the checksums of the fixed parts.
+                let value = [0, 1, 0x7f, 0xff, next() as u8][(next() % 5) as usize];
+                sector[12 + (next() % 90) as usize] = value;
+                page[8 + (next() % 40) as usize] = value;
+                bytes[12 + (next() % 60) as usize] = value;
+            }
+            let crc = crc32c(&sector[..508]);
+            put(&mut sector, 508, &crc.to_le_bytes());
+            let crc = crc32c(&page[..60]);
+            put(&mut page, 60, &crc.to_le_bytes());
+            let crc = crc32c(&bytes[..124]);
+            put(&mut bytes, 124, &crc.to_le_bytes());
+            for read in [
+                matches!(FileHeader::decode(&sector), Found::Valid(_)),
+                TailRecord::decode(&geometry, &page).is_some(),
+                matches!(SlotHeader::decode(place, &bytes), Found::Valid(_)),
+            ] {
+                valid += u32::from(read);
+                refused += u32::from(!read);
+            }
+        }
+        assert!(valid > 1000 && refused > 1000, "{valid} {refused}");
+    }
 }

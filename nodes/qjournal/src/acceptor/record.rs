@@ -115,3 +115,72 @@ impl AcceptorRecord {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use hadal_proto::codec::Input;
+    use hadal_proto::{decode, encode};
+    use hadal_types::{BlockPoolId, CURRENT_LAYOUT, ClusterId};
+
+    /// C1, C2, C4: the record of a JournalNode, cut anywhere, with any bit flipped, and rubbish: refused, or another
+    /// record that is written as it was read.
+    #[test]
+    fn c1_c2_c4_damaged_records() {
+        let record = AcceptorRecord {
+            info: Some(NamespaceInfo {
+                layout: CURRENT_LAYOUT,
+                namespace_id: 7,
+                cluster_id: ClusterId("CID-test".into()),
+                block_pool_id: BlockPoolId("BP-test".into()),
+                created_ms: 1,
+            }),
+            uuid: 5,
+            count: 9,
+            learner: true,
+            promised: Epoch(3),
+            promised_to: 2,
+            writer: Epoch(2),
+            mark: CommitMark::default(),
+            accepted: vec![Accepted {
+                first: TxId(1),
+                epoch: Epoch(2),
+                last: TxId(4),
+                digest: LogDigest([1; 16]),
+            }],
+            known: vec![PeerCount {
+                name: "jn2".into(),
+                incarnation: Incarnation { count: 4, uuid: 6 },
+            }],
+        };
+        let good = encode(&record);
+        assert_eq!(decode::<AcceptorRecord>(good.clone()), Ok(record.clone()));
+        let one_encoding = |bytes: Vec<u8>| {
+            let bytes = bytes::Bytes::from(bytes);
+            let mut input = Input::new(bytes.clone());
+            let read = <AcceptorRecord as hadal_proto::Wire>::decode(&mut input).ok()?;
+            assert_eq!(encode(&read), bytes[..bytes.len() - input.left()]);
+            Some(read)
+        };
+        for at in 0..good.len() {
+            assert!(decode::<AcceptorRecord>(good.slice(..at)).is_err(), "{at}");
+            for bit in 0..8 {
+                let mut flipped = good.to_vec();
+                flipped[at] ^= 1 << bit;
+                assert_ne!(one_encoding(flipped).as_ref(), Some(&record), "{at} {bit}");
+            }
+        }
+        let mut state = 1;
+        let mut read = 0;
+        for _ in 0..20_000 {
+            let bytes = (0..150).map(|_| match crate::next_random(&mut state) % 8 {
+                0..=5 => 0,
+                6 => (crate::next_random(&mut state) % 3) as u8,
+                _ => crate::next_random(&mut state) as u8,
+            });
+            read += u32::from(one_encoding(bytes.collect()).is_some());
+        }
+        assert!(read > 50, "{read}");
+    }
+}
