@@ -466,7 +466,7 @@ mod tests {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                bytes.push(if random % 3 == 0 {
+                bytes.push(if random.is_multiple_of(3) {
                     random as u8
                 } else {
                     (random % 3) as u8

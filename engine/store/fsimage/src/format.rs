@@ -323,9 +323,13 @@ mod tests {
                 let value = [0, 1, 0xff, next() as u8][(next() % 4) as usize];
                 table[(next() % 64) as usize] = value;
             }
-            let sections = if next() % 8 == 0 { next() as usize } else { 2 };
+            let sections = if next().is_multiple_of(8) {
+                next() as usize
+            } else {
+                2
+            };
             let mut block = footer(&table, sections & 0xffff_ffff).encode();
-            if next() % 2 == 0 {
+            if next().is_multiple_of(2) {
                 block[16 + (next() % 28) as usize] = next() as u8;
                 seal(&mut block);
             }

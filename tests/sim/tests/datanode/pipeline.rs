@@ -41,7 +41,7 @@ fn f10_append_goes_on_from_an_unaligned_tail() {
         scene.put(block(1, 1, 0), &data[..length], &[0, 1]);
         let stage = WriteStage::Append { old: gs(1) };
         let writer = scene
-            .open(block(1, 2, length as u64), stage.clone(), &[0, 1])
+            .open(block(1, 2, length as u64), stage, &[0, 1])
             .expect("set up");
         assert_eq!(
             scene.replica(0, 1).expect("here").state,
@@ -134,7 +134,7 @@ fn e21_a_failed_close_is_done_again() {
         length: 3_000,
     };
     scene
-        .open(block(1, 2, 3_000), stage.clone(), &[0, 2, 1])
+        .open(block(1, 2, 3_000), stage, &[0, 2, 1])
         .map(|_| ())
         .expect("closed");
     holds(&scene, &[0, 1, 2], 1, 2, &data);
@@ -219,7 +219,7 @@ fn e21_a_node_joins_after_a_recovery_that_failed_half_way() {
         old: gs(1),
         acked: 5_001,
     };
-    let half = scene.open(block(1, 2, 5_001), stage.clone(), &[0, 1]);
+    let half = scene.open(block(1, 2, 5_001), stage, &[0, 1]);
     assert!(half.is_err(), "the node behind is gone");
     assert_eq!(
         scene.replica(0, 1).expect("here").block,

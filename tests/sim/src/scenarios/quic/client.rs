@@ -95,9 +95,9 @@ fn id(next: &Cell<u64>) -> u64 {
 
 async fn calls(ctx: &Ctx, env: &QuicEnv, conn: &QuicConn, next: &Cell<u64>) -> bool {
     let opening = CallClient::<Echo>::open(conn);
-    let (client, driver) = match timed(ctx, env, "opening a call stream", LIMIT, opening).await {
-        Some(Ok((client, driver))) => (client, driver),
-        _ => return false,
+    let opened = timed(ctx, env, "opening a call stream", LIMIT, opening).await;
+    let Some(Ok((client, driver))) = opened else {
+        return false;
     };
     env.spawn("call stream", async move {
         driver.await;
@@ -156,9 +156,9 @@ async fn calls(ctx: &Ctx, env: &QuicEnv, conn: &QuicConn, next: &Cell<u64>) -> b
 async fn append(ctx: &Ctx, env: &QuicEnv, conn: &QuicConn, next: &Cell<u64>) -> bool {
     let id = id(next);
     let opening = open_append(conn, ProtocolId::Transfer, 1, &id);
-    let (mut sender, mut acks) = match timed(ctx, env, "opening a stream", LIMIT, opening).await {
-        Some(Ok(parts)) => parts,
-        _ => return false,
+    let opened = timed(ctx, env, "opening a stream", LIMIT, opening).await;
+    let Some(Ok((mut sender, mut acks))) = opened else {
+        return false;
     };
     let received = || {
         let log = ctx.log.borrow();

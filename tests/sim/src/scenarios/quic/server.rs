@@ -53,14 +53,17 @@ async fn calls(ctx: Ctx, env: QuicEnv, stream: CallStream<QuicConn>) {
             }
             *ctx.log.borrow_mut().executed.entry(id).or_default() += 1;
             pause(&now, 40).await;
-            if ctx.is_planted("never-answer") && now.random_u64() % 50 == 0 {
+            if ctx.is_planted("never-answer") && now.random_u64().is_multiple_of(50) {
                 return std::future::pending().await;
             }
-            if now.random_u64() % 16 == 0 {
+            if now.random_u64().is_multiple_of(16) {
                 // Given up: the caller is told to try again.
                 return drop(responder);
             }
-            let id = id ^ u64::from(ctx.is_planted("answer-another") && now.random_u64() % 50 == 0);
+            let id = id
+                ^ u64::from(
+                    ctx.is_planted("answer-another") && now.random_u64().is_multiple_of(50),
+                );
             let answer = [
                 Bytes::copy_from_slice(&id.to_le_bytes()),
                 pattern(id, 8, length as usize),
@@ -85,7 +88,7 @@ async fn append(ctx: Ctx, env: QuicEnv, stream: AppendReceiver<QuicConn>) {
     }
     let (mut frames, mut acks) = stream.into_parts();
     while let Ok(Some(frame)) = frames.next().await {
-        if ctx.is_planted("lose-frame") && env.random_u64() % 100 == 0 {
+        if ctx.is_planted("lose-frame") && env.random_u64().is_multiple_of(100) {
             continue;
         }
         let length: usize = frame.payload.iter().map(Bytes::len).sum();
@@ -108,7 +111,7 @@ async fn append(ctx: Ctx, env: QuicEnv, stream: AppendReceiver<QuicConn>) {
         };
         ctx.handle.count("bytes read back", length as u64);
         // A reader that is slow now and then: the sender feels it.
-        if env.random_u64() % 8 == 0 {
+        if env.random_u64().is_multiple_of(8) {
             pause(&env, 200).await;
         }
         let ahead = u64::from(ctx.is_planted("ack-too-much"));
