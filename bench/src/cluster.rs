@@ -413,10 +413,18 @@ impl Cluster {
         } else {
             self.user()?
         };
-        (0..count).map(|_| self.client(&identity)).collect()
+        (0..count).map(|_| self.client(&identity, false)).collect()
     }
 
-    fn client(&self, identity: &Identity) -> Result<Dfs> {
+    /// A client that reads the DataNodes' files, which the others leave to the network.
+    ///
+    /// # Errors
+    /// As for [`Self::clients`].
+    pub fn local_reader(&self) -> Result<Dfs> {
+        self.client(&self.superuser()?, true)
+    }
+
+    fn client(&self, identity: &Identity, local_reads: bool) -> Result<Dfs> {
         let client = &self.config.client;
         let namenodes = self.config.cluster.namenodes.iter();
         let mut options =
@@ -426,6 +434,7 @@ impl Cluster {
         options.stream_timeout_ms = client.stream_timeout.0;
         options.close_timeout_ms = client.close_timeout.0;
         options.sync_on_close = client.sync_on_close;
+        options.local_reads = local_reads;
         Ok(connect_on(options, identity, hadal_shard::udp::runtime())?)
     }
 

@@ -25,7 +25,7 @@ pub fn run(settings: &Settings) -> Result<Question> {
     let bytes = settings.bytes.unwrap_or(FILE_BYTES);
     ensure!(bytes > 0, "--bytes 0: there is nothing to measure");
     let cluster = Cluster::open(settings)?;
-    let (writes, reads) = runtime()?.block_on(runs_of(&cluster, settings.runs, bytes))?;
+    let runs = runtime()?.block_on(runs_of(&cluster, settings.runs, bytes))?;
     let values = cluster.values()?;
     drop(cluster);
     let size = format!("one file of {} MiB", bytes >> 20);
@@ -35,20 +35,22 @@ pub fn run(settings: &Settings) -> Result<Question> {
         format!("{size}, replication {REPLICATION}"),
         rate,
         "GiB",
-        &writes,
+        &runs.writes,
     )?;
-    let read = Row::new(
-        "read, remote",
-        format!("{size}, one reader"),
-        rate,
-        "GiB",
-        &reads,
-    )?;
+    let read = |name: &str, runs: &[Run]| {
+        let load = format!("{size}, one reader");
+        Row::new(name, load, rate, "GiB", runs)
+    };
     let limits = disk::limit(&Settings {
         bytes: None,
         ..settings.clone()
     })?;
-    let mut rows = vec![written, read];
+    let mut rows = vec![
+        written,
+        read("read, remote", &runs.remote)?,
+        read("read, same host, cold", &runs.local)?,
+        read("read, same host, cached", &runs.cached)?,
+    ];
     rows.extend(limits);
     Ok(Question {
         name: "pipeline".into(),
@@ -61,9 +63,22 @@ pub fn run(settings: &Settings) -> Result<Question> {
     })
 }
 
-async fn runs_of(cluster: &Cluster, runs: usize, bytes: u64) -> Result<(Vec<Run>, Vec<Run>)> {
+/// The measured runs of every row.
+#[derive(Default)]
+struct Runs {
+    writes: Vec<Run>,
+    /// Over the network.
+    remote: Vec<Run>,
+    /// From the DataNodes' files, which were written past the page cache.
+    local: Vec<Run>,
+    /// The same once more.
+    cached: Vec<Run>,
+}
+
+async fn runs_of(cluster: &Cluster, runs: usize, bytes: u64) -> Result<Runs> {
     let dfs = cluster.clients(1, true)?.remove(0);
-    let (mut writes, mut reads) = (Vec::new(), Vec::new());
+    let here = cluster.local_reader()?;
+    let mut all = Runs::default();
     for round in 0..=runs {
         let path = format!("{PATH}/r{round}");
         let count = if round == 0 { bytes.div_ceil(4) } else { bytes };
@@ -79,19 +94,36 @@ async fn runs_of(cluster: &Cluster, runs: usize, bytes: u64) -> Result<(Vec<Run>
         write(&dfs, &path, count).await?;
         let written = run(start, cpu)?;
         let (cpu, start) = (cluster.cpu_seconds()?, Instant::now());
-        let found = read(&dfs, &path).await?;
-        let read = run(start, cpu)?;
+        let found = read(&mut dfs.open(&path).await?).await?;
+        let remote = run(start, cpu)?;
         ensure!(
             found == count,
             "{path}: wrote {count} bytes and read {found}"
         );
+        let (cpu, start) = (cluster.cpu_seconds()?, Instant::now());
+        let mut file = here.open(&path).await?;
+        read(&mut file).await?;
+        let local = run(start, cpu)?;
+        let (cpu, start) = (cluster.cpu_seconds()?, Instant::now());
+        // One stream keeps to its replicas: those whose files are in the page cache now.
+        file.seek(0);
+        read(&mut file).await?;
+        let cached = run(start, cpu)?;
+        let short = file.short_circuit_bytes();
+        ensure!(
+            short == 2 * count,
+            "{path}: {short} of {} bytes came from files here",
+            2 * count
+        );
         dfs.delete(&path, false).await?;
         if round > 0 {
-            writes.push(written);
-            reads.push(read);
+            all.writes.push(written);
+            all.remote.push(remote);
+            all.local.push(local);
+            all.cached.push(cached);
         }
     }
-    Ok((writes, reads))
+    Ok(all)
 }
 
 async fn write(dfs: &Dfs, path: &str, bytes: u64) -> Result<()> {
@@ -115,8 +147,7 @@ async fn write(dfs: &Dfs, path: &str, bytes: u64) -> Result<()> {
 }
 
 /// Reads the file to its end; the library checks every chunk's checksum.
-async fn read(dfs: &Dfs, path: &str) -> Result<u64> {
-    let mut file = dfs.open(path).await?;
+async fn read(file: &mut DfsInputStream<TokioSeam>) -> Result<u64> {
     let mut bytes = 0;
     while let Some(chunk) = file.read_chunk().await? {
         bytes += chunk.len() as u64;

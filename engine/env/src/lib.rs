@@ -16,8 +16,12 @@ pub use disk::{
 };
 pub use net::{Conn, Expect, Net, NetError, NetErrorKind, RecvStream, SendStream};
 
-use core::future::Future;
+use bytes::Bytes;
+use core::future::{Future, ready};
+use core::net::IpAddr;
+use core::pin::Pin;
 use hadal_types::Tick;
+use std::sync::Arc;
 
 /// Time. Cores never see this; drivers read it and hand the values in.
 pub trait Clock {
@@ -45,6 +49,30 @@ pub trait Seam: Clock + Random + Clone + 'static {
 
     /// This node's endpoint.
     fn net(&self) -> &Self::Net;
+
+    /// Whether this address belongs to the machine this runs on, whose files can be read directly. The simulator's
+    /// machines hand out no files.
+    fn is_here(&self, address: IpAddr) -> bool {
+        let _ = address;
+        false
+    }
+
+    /// Shows `ticket` at the Unix socket `socket` (a name in the abstract namespace) and takes the file it stands for.
+    fn open_local(&self, socket: &str, ticket: u128) -> Opening {
+        let error = format!("{socket}: ticket {ticket:x}: there are no local files here");
+        Box::pin(ready(Err(error)))
+    }
+}
+
+/// A file on its way; the error is for a log.
+pub type Opening = Pin<Box<dyn Future<Output = Result<Arc<dyn LocalFile>, String>> + Send + Sync>>;
+/// Bytes on their way; the error is for a log.
+pub type Reading = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send + Sync>>;
+
+/// Somebody else's file on this machine, open for reading.
+pub trait LocalFile: Send + Sync {
+    /// Begins at once to read `length` bytes at `offset`, through the page cache; fewer come at the end of the file.
+    fn read(&self, offset: u64, length: usize) -> Reading;
 }
 
 /// What a daemon's shard needs: a [`Seam`], tasks and a disk.

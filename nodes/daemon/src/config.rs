@@ -236,6 +236,9 @@ pub struct Datanode {
     pub delete_report_interval: Duration,
     /// Block reports are digests, and full ones only where a NameNode asks for them.
     pub digest_reports: bool,
+    /// Clients on this DataNode's host get read-only descriptors of finished replicas in files of their own, over a
+    /// Unix socket, and read the disk themselves (HDFS `dfs.client.read.shortcircuit`).
+    pub local_reads: bool,
     /// Between two tries of the handshake.
     pub handshake_retry: Duration,
     /// Volumes that may fail before the DataNode stops.
@@ -286,6 +289,7 @@ impl Default for Datanode {
             report_initial_delay: Duration(0),
             delete_report_interval: Duration(300_000),
             digest_reports: true,
+            local_reads: true,
             handshake_retry: Duration(5_000),
             failed_volumes_tolerated: 0,
             stream_timeout: Duration(60_000),
@@ -336,6 +340,8 @@ pub struct Client {
     pub replace_datanode_policy: String,
     /// Go on with the nodes that are left when no replacement can be had, instead of failing the write.
     pub replace_datanode_best_effort: bool,
+    /// Blocks on this host are read from their files, where the DataNode allows it (`datanode.local_reads`).
+    pub local_reads: bool,
     /// Copies of new files; 0: the cluster's default.
     pub replication: u16,
     /// Bytes per block of new files; 0: the cluster's default.
@@ -358,6 +364,7 @@ impl Default for Client {
             sync_on_close: true,
             replace_datanode_policy: "default".into(),
             replace_datanode_best_effort: false,
+            local_reads: true,
             replication: 0,
             block_size: Size(0),
             umask: "022".into(),

@@ -2,6 +2,7 @@
 
 use crate::copy;
 use crate::error::fault_of;
+use crate::local;
 use crate::node::Node;
 use crate::read::check_pool;
 use crate::recovery;
@@ -116,6 +117,11 @@ async fn transfer<E: Env>(
             }
             let storage = recovery::finish(node, block, recovery_id, new_length).await?;
             Ok(Response::Updated { storage })
+        }
+        Request::OpenLocal { pool, block, .. } => {
+            check_pool(node, &pool)?;
+            let local = local::open_local(node, block)?;
+            Ok(Response::Local { local })
         }
         Request::TransferReplica {
             pool,

@@ -12,6 +12,7 @@ mod config;
 mod copy;
 mod error;
 mod farewell;
+mod local;
 mod node;
 mod read;
 mod receive;
@@ -23,6 +24,7 @@ mod volumes;
 
 pub use config::{DatanodeConfig, NamenodeList, NamenodePeer};
 pub use error::RunError;
+pub use local::LocalDoor;
 pub use node::{run, run_with};
 
 /// Exit code when the record of the acknowledged epoch cannot be made durable.

@@ -5,6 +5,7 @@ use crate::balance::BalanceBudget;
 use crate::config::{DatanodeConfig, NamenodeList, NamenodePeer};
 use crate::error::RunError;
 use crate::farewell::Farewell;
+use crate::local::LocalDoor;
 use crate::scanner;
 use crate::serve;
 use crate::volumes::{self, EpochRecord};
@@ -74,6 +75,8 @@ pub(crate) struct Node<E: Env> {
     /// Replicas whose deletion is accepted and not carried out yet: up to these stamps. As many as the NameNode orders.
     pub(crate) doomed: RefCell<BTreeMap<BlockId, GenerationStamp>>,
     namenodes: Option<NamenodeList>,
+    /// Where readers on this host get descriptors, if they may.
+    pub(crate) local: Option<LocalDoor>,
     peers: RefCell<BTreeMap<SocketAddr, NetConn<E>>>,
 }
 
@@ -87,10 +90,11 @@ const PEERS_MAX: usize = 1024;
 /// # Errors
 /// [`RunError`] when it cannot start.
 pub async fn run<E: Env>(env: E, config: DatanodeConfig) -> Result<(), RunError> {
-    run_with(env, config, None).await
+    run_with(env, config, None, None).await
 }
 
-/// As [`run`], with a list of NameNodes that can be read again while it runs.
+/// As [`run`], with a list of NameNodes that can be read again while it runs, and the door where readers on
+/// this host get descriptors.
 ///
 /// # Errors
 /// As [`run`].
@@ -98,6 +102,7 @@ pub async fn run_with<E: Env>(
     env: E,
     config: DatanodeConfig,
     namenodes: Option<NamenodeList>,
+    local: Option<LocalDoor>,
 ) -> Result<(), RunError> {
     if config.dirs.is_empty() {
         return Err(RunError::Config(
@@ -131,6 +136,7 @@ pub async fn run_with<E: Env>(
         opening: Cell::new(false),
         doomed: RefCell::default(),
         namenodes,
+        local,
         peers: RefCell::new(BTreeMap::new()),
         env: env.clone(),
         config,

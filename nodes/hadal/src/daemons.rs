@@ -1,5 +1,6 @@
 //! `hadal namenode`, `journalnode`, `datanode`: one shard each, until SIGTERM.
 
+use crate::local_door;
 use crate::{groups, hosts};
 use anyhow::{Context, Result, bail};
 use hadal_blockpool::{ActorConfig, ScannerConfig};
@@ -505,6 +506,7 @@ pub(crate) fn datanode(args: &DaemonArgs) -> Result<i32> {
         };
         config.cluster.namenodes.iter().map(peer).collect()
     };
+    let local_reads = section.local_reads;
     let again = args.clone();
     let namenodes: NamenodeList = Rc::new(move || match load(&again) {
         Ok(config) => Ok(peers(&config)),
@@ -556,6 +558,13 @@ pub(crate) fn datanode(args: &DaemonArgs) -> Result<i32> {
         section.address,
         identity,
         config.cluster.connection_timeout,
-        |env| async { Ok(hadal_datanode::run_with(env, settings, Some(namenodes)).await?) },
+        |env| async {
+            let local = if local_reads {
+                local_door::open(&env)
+            } else {
+                None
+            };
+            Ok(hadal_datanode::run_with(env, settings, Some(namenodes), local).await?)
+        },
     )
 }

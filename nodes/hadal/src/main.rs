@@ -15,6 +15,7 @@ mod getconf;
 mod groups;
 mod hosts;
 mod humanize;
+mod local_door;
 mod pages;
 mod session;
 mod tls;

@@ -158,6 +158,7 @@ fn options(config: &Config) -> Result<ClientOptions> {
         }
     };
     options.replacement.best_effort = client.replace_datanode_best_effort;
+    options.local_reads = client.local_reads;
     options.connection_timeout_ms = u32::try_from(config.cluster.connection_timeout.0)
         .unwrap_or(u32::MAX)
         .max(300);

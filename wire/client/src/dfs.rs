@@ -3,6 +3,7 @@
 use crate::background::{Background, OPEN_QUEUE};
 use crate::error::ClientError;
 use crate::input::DfsInputStream;
+use crate::local::Refusals;
 use crate::namenode::Namenodes;
 use crate::options::{ClientOptions, CreateOptions};
 use crate::output::DfsOutputStream;
@@ -28,6 +29,8 @@ pub(crate) struct Shared<S: Seam> {
     pub(crate) options: ClientOptions,
     pub(crate) namenodes: Namenodes<S>,
     pub(crate) peers: Peers<S>,
+    /// DataNodes here that hand out no files.
+    pub(crate) refusals: Refusals,
     defaults: OnceLock<ServerDefaults>,
     open_files: AtomicUsize,
     renewal_ms: AtomicU64,
@@ -95,6 +98,7 @@ impl<S: Seam> DistributedFileSystem<S> {
         let shared = Arc::new(Shared {
             namenodes: Namenodes::new(seam.clone(), options.clone(), ClientId(id), opens.clone()),
             peers: Peers::new(seam.clone(), opens),
+            refusals: Refusals::default(),
             seam: seam.clone(),
             options,
             defaults: OnceLock::new(),

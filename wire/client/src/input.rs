@@ -3,6 +3,7 @@
 use crate::checksum;
 use crate::dfs::DistributedFileSystem;
 use crate::error::{Attempt, ClientError};
+use crate::local::LocalReads;
 use crate::timeout::until;
 use bytes::Bytes;
 use hadal_datastream::ReplicaChoice;
@@ -47,6 +48,7 @@ pub struct DfsInputStream<S: Seam> {
     choice: ReplicaChoice,
     /// Data bytes per checksum, as the last replica dialled said.
     chunk: Option<u32>,
+    local: LocalReads,
 }
 
 enum ReadFailure {
@@ -72,6 +74,7 @@ impl<S: Seam> DfsInputStream<S> {
             source: None,
             choice: ReplicaChoice::default(),
             chunk: None,
+            local: LocalReads::default(),
         };
         if stream.located.under_construction {
             stream.see_open_block().await?;
@@ -103,6 +106,7 @@ impl<S: Seam> DfsInputStream<S> {
             source: None,
             choice: ReplicaChoice::default(),
             chunk: None,
+            local: LocalReads::default(),
         }
     }
 
@@ -131,6 +135,12 @@ impl<S: Seam> DfsInputStream<S> {
     #[must_use]
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Bytes read so far from files of DataNodes on this host, not over the network (HDFS `ReadStatistics`).
+    #[must_use]
+    pub fn short_circuit_bytes(&self) -> u64 {
+        self.local.bytes
     }
 
     /// Moves to a position; past the end reads give nothing.
@@ -279,13 +289,23 @@ impl<S: Seam> DfsInputStream<S> {
 
     async fn fill(&mut self) -> Result<(), ClientError> {
         let block = self.block_at_position().await?;
+        if self.source.is_none() {
+            let (shared, pool) = (&self.dfs.shared, &self.located.pool);
+            let read = self.local.read(shared, pool, &block, self.position).await;
+            if let Some((bytes, chunk)) = read {
+                self.ready.push_back(bytes);
+                self.chunk = Some(chunk);
+                self.choice.handle_progress();
+                return Ok(());
+            }
+        }
         loop {
             let outcome = match self.source.take() {
                 Some(source) if source.end > source.next => self.next_frame(source).await,
-                _ => match self
-                    .choice
-                    .choose(block.locations.iter().map(|node| node.datanode))
-                {
+                _ => match self.local.doubted(&block).or_else(|| {
+                    let nodes = block.locations.iter().map(|node| node.datanode);
+                    self.choice.choose(nodes)
+                }) {
                     Some(index) => self.dial(&block, block.locations[index].clone()).await,
                     None => {
                         self.another_round(&block, "every replica failed").await?;

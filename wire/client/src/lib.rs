@@ -25,6 +25,8 @@ mod checksum;
 mod dfs;
 mod error;
 mod input;
+mod local;
+mod local_file;
 mod namenode;
 mod options;
 mod output;

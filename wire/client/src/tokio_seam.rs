@@ -2,16 +2,21 @@
 
 use crate::dfs::DistributedFileSystem;
 use crate::error::ClientError;
+use crate::local_file;
 use crate::options::ClientOptions;
-use hadal_env::{Clock, Random, Seam};
+use hadal_env::{Clock, Opening, Random, Seam};
 use hadal_quic::{Identity, QuicNet, TransportOptions};
 use hadal_types::Tick;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Socket buffers asked for, in bytes; the system may give less.
 const SOCKET_BUFFER: usize = 8 << 20;
+
+/// Addresses remembered as this machine's, or not.
+const HERE_MAX: usize = 4096;
 
 /// How long [`DistributedFileSystem::close`] lets its closing words leave.
 const FAREWELL: Duration = Duration::from_millis(20);
@@ -21,6 +26,8 @@ const FAREWELL: Duration = Duration::from_millis(20);
 pub struct TokioSeam {
     net: QuicNet,
     start: Instant,
+    /// Which addresses are this machine's.
+    here: Arc<Mutex<BTreeMap<IpAddr, bool>>>,
 }
 
 impl TokioSeam {
@@ -30,6 +37,7 @@ impl TokioSeam {
         Self {
             net,
             start: Instant::now(),
+            here: Arc::default(),
         }
     }
 }
@@ -62,6 +70,23 @@ impl Seam for TokioSeam {
 
     fn net(&self) -> &QuicNet {
         &self.net
+    }
+
+    fn is_here(&self, address: IpAddr) -> bool {
+        let mut known = self.here.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(here) = known.get(&address) {
+            return *here;
+        }
+        // Only addresses of this machine can be bound.
+        let here = UdpSocket::bind((address, 0)).is_ok();
+        if known.len() < HERE_MAX {
+            known.insert(address, here);
+        }
+        here
+    }
+
+    fn open_local(&self, socket: &str, ticket: u128) -> Opening {
+        local_file::open(socket, ticket)
     }
 }
 

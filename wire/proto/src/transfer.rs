@@ -3,6 +3,7 @@
 use crate::client::{BlockToken, ReplicaTarget};
 use crate::protocol::{Protocol, ProtocolId};
 use crate::{wire_enum, wire_struct};
+use alloc::string::String;
 use alloc::vec::Vec;
 use hadal_types::{
     Block, BlockId, BlockPoolId, ClientId, DatanodeUuid, GenerationStamp, ReplicaState, StorageUuid,
@@ -144,6 +145,8 @@ wire_enum! {
             delete_hint: DatanodeUuid,
             token: BlockToken,
         },
+        /// A way to the file of a finished replica, for a reader on the DataNode's own host (protocols.md section 5).
+        6 => OpenLocal { pool: BlockPoolId, block: Block, token: BlockToken },
     }
 }
 
@@ -160,6 +163,42 @@ wire_enum! {
         3 => Checksum { crc: u32, bytes_per_checksum: u32, length: u64 },
         /// To TransferReplica and ReplaceBlock.
         4 => Done,
+        /// To OpenLocal.
+        5 => Local { local: LocalReplica },
+    }
+}
+
+wire_struct! {
+    /// How a reader on the DataNode's own host gets at a finished replica in a file of its own, and how that file is
+    /// laid out.
+    ///
+    /// The reader connects to the Unix socket `socket` (a name in Linux's abstract namespace), writes `ticket`
+    /// (sixteen bytes, little-endian) and receives one byte with a read-only descriptor; a ticket is good for one
+    /// descriptor and some seconds. The right to read was checked when it was asked for.
+    ///
+    /// The first `whole` bytes of the block lie in groups of `group` bytes (the last may be shorter), group `g` at
+    /// `first_group + g * (head + group)`: a head of `head` bytes that begins with a little-endian CRC32C per chunk,
+    /// then the data. What is behind them is a tail record of its own at `tail`: a page of 4096 bytes with the
+    /// checksums from byte 64 on, then the data. A stored checksum is xored with [`hadal_types::chunk_salt`].
+    pub struct LocalReplica {
+        /// Name of the socket.
+        pub socket: String,
+        /// What to show there.
+        pub ticket: u128,
+        /// Length and stamp of the replica.
+        pub block: Block,
+        /// Data bytes per checksum.
+        pub bytes_per_checksum: u32,
+        /// Bytes of the block in groups.
+        pub whole: u64,
+        /// File offset of the first group.
+        pub first_group: u64,
+        /// Bytes of a group's head.
+        pub head: u32,
+        /// Data bytes of a group.
+        pub group: u32,
+        /// File offset of the tail record; unused when `whole` is all.
+        pub tail: u64,
     }
 }
 

@@ -45,6 +45,15 @@ pub const fn mix(id: BlockId) -> u64 {
     x.wrapping_mul(MULTIPLIER)
 }
 
+/// What the stored checksum of a block's `chunk`th chunk is xored with, so that chunks which a misdirected write put
+/// into another block or place do not verify. Fixed for ever: replica files hold it, and readers on a DataNode's own
+/// host undo it.
+#[must_use]
+pub const fn chunk_salt(id: BlockId, chunk: u64) -> u32 {
+    let spread = chunk.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    (mix(BlockId(id.0.wrapping_add(spread))) >> 32) as u32
+}
+
 /// The inverse of [`mix`].
 #[must_use]
 pub const fn unmix(key: u64) -> BlockId {

@@ -13,7 +13,7 @@ mod ids;
 mod state;
 mod tick;
 
-pub use block::{Block, PARTITION_COUNT, mix, partition_of, shard_of, unmix};
+pub use block::{Block, PARTITION_COUNT, chunk_salt, mix, partition_of, shard_of, unmix};
 pub use digest::{
     DIGEST_FAN_OUT, DIGEST_LEAF_BITS, DIGEST_LEAVES, Digest, DigestKey, DigestTree, digest_leaf,
     digest_leaf_keys,

@@ -1,8 +1,8 @@
 //! The three records of the store on disk. Little-endian; every record names its block, so that a
 //! misdirected write is noticed, and ends in a CRC32C.
 
-use crate::geometry::{Geometry, SLOT_FIXED, salt};
-use hadal_types::{Block, BlockId, GenerationStamp, StorageUuid};
+use crate::geometry::{Geometry, SLOT_FIXED};
+use hadal_types::{Block, BlockId, GenerationStamp, StorageUuid, chunk_salt};
 use store_record::checksum::{crc32c, crc32c_append};
 
 const VERSION: u32 = 1;
@@ -349,7 +349,7 @@ pub(crate) fn encode_checksums(id: BlockId, first: u64, checksums: &[u32], out: 
         put(
             out,
             index * 4,
-            &(crc ^ salt(id, first + index as u64)).to_le_bytes(),
+            &(crc ^ chunk_salt(id, first + index as u64)).to_le_bytes(),
         );
     }
 }
@@ -357,7 +357,7 @@ pub(crate) fn encode_checksums(id: BlockId, first: u64, checksums: &[u32], out: 
 /// Reads `count` checksums of the chunks from `first` on, unsalted.
 pub(crate) fn decode_checksums(id: BlockId, first: u64, count: usize, bytes: &[u8]) -> Vec<u32> {
     (0..count)
-        .map(|index| u32_at(bytes, index * 4) ^ salt(id, first + index as u64))
+        .map(|index| u32_at(bytes, index * 4) ^ chunk_salt(id, first + index as u64))
         .collect()
 }
 

@@ -1,7 +1,6 @@
 //! Where the bytes of a replica lie: pure arithmetic.
 
 use crate::StoreError;
-use hadal_types::{BlockId, mix};
 
 /// Direct I/O works in pages of this many bytes.
 pub(crate) const PAGE: usize = hadal_env::ALIGN;
@@ -104,13 +103,6 @@ impl Geometry {
     pub fn chunks(&self, bytes: usize) -> usize {
         bytes.div_ceil(self.bytes_per_checksum)
     }
-}
-
-/// What the checksum of a chunk is xored with on disk.
-pub(crate) fn salt(id: BlockId, chunk: u64) -> u32 {
-    (mix(BlockId(
-        id.0.wrapping_add(chunk.wrapping_mul(0xd6e8_feb8_6659_fd93)),
-    )) >> 32) as u32
 }
 
 fn gcd(a: usize, b: usize) -> usize {

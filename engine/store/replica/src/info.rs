@@ -1,6 +1,6 @@
 //! What the store tells about replicas and volumes.
 
-use crate::StoreError;
+use crate::{Geometry, StoreError};
 use hadal_types::{Block, BlockId, GenerationStamp, ReplicaState, StorageUuid};
 use std::path::PathBuf;
 
@@ -156,4 +156,19 @@ pub struct StoreCounters {
     pub files_created: u64,
     /// Replicas finalised into slots.
     pub slots_finalized: u64,
+}
+
+/// A finished replica's file, as [`crate::ReplicaStore::local_file`] gives it to readers on this host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LocalReplicaFile {
+    /// Where it is now.
+    pub path: PathBuf,
+    /// Id, stamp, length.
+    pub block: Block,
+    /// How it is laid out.
+    pub geometry: Geometry,
+    /// Bytes of the block in complete units, in place.
+    pub whole: u64,
+    /// File offset of the record with the bytes behind them.
+    pub tail: u64,
 }

@@ -36,8 +36,8 @@ pub use error::StoreError;
 pub use geometry::Geometry;
 pub use identity::{VolumeIdentity, read as read_identity};
 pub use info::{
-    CorruptReplica, Deleted, ReadPart, RecoveryInfo, ReplicaInfo, StartupReport, StoreCounters,
-    VerifyOutcome, VolumeStatus,
+    CorruptReplica, Deleted, LocalReplicaFile, ReadPart, RecoveryInfo, ReplicaInfo, StartupReport,
+    StoreCounters, VerifyOutcome, VolumeStatus,
 };
 pub use options::{CreateSpec, StoreIdentity, StoreOptions, VolumeSpec};
 pub use reader::ReplicaReader;

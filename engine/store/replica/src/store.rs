@@ -7,8 +7,8 @@ use crate::geometry::{Geometry, PAGE};
 use crate::map::{Location, Meta, MetaCell, Replica, ReplicaMap};
 use crate::volume::Volume;
 use crate::{
-    CreateSpec, Deleted, ReplicaInfo, ReplicaWriter, StoreCounters, StoreError, StoreOptions,
-    VolumeStatus,
+    CreateSpec, Deleted, LocalReplicaFile, ReplicaInfo, ReplicaWriter, StoreCounters, StoreError,
+    StoreOptions, VolumeStatus,
 };
 use futures_util::lock::Mutex;
 use hadal_env::Disk;
@@ -152,6 +152,48 @@ impl<D: Disk> ReplicaStore<D> {
             }
         }
         self.forget_failed();
+    }
+
+    /// The file of a FINALIZED replica that has one of its own, for readers on this host; `None` for any other: a slot
+    /// in a shared extent may be given to another block while somebody reads it (protocols.md section 5).
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::StaleStamp`].
+    pub fn local_file(
+        &self,
+        id: BlockId,
+        stamp: GenerationStamp,
+    ) -> Result<Option<LocalReplicaFile>, StoreError> {
+        let replica = self.find(id)?;
+        let meta = replica.meta.borrow();
+        if meta.stamp < stamp {
+            return Err(StoreError::StaleStamp {
+                id,
+                here: meta.stamp,
+                wanted: stamp,
+            });
+        }
+        let Location::File(file) = &meta.location else {
+            return Ok(None);
+        };
+        if replica.state() != ReplicaState::Finalized {
+            return Ok(None);
+        }
+        let tail = file
+            .tail
+            .get()
+            .map_or(0, |tail| file.geometry.tail_offset(tail.slot));
+        Ok(Some(LocalReplicaFile {
+            path: file.path.clone(),
+            block: Block {
+                id,
+                generation_stamp: meta.stamp,
+                length: replica.visible(),
+            },
+            geometry: file.geometry,
+            whole: file.in_place.get(),
+            tail,
+        }))
     }
 
     /// The file that holds a replica's first byte and the byte's offset in it; `None` while it is only in memory or

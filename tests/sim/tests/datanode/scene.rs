@@ -352,7 +352,7 @@ impl Scene {
                     let listed = Rc::clone(&listed);
                     let list: NamenodeList = Rc::new(move || Ok(listed.borrow().clone()));
                     Box::pin(async move {
-                        let run = hadal_datanode::run_with(env.clone(), config, Some(list));
+                        let run = hadal_datanode::run_with(env.clone(), config, Some(list), None);
                         if let Err(error) = run.await {
                             env.stop(1, &error.to_string());
                         }
