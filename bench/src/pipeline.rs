@@ -6,7 +6,7 @@ use crate::report::{Better, Question, Row, Run};
 use crate::settings::Settings;
 use anyhow::{Result, ensure};
 use bytes::Bytes;
-use hadal_client::{CreateOptions, Dfs};
+use hadal_client::{CreateOptions, Dfs, DfsInputStream, TokioSeam};
 use std::time::Instant;
 
 /// Bytes of the file.
