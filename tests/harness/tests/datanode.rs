@@ -124,7 +124,12 @@ fn rotten_replicas_are_found_by_readers_and_replaced() {
         done.then_some(()).ok_or_else(|| stats.to_string())
     });
     let rotten: usize = plan.iter().map(|(_, _, rotten)| rotten).sum();
-    let reported = cluster.log("nn1").matches("is corrupt").count();
+    // Whichever is active.
+    let ids = cluster.ids();
+    let namenodes = ids.iter().filter(|id| id.starts_with("nn"));
+    let reported: usize = namenodes
+        .map(|id| cluster.log(id).matches("is corrupt").count())
+        .sum();
     assert!(
         reported >= rotten,
         "{reported} of {rotten} rotten replicas were reported"
