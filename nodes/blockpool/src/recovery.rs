@@ -129,8 +129,8 @@ fn join<'a>(work: &RecoveryWork, reasons: impl Iterator<Item = (usize, &'a str)>
 ///   the RBW, RWR stay out; RWR: the least of them.
 /// * A truncation has its length given; replicas of the best state that are long enough take part. (Those that an
 ///   earlier attempt cut already are shorter than the others: no contradiction here.)
-/// * Without a candidate the block is empty and goes, if a replica says that it is empty or every location
-///   answered. Where HDFS deletes also when the only location with bytes is away, this waits for it or for the NameNode
+/// * Without a candidate the block is empty and goes, if an RBW or FINALIZED replica says that it is empty or every
+///   location answered. An RWR does not say it: its node restarted, and left a pipeline that may have gone on without it. Where HDFS deletes also when the only location with bytes is away, this waits for it or for the NameNode
 ///   to leave it out.
 ///
 /// # Errors
@@ -180,7 +180,10 @@ pub fn plan(work: &RecoveryWork, answers: &[Answer]) -> Result<Plan, RecoveryErr
         .map(|(_, info)| info.state)
         .max();
     let Some(best) = best else {
-        if replicas.is_empty() && failures().next().is_some() {
+        let proven = replicas
+            .iter()
+            .any(|(_, info)| info.state != ReplicaState::Rwr);
+        if !proven && failures().next().is_some() {
             let reasons = join(work, failures());
             return Err(RecoveryError::Unknown { block, reasons });
         }
@@ -421,11 +424,13 @@ mod tests {
             let done = conclude(&work, &plan, &[]).unwrap();
             assert!(done.delete && done.length == 0 && done.nodes.is_empty());
         }
-        let error = decide(&[Answer::Absent, failed()]).unwrap_err();
-        assert!(
-            matches!(error, RecoveryError::Unknown { .. }),
-            "the one that is away may have the bytes: {error:?}"
-        );
+        for known in [Answer::Absent, replica(Rwr, 0)] {
+            let error = decide(&[known, failed()]).unwrap_err();
+            assert!(
+                matches!(error, RecoveryError::Unknown { .. }),
+                "the one that is away may have the bytes: {error:?}"
+            );
+        }
         assert_eq!(
             decide(&[replica(Finalized, 0), replica(Rbw, N)]),
             Ok((N, vec![1])),

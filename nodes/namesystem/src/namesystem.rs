@@ -38,6 +38,8 @@ pub struct Namesystem {
     pub(crate) standby_reads: StandbyReads,
     effects: Vec<Effect>,
     next_lease_check: Tick,
+    /// Since when DataNodes may report here.
+    pub(crate) started: Tick,
     pub(crate) active_hint: String,
     pub(crate) last_checkpoint: TxId,
     /// While active and alone.
@@ -126,6 +128,7 @@ impl Namesystem {
             standby_reads: StandbyReads::default(),
             effects: Vec::new(),
             next_lease_check: Tick::NEVER,
+            started: Tick::NEVER,
             active_hint: String::new(),
             last_checkpoint: TxId(0),
             trail: None,
@@ -135,6 +138,7 @@ impl Namesystem {
     /// Image and durable journal are loaded: a standby from now on, safe mode counts (F-03).
     pub fn start(&mut self, now: Tick) {
         self.ha = HaState::Standby;
+        self.started = now;
         self.blocks.become_standby(now, self.ha);
         self.blocks.start(now);
         self.drain_block_events();

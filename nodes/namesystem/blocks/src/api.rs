@@ -59,9 +59,15 @@ pub enum RecoveryError {
     /// It is COMPLETE.
     #[error("{0} is COMPLETE and needs no recovery")]
     Complete(BlockId),
-    /// No live DataNode is known to have a replica; try again when DataNodes come back.
-    #[error("no live DataNode holds a replica of {0}; try again when one reports it")]
+    /// No DataNode is known that may have a replica: none was chosen for it and none reported one.
+    #[error("no DataNode is known to hold a replica of {0}; try again when one reports it")]
     NoReplica(BlockId),
+    /// Those that may have a replica are dead, or their storage failed: what was flushed to them is there, and nothing is
+    /// decided before one is back.
+    #[error(
+        "no live DataNode holds a replica of {0}: those that may are away; try again when one of them is back"
+    )]
+    Away(BlockId),
     /// Another recovery of it runs and has not timed out (T-L12).
     #[error("recovery {running} of {block} is under way; try again later")]
     Running {

@@ -468,7 +468,7 @@ impl Partition {
             self.drop_corrupt(key, |replica| replica.storage != storage);
         }
         for open in self.open.values_mut() {
-            open.reported.retain(|replica| replica.storage != storage);
+            open.lose(storage);
         }
         self.queued.retain(|_, reports| {
             let before = reports.len();

@@ -52,9 +52,13 @@ impl BlockManager {
         candidates.extend(partition.live_replicas(key));
         candidates.sort_unstable();
         candidates.dedup();
+        let had = !candidates.is_empty();
         candidates.retain(|storage| self.nodes.is_usable(*storage));
         if candidates.is_empty() {
-            return Err(RecoveryError::NoReplica(block));
+            return Err(match had {
+                true => RecoveryError::Away(block),
+                false => RecoveryError::NoReplica(block),
+            });
         }
         Ok(Plan {
             known,

@@ -159,6 +159,16 @@ impl BlockManager {
         self.nodes.alive.len() as u64
     }
 
+    /// Whether every DataNode that ever registered here, but for those that were decommissioned, is alive and has fully
+    /// reported, and there is one: a block nobody reported is then nowhere that this NameNode knows of.
+    #[must_use]
+    pub fn has_heard_all(&self) -> bool {
+        let mut dead = self.nodes.nodes.iter().filter(|node| !node.alive);
+        !self.nodes.alive.is_empty()
+            && self.unreported() == 0
+            && dead.all(|node| node.service == Service::Decommissioned)
+    }
+
     fn dead_nodes(&self) -> Vec<&str> {
         let known = |at: &usize| {
             !self.nodes.nodes[*at].alive && self.nodes.is_known(u32::try_from(*at).unwrap_or(0))

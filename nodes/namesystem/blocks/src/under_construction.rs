@@ -29,6 +29,8 @@ pub(crate) struct Open {
     /// Storages of the pipeline, in its order; not journaled, so empty after a failover.
     pub(crate) expected: SmallVec<[u32; 3]>,
     pub(crate) reported: SmallVec<[OpenReported; 3]>,
+    /// Of `reported`: what was in a storage that is gone. It may come back with the bytes.
+    pub(crate) away: SmallVec<[OpenReported; 1]>,
     pub(crate) recovery: Option<Recovery>,
 }
 
@@ -46,10 +48,21 @@ impl Open {
         }
     }
 
-    /// Storages that may have a replica of at least this stamp: the pipeline first, then others that reported one.
+    /// A storage is gone: what it reported is remembered.
+    pub(crate) fn lose(&mut self, storage: u32) {
+        let Some(at) = self.reported.iter().position(|it| it.storage == storage) else {
+            return;
+        };
+        let lost = self.reported.remove(at);
+        self.away.retain(|old| old.storage != storage);
+        self.away.push(lost);
+    }
+
+    /// Storages that may have a replica of at least this stamp: the pipeline first, then others that reported one, then
+    /// those of them that are away.
     pub(crate) fn candidates(&self, stamp: u64) -> SmallVec<[u32; 4]> {
         let mut all: SmallVec<[u32; 4]> = self.expected.iter().copied().collect();
-        for replica in &self.reported {
+        for replica in self.reported.iter().chain(&self.away) {
             if replica.block.generation_stamp.0 >= stamp && !all.contains(&replica.storage) {
                 all.push(replica.storage);
             }
@@ -203,8 +216,10 @@ impl Partition {
         entry.stamp = block.generation_stamp.0;
         entry.length = block.length;
         if let Some(open) = self.open.get_mut(&key) {
-            open.reported
-                .retain(|replica| replica.block.generation_stamp >= block.generation_stamp);
+            let current =
+                |it: &mut OpenReported| it.block.generation_stamp >= block.generation_stamp;
+            open.reported.retain(current);
+            open.away.retain(current);
         }
     }
 

@@ -253,10 +253,8 @@ impl Namesystem {
                 attempts.or_insert(Attempts::none(now)).next = now.after_ms(RETRY_MS);
                 return Ok(false);
             }
-            Err(RecoveryError::NoReplica(_))
-                if last.length == 0 && self.blocks.ready_to_become_active() =>
-            {
-                // Every live DataNode has reported and none has it: its writer never got to write.
+            Err(RecoveryError::NoReplica(_)) if last.length == 0 && self.has_heard_all(now) => {
+                // Nobody has it, and nobody is away who may: its writer never got to write.
                 self.drop_last(wall_ms, inode, holder, last.id);
                 return Ok(true);
             }
@@ -286,6 +284,12 @@ impl Namesystem {
             block: Some((last.id, recovery_id)),
         });
         Ok(false)
+    }
+
+    /// Every DataNode there is has reported. One that never registered with this NameNode (it was down when that started)
+    /// is not known to be away: it has had as long as a writer that says nothing.
+    fn has_heard_all(&self, now: Tick) -> bool {
+        self.blocks.has_heard_all() && now.ms_since(self.started) >= self.config.lease_hard_limit_ms
     }
 
     fn take_over(&mut self, wall_ms: u64, inode: InodeId, holder: ClientId) {

@@ -9,7 +9,7 @@ use hadal_proto::FaultClass::{
 use hadal_proto::admin;
 use hadal_proto::client::{Request, Response};
 use hadal_proto::datanode::{Action, ChangeKind, Command, Request as FromNode, Response as ToNode};
-use hadal_types::{GenerationStamp, InodeId};
+use hadal_types::{BlockState, GenerationStamp, InodeId};
 
 /// T-L14, E-04: another client takes a name over once the holder is past its soft limit, not before.
 #[test]
@@ -111,18 +111,83 @@ fn t_l23_an_unwritten_block_is_dropped_by_recovery() {
     assert_eq!(world.replayed().view().digest(), world.ns.view().digest());
 }
 
-/// A block that no live DataNode has is dropped only when all of them have reported.
+/// What was flushed to DataNodes that are dead is not dropped, whoever else has reported (E-08): they come back with it.
 #[test]
-fn a_block_nobody_has_is_dropped_once_all_have_reported() {
-    let (mut world, nodes) = cluster();
+fn a_block_whose_datanodes_are_away_waits_for_them() {
+    let (mut world, mut nodes) = cluster();
+    let inode = world.open("/f");
+    let found = added(world.ok(add("/f", inode, None)));
+    for node in &mut nodes {
+        node.says(&mut world, ChangeKind::Receiving, found.block);
+    }
+    world.pass(4_000_000);
+    Node::register(4, &mut world);
+    let recover = || Request::RecoverLease { path: "/f".into() };
+    assert_eq!(world.ok(recover()), NO);
+    world.pass(10_000_000);
+    assert!(world.stat("/f").unwrap().under_construction);
+    assert!(world.ns.blocks().stored(found.block.id).is_some());
+    // Back with what they have: recovery goes on with them.
+    Node::register(1, &mut world);
+    assert_eq!(world.ok(recover()), NO);
+    let state = world.ns.blocks().stored(found.block.id).unwrap().state;
+    assert_eq!(state, BlockState::UnderRecovery);
+    assert_eq!(world.replayed().view().digest(), world.ns.view().digest());
+}
+
+/// As above after a failover: the new active knows the DataNodes only from what they had reported before they died.
+#[test]
+fn what_a_dead_datanode_had_reported_is_remembered_over_a_failover() {
+    let (mut world, _nodes) = cluster();
+    let inode = world.open("/f");
+    let found = added(world.ok(add("/f", inode, None)));
+    let mut next = World::standby(world.replayed());
+    next.now = world.now;
+    let mut had = Node::register(1, &mut next);
+    had.says(&mut next, ChangeKind::Receiving, found.block);
+    next.activate(2);
+    next.pass(4_000_000);
+    Node::register(4, &mut next);
+    let recover = || Request::RecoverLease { path: "/f".into() };
+    assert_eq!(next.call_as(&root(), 2, recover()).unwrap(), NO);
+    // Back, and with no report of it yet: it is asked.
+    Node::register(1, &mut next);
+    assert_eq!(next.call_as(&root(), 2, recover()).unwrap(), NO);
+    let state = next.ns.blocks().stored(found.block.id).unwrap().state;
+    assert_eq!(state, BlockState::UnderRecovery);
+}
+
+/// A block that nobody ever had is dropped, after a failover, once every DataNode has reported and none is dead, and one
+/// that this NameNode never saw has had its time.
+#[test]
+fn a_block_nobody_ever_had_is_dropped_once_all_have_reported() {
+    let (mut world, _nodes) = cluster();
     let inode = world.open("/f");
     added(world.ok(add("/f", inode, None)));
-    drop(nodes);
-    world.pass(700_000);
-    Node::register(4, &mut world);
-    assert_eq!(world.ok(Request::RecoverLease { path: "/f".into() }), YES);
-    assert_eq!(world.stat("/f").unwrap().length, 0);
-    assert_eq!(world.replayed().view().digest(), world.ns.view().digest());
+    let mut next = World::standby(world.replayed());
+    next.now = world.now;
+    next.activate(2);
+    let recover = || Request::RecoverLease { path: "/f".into() };
+    assert_eq!(
+        next.call_as(&root(), 2, recover()).unwrap(),
+        NO,
+        "no DataNode is there"
+    );
+    Node::register(4, &mut next);
+    assert_eq!(
+        next.call_as(&root(), 2, recover()).unwrap(),
+        NO,
+        "others may come yet"
+    );
+    next.pass(3_700_000);
+    assert_eq!(
+        next.call_as(&root(), 2, recover()).unwrap(),
+        NO,
+        "one is dead"
+    );
+    Node::register(4, &mut next);
+    assert_eq!(next.call_as(&root(), 2, recover()).unwrap(), YES);
+    assert_eq!(next.stat("/f").unwrap().length, 0);
 }
 
 /// E-06, E-16, E-18, E-20: recoverLease on a file with a block in flight starts block recovery under a new stamp;
