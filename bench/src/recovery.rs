@@ -14,9 +14,10 @@ use std::time::Instant;
 /// Small files of 16 KiB (issue 5 asks for as many as leave 100 000 on the lost DataNode: `--files 200000`).
 const SMALL_FILES: usize = 3_000;
 const SMALL_BYTES: u64 = 16 << 10;
-/// Bytes of large files of 32 MiB in all (for 20 GiB on the lost DataNode: `--bytes 40GiB`).
+/// Bytes of large files of 32 MiB at most in all (for 20 GiB on the lost DataNode: `--bytes 40GiB`).
 const LARGE_TOTAL: u64 = 1 << 30;
 const LARGE_BYTES: u64 = 32 << 20;
+const LARGE_FILES: u64 = 16;
 /// Copies of each: with four DataNodes every one of them has half.
 const REPLICATION: u16 = 2;
 const DATANODES: u16 = 4;
@@ -24,7 +25,7 @@ const DATANODES: u16 = 4;
 const CALLERS: usize = 16;
 /// Bytes handed over at once.
 const CHUNK: usize = 1 << 20;
-/// Blocks of the file that a writer writes past a dead DataNode; the first is not counted.
+/// Blocks of the file that a writer writes past a dead DataNode, and their size at most; the first is not counted.
 const BLOCK_BYTES: u64 = 64 << 20;
 const BLOCKS: u64 = 9;
 const ROOT: &str = "/bench/recovery";
@@ -47,8 +48,10 @@ pub fn run(settings: &Settings) -> Result<Question> {
     );
     let runtime = runtime()?;
     let small = (settings.files.unwrap_or(SMALL_FILES), SMALL_BYTES);
-    let large = settings.bytes.unwrap_or(LARGE_TOTAL).div_ceil(LARGE_BYTES);
-    let large = (usize::try_from(large)?, LARGE_BYTES);
+    let total = settings.bytes.unwrap_or(LARGE_TOTAL);
+    // Enough files that every DataNode has some.
+    let large = ((total / LARGE_FILES) >> 20 << 20).clamp(1 << 20, LARGE_BYTES);
+    let large = (usize::try_from(total.div_ceil(large))?, large);
     let shape = Shape {
         datanodes: DATANODES,
         set: FAST,
@@ -95,13 +98,19 @@ pub fn run(settings: &Settings) -> Result<Question> {
             ),
             format!(
                 "write past a dead DataNode: one of the pipeline is killed after the first MiB; rates from the second block of {} MiB on; the ratio is of runs next to each other",
-                BLOCK_BYTES >> 20
+                block_bytes(settings) >> 20
             ),
             "all replicas are on one device: what is copied is read and written there".into(),
             values,
         ],
         rows,
     })
+}
+
+/// Bytes per block of that file: so that it is no larger than the large files are together.
+fn block_bytes(settings: &Settings) -> u64 {
+    let most = settings.bytes.unwrap_or(LARGE_TOTAL) / BLOCKS;
+    (most >> 20 << 20).clamp(1 << 20, BLOCK_BYTES)
 }
 
 #[derive(Default)]
@@ -188,6 +197,7 @@ async fn past_the_dead(settings: &Settings) -> Result<Vec<Row>> {
         datanodes: 5,
         ..Shape::default()
     };
+    let bytes = block_bytes(settings);
     let cluster = tokio::task::block_in_place(|| Cluster::open_shape(settings, shape))?;
     let dfs = cluster.clients(1, true)?.remove(0);
     let (mut past, mut four, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
@@ -200,13 +210,14 @@ async fn past_the_dead(settings: &Settings) -> Result<Vec<Row>> {
             &cluster,
             &dfs,
             &format!("{ROOT}/past{round}"),
+            bytes,
             Some(&mut victim),
         )
         .await?;
         cluster
             .await_stats(&dfs, "it is dead", |stats| stats.live_datanodes == 4)
             .await?;
-        let without = write(&cluster, &dfs, &format!("{ROOT}/four{round}"), None).await?;
+        let without = write(&cluster, &dfs, &format!("{ROOT}/four{round}"), bytes, None).await?;
         dfs.delete(ROOT, true).await?;
         tokio::task::block_in_place(|| cluster.start_again(&victim))?;
         if round > 0 {
@@ -218,7 +229,7 @@ async fn past_the_dead(settings: &Settings) -> Result<Vec<Row>> {
     let load = format!(
         "one file of {} blocks of {} MiB, replication 3",
         BLOCKS,
-        BLOCK_BYTES >> 20
+        bytes >> 20
     );
     let row = |what: &str, unit: &str, runs: &[Run]| {
         Row::new(what, load.clone(), (unit, Better::Higher), "GiB", runs)
@@ -231,9 +242,15 @@ async fn past_the_dead(settings: &Settings) -> Result<Vec<Row>> {
 }
 
 /// MB/s from the second block on. With `kill` a node of the first block's pipeline is killed at its start.
-async fn write(cluster: &Cluster, dfs: &Dfs, path: &str, kill: Option<&mut String>) -> Result<f64> {
+async fn write(
+    cluster: &Cluster,
+    dfs: &Dfs,
+    path: &str,
+    bytes: u64,
+    kill: Option<&mut String>,
+) -> Result<f64> {
     let options = CreateOptions {
-        block_size: Some(BLOCK_BYTES),
+        block_size: Some(bytes),
         ..CreateOptions::default()
     };
     let chunk = Bytes::from(vec![0x5A; CHUNK]);
@@ -245,8 +262,8 @@ async fn write(cluster: &Cluster, dfs: &Dfs, path: &str, kill: Option<&mut Strin
         *victim = nodes.get(1).context("a pipeline of three")?.clone();
         tokio::task::block_in_place(|| cluster.kill(victim))?;
     }
-    let chunks = BLOCKS * BLOCK_BYTES / CHUNK as u64;
-    let first = BLOCK_BYTES / CHUNK as u64;
+    let first = bytes / CHUNK as u64;
+    let chunks = BLOCKS * first;
     let mut start = Instant::now();
     for at in 1..chunks {
         if at == first {
@@ -256,6 +273,6 @@ async fn write(cluster: &Cluster, dfs: &Dfs, path: &str, kill: Option<&mut Strin
         file.write_bytes(chunk.clone()).await?;
     }
     file.close().await?;
-    let bytes = (chunks - first) * CHUNK as u64;
-    Ok(bytes as f64 / start.elapsed().as_secs_f64() / 1e6)
+    let counted = (chunks - first) * CHUNK as u64;
+    Ok(counted as f64 / start.elapsed().as_secs_f64() / 1e6)
 }

@@ -1,6 +1,7 @@
 //! Misuse of what recovery offers (issue 5): each is refused by name, with exit code 1, and changes nothing.
 
-use harness::{TestCluster, Writer, alone, eventually};
+use hadal_client::AppendOptions;
+use harness::{TestClient, TestCluster, Writer, alone, eventually};
 use std::time::Duration;
 
 const WRITER: &str = env!("CARGO_BIN_EXE_harness-writer");
@@ -66,7 +67,7 @@ fn appends_truncates_lease_recoveries_and_factors_that_cannot_be_t_l22_t_l24_t_t
 }
 
 /// A decommission that cannot end, as no DataNode is left for the third copies: fsck names the files that hold it up, and
-/// it ends once they ask for no more.
+/// it ends once they ask for no more. Of the files that are open those are listed that hold it up.
 #[test]
 fn a_decommission_that_cannot_end_names_the_files_that_hold_it() {
     let _alone = alone();
@@ -85,6 +86,31 @@ fn a_decommission_that_cannot_end_names_the_files_that_hold_it() {
     std::fs::write(cluster.root().join("conf/nn1.toml"), config).expect("a configuration");
     cluster.start_node("nn1");
     cluster.await_healthy("/", SOON);
+    // Open, with a first block that wants its three copies; another one has its only block still open.
+    let (client, mut writer) = (
+        TestClient::new(&cluster),
+        Writer::create(WRITER, &cluster, "/writing", 1),
+    );
+    writer.write(1_000, "hflush");
+    cluster.dfs(&["-put", "five", "/held"]).ok();
+    let dfs = client.dfs();
+    let new_block = AppendOptions { new_block: true };
+    let held = client.block_on(dfs.append("/held", &new_block));
+    let mut held = held.expect("appended to");
+    let blocking = |more: &[&str]| {
+        let all = [
+            &["dfsadmin", "-listOpenFiles", "-blockingDecommission"],
+            more,
+        ]
+        .concat();
+        let told = cluster.run(&all).ok().stdout;
+        let lines = told.lines().skip(1).map(|line| {
+            let path = line.split('\t').next_back().unwrap_or_default();
+            path.to_owned()
+        });
+        lines.collect::<Vec<_>>()
+    };
+    assert!(blocking(&[]).is_empty(), "nobody leaves");
     std::fs::write(&exclude, "dn2\n").expect("a file");
     cluster.run(&["dfsadmin", "-refreshNodes"]).ok();
     let status = |wanted: &str| {
@@ -103,6 +129,16 @@ fn a_decommission_that_cannot_end_names_the_files_that_hold_it() {
         held.then(|| told.clone()).ok_or(told)
     });
     assert!(!told.contains("/two:"), "{told}");
+    assert_eq!(blocking(&[]), ["/held"]);
+    assert_eq!(blocking(&["-path", "/held"]), ["/held"]);
+    assert!(blocking(&["-path", "/writing"]).is_empty());
+    let all = cluster.run(&["dfsadmin", "-listOpenFiles"]).ok().stdout;
+    assert!(all.contains("/held") && all.contains("/writing"), "{all}");
+    client.block_on(held.close()).expect("closed");
+    assert_eq!(writer.order("close"), Ok(1_000));
+    for path in ["/held", "/writing"] {
+        cluster.dfs(&["-rm", path]).ok();
+    }
     cluster.dfs(&["-setrep", "2", "/three"]).ok();
     status("Decommissioned");
     assert!(cluster.dfs(&["-cat", "/three"]).ok().stdout == "12345");

@@ -130,6 +130,52 @@ fn a_long_write_outlives_every_member_of_its_pipeline_e21_t_p9_t_p14() {
     cluster.await_equal_replicas(&client, &dfs, path, 3, SOON);
 }
 
+/// A DataNode evicts its writers, and the pipeline goes on without it (T-P7); the only one left restarts for an upgrade, and
+/// the write goes on there, from where it was (T-P5).
+#[test]
+fn writers_are_evicted_and_wait_for_a_restart_t_p5_t_p7() {
+    let _alone = alone();
+    let cluster = TestCluster::start(2);
+    let client = TestClient::new(&cluster);
+    let dfs = client.dfs_quick(|_| {});
+    let (path, pattern) = ("/upgrade", Pattern(31));
+    let mut writer = Writer::create(WRITER, &cluster, path, pattern.0);
+    writer.write(1_500_001, "hflush");
+    let (_, first, nodes) = last_block(&client, &dfs, path);
+    assert_eq!(nodes.len(), 2, "{nodes:?}");
+    let (evicting, left) = (&nodes[1], &nodes[0]);
+    let said = cluster.run(&["dfsadmin", "-evictWriters", evicting]).ok();
+    let words = format!("Requested writer eviction to datanode {evicting}\n");
+    assert_eq!(said.stdout, words);
+    writer.write(1_000_001, "hflush");
+    let (_, second, nodes) = last_block(&client, &dfs, path);
+    assert!(second > first, "{second} after {first}");
+    assert_eq!(&nodes, std::slice::from_ref(left));
+    let order = ["dfsadmin", "-shutdownDatanode", left, "upgrade"];
+    let said = cluster.run(&order).ok();
+    let words = format!("Submitted a shutdown request to datanode {left}\n");
+    assert_eq!(said.stdout, words);
+    eventually("it has ended", SOON, || {
+        let told = cluster.dev(&["status", "--json"]).ok().stdout;
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        let processes = told["processes"].as_array().expect("processes");
+        let it = processes.iter().find(|process| process["id"] == **left);
+        let state = it.expect("it is known")["state"].clone();
+        (state == "down").then_some(()).ok_or(state.to_string())
+    });
+    cluster.start_node(left);
+    let flushed = writer.write(1_000_001, "hsync");
+    let (_, third, same) = last_block(&client, &dfs, path);
+    assert!(third > second, "{third} after {second}");
+    assert_eq!(same, nodes);
+    assert_eq!(writer.order("close"), Ok(flushed));
+    let length = client.block_on(check(&dfs, path, pattern, 0));
+    assert_eq!(length, flushed);
+    cluster.await_equal_replicas(&client, &dfs, path, 2, SOON);
+    let no_word = cluster.run(&["dfsadmin", "-shutdownDatanode", left, "soon"]);
+    assert_eq!(no_word.code, 255, "{no_word:?}");
+}
+
 /// Takes a file from its dead writer by the command line (T-L24).
 fn recover_lease(cluster: &TestCluster, path: &str) {
     let said = cluster.run(&["debug", "recoverLease", "-path", path, "-retries", "20"]);
