@@ -12,8 +12,9 @@ use crate::doctor::DoctorArgs;
 use crate::files::verbs::DfsArgs;
 use crate::fsck::FsckArgs;
 use crate::getconf::GetconfArgs;
+use crate::oev::OevArgs;
 use crate::tls::Tls;
-use crate::{admin, doctor, files, fsck, getconf, pages, session, tls};
+use crate::{admin, doctor, files, fsck, getconf, oev, pages, session, tls};
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -143,9 +144,8 @@ pub(crate) enum Command {
     /// Offline image viewer (not in this version)
     #[command(hide = true)]
     Oiv(Rest),
-    /// Offline edits viewer (not in this version)
-    #[command(hide = true)]
-    Oev(Rest),
+    /// Show the edits of a segment file
+    Oev(OevArgs),
 }
 
 /// Arguments of something that is not there.
@@ -348,7 +348,7 @@ pub(crate) fn run(cli: Cli) -> Result<i32> {
         Command::ClientConfig(_) => Ok(admin::missing(&console, "client-config")),
         Command::Balancer(args) => balancer::run(&global, console, args),
         Command::Oiv(_) => Ok(admin::missing(&console, "oiv")),
-        Command::Oev(_) => Ok(admin::missing(&console, "oev")),
+        Command::Oev(args) => oev::run(&console, &args),
     }
 }
 

@@ -16,6 +16,7 @@ mod groups;
 mod hosts;
 mod humanize;
 mod local_door;
+mod oev;
 mod pages;
 mod session;
 mod tls;

@@ -65,6 +65,7 @@ fn t_h25_q19_what_a_gap_took_is_named_and_dropped_on_demand_only() {
     for id in JOURNALNODES {
         cluster.start_node(id);
     }
+    the_viewer_shows_a_segment(&cluster);
     let declined = recover(&cluster, &["-nonInteractive"]);
     assert_eq!(declined.code, 1, "{}{}", declined.stdout, declined.stderr);
     for text in [
@@ -95,4 +96,41 @@ fn t_h25_q19_what_a_gap_took_is_named_and_dropped_on_demand_only() {
     );
     let again = recover(&cluster, &[]);
     assert!(again.stderr.contains("in use"), "{}", again.stderr);
+}
+
+/// `oev` of a segment: every edit, and the first damage by its place.
+fn the_viewer_shows_a_segment(cluster: &TestCluster) {
+    let mut segments = Vec::new();
+    find(&cluster.data("jn1"), "edits_0", &mut segments);
+    segments.sort();
+    let file = segments[0].display().to_string();
+    let xml = cluster.run(&["oev", "-i", &file]).ok().stdout;
+    assert!(
+        xml.contains("<EDITS>") && xml.trim_end().ends_with("</EDITS>"),
+        "{xml}"
+    );
+    for name in ["kept-0", "kept-4"] {
+        assert!(xml.contains(&format!("<NAME>{name}</NAME>")), "{xml}");
+    }
+    let json = cluster.run(&["oev", "-i", &file, "-p", "JSON"]).ok().stdout;
+    let opcodes: Vec<serde_json::Value> = json
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect();
+    let made = opcodes.iter().filter(|edit| edit["OPCODE"] == "OP_MKDIR");
+    assert_eq!(made.count(), 5, "{json}");
+    let counts = cluster
+        .run(&["oev", "-i", &file, "-p", "stats", "-o", "counts"])
+        .ok();
+    assert_eq!(counts.stdout, "");
+    let counts = std::fs::read_to_string(cluster.local("counts")).expect("counts");
+    assert!(counts.contains("OP_MKDIR"), "{counts}");
+    // The payload of the first record.
+    let mut bytes = std::fs::read(&segments[0]).expect("a segment");
+    bytes[4096 + 24] ^= 1;
+    cluster.write_local("rotten", bytes);
+    let rotten = cluster.run(&["oev", "-i", "rotten"]);
+    rotten.fails(1, &["rotten", "txid 0", "checksum"]);
+    let other = cluster.run(&["oev", "-i", "counts"]);
+    other.fails(1, &["counts", "no segment"]);
 }

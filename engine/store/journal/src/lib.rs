@@ -36,6 +36,7 @@ mod recovery;
 mod scan;
 mod segments;
 mod types;
+mod view;
 mod writer;
 
 pub use copy::SegmentCopy;
@@ -49,4 +50,5 @@ pub use records::{
 };
 pub use recovery::{End, Facts, RECOVERY, Row, Stop};
 pub use types::{Appended, Behind, Chunk, Options, Place, Purged, SegmentInfo, Start, Tail};
+pub use view::{SegmentView, ViewError};
 pub use writer::QUEUE_BYTES_MAX;
