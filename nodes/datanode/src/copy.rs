@@ -142,7 +142,30 @@ pub(crate) async fn copy_block<E: Env>(
     }
 }
 
+/// Sends a replica along. A kept connection may lead to a process that is gone, its successor resets it: what breaks with
+/// it is tried once more on a connection of its own.
 async fn send<E: Env>(
+    node: &Rc<Node<E>>,
+    block: Block,
+    bytes_per_checksum: u32,
+    stage: WriteStage,
+    targets: &[ReplicaTarget],
+) -> Result<(), Broken> {
+    let first = targets.first().and_then(|it| it.address_for(block.id));
+    let kept = |node: &Node<E>| first.is_some_and(|address| node.keeps_peer(address));
+    let was_kept = kept(node);
+    match send_once(node, block, bytes_per_checksum, stage.clone(), targets).await {
+        Err(Broken::Target(0, fault))
+            if was_kept && !kept(node) && fault.class == FaultClass::Retry =>
+        {
+            tracing::debug!("copying {block} once more: {}", fault.message);
+            send_once(node, block, bytes_per_checksum, stage, targets).await
+        }
+        outcome => outcome,
+    }
+}
+
+async fn send_once<E: Env>(
     node: &Rc<Node<E>>,
     block: Block,
     bytes_per_checksum: u32,

@@ -468,6 +468,12 @@ impl<E: Env> Node<E> {
         self.report_bad(info.block, info.storage);
     }
 
+    /// Whether a connection to that DataNode is kept which is not known to be over.
+    pub(crate) fn keeps_peer(&self, address: SocketAddr) -> bool {
+        let peers = self.peers.borrow();
+        peers.get(&address).is_some_and(|conn| !conn.is_closed())
+    }
+
     /// A connection to another DataNode, kept for the next stream.
     pub(crate) async fn peer(
         &self,

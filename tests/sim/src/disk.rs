@@ -55,7 +55,7 @@ use content::WriteOp;
 use hadal_env::{ALIGN, DirEntry, Disk, DiskError, File, OpenOptions, Space};
 use op::{Reply, Request};
 use state::DiskState;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -69,6 +69,8 @@ use std::task::{Context, Poll};
 pub(crate) struct DiskCell {
     number: usize,
     state: RefCell<DiskState>,
+    /// Operations that ended, and crashes: what the medium holds changes with them only.
+    changes: Cell<u64>,
 }
 
 impl DiskCell {
@@ -77,6 +79,7 @@ impl DiskCell {
         Rc::new(Self {
             number,
             state: RefCell::new(DiskState::new(config, rng)),
+            changes: Cell::new(0),
         })
     }
 
@@ -86,6 +89,7 @@ impl DiskCell {
     }
 
     pub(crate) fn power_failure(&self) {
+        self.changes.set(self.changes.get() + 1);
         self.state.borrow_mut().power_failure();
     }
 
@@ -104,6 +108,7 @@ impl DiskCell {
 
 /// An operation's time has come.
 pub(crate) fn complete(handle: &Handle, cell: &DiskCell, op: OpKey) {
+    cell.changes.set(cell.changes.get() + 1);
     let done = cell.state.borrow_mut().complete(op);
     let Some(done) = done else { return };
     drop(done.buf);

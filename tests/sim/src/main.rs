@@ -141,7 +141,7 @@ fn list() {
             println!("    --planted {name}");
         }
         for name in scenario.unproven() {
-            println!("    --planted {name} (not found yet)");
+            println!("    --planted {name} (masked by other rules: tests/sim/README.md)");
         }
     }
 }

@@ -87,7 +87,7 @@ pub trait Scenario: Sync {
     /// Bugs that can be planted in it (besides [`SEAM_BUGS`], if [`Scenario::finds_seam_bugs`]).
     fn planted(&self) -> &'static [&'static str];
 
-    /// Bugs that can be planted in it and that it does not find reliably yet.
+    /// Bugs that can be planted in it and that it cannot find: other rules stand behind them.
     fn unproven(&self) -> &'static [&'static str] {
         &[]
     }
@@ -147,6 +147,7 @@ impl Handle {
 pub fn registry() -> &'static [&'static dyn Scenario] {
     &[
         &crate::scenarios::cluster::WholeCluster,
+        &crate::scenarios::duel::Duel,
         &crate::scenarios::ledger::Ledger,
         &crate::scenarios::records::Records,
         &crate::scenarios::quic::QuicInTheLoop,

@@ -96,6 +96,7 @@ impl WriteOp {
 pub(crate) struct Content {
     length: u64,
     pages: BTreeMap<u64, Rc<[u8]>>,
+    version: u64,
 }
 
 /// The bytes as a piece. Whole pages of zeros, of which preallocation makes many, are one and the same.
@@ -123,7 +124,13 @@ impl Content {
         self.length
     }
 
+    /// Counts changes.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
     pub(crate) fn apply(&mut self, write: &WriteOp) {
+        self.version += 1;
         for piece in &write.pieces {
             if piece.data.len() == PAGE {
                 self.pages.insert(piece.page, Rc::clone(&piece.data));
@@ -139,6 +146,7 @@ impl Content {
     }
 
     pub(crate) fn set_length(&mut self, length: u64) {
+        self.version += 1;
         if length < self.length {
             let keep = length.div_ceil(PAGE as u64);
             self.pages.split_off(&keep);
@@ -153,6 +161,7 @@ impl Content {
     }
 
     pub(crate) fn extend_to(&mut self, length: u64) {
+        self.version += 1;
         self.length = self.length.max(length);
     }
 
@@ -180,6 +189,7 @@ impl Content {
         if byte >= self.length {
             return false;
         }
+        self.version += 1;
         let page = self
             .pages
             .entry(byte / PAGE as u64)

@@ -21,6 +21,12 @@ impl SimDisk {
         self.cell.state.borrow().counters.operations
     }
 
+    /// Another number means that the medium may hold something else than before: for checkers that look at each step.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.cell.changes.get()
+    }
+
     /// Makes operation number `k` (counted from 0 since the disk was new, see [`Self::operations`]) suffer `fault`.
     pub fn fail_op(&self, k: u64, fault: DiskFault) {
         self.cell.state.borrow_mut().planned.insert(k, fault);
@@ -161,6 +167,24 @@ impl SimDisk {
                 )
             })
             .collect()
+    }
+
+    /// A mark that is another one when the synced bytes of the file of this name changed; `None` when there is none. For
+    /// checkers that look at each step.
+    #[must_use]
+    pub fn mark(&self, path: &Path) -> Option<(u64, u64)> {
+        let state = self.cell.state.borrow();
+        let Some(Entry::File(inode)) = state.names.get(path) else {
+            return None;
+        };
+        let entry = state.inodes.get(&inode)?;
+        Some((inode, entry.durable.version()))
+    }
+
+    /// Another number means that files may have other names than before.
+    #[must_use]
+    pub fn names_version(&self) -> u64 {
+        self.cell.state.borrow().names.version()
     }
 
     /// A file's bytes as programs see them, without an operation; for checkers.

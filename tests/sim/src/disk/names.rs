@@ -43,6 +43,8 @@ pub(crate) struct Names {
     live: Tree,
     durable: Tree,
     unsynced: Vec<Change>,
+    /// Counts changes of live names.
+    version: u64,
 }
 
 /// Past so many unsynced changes the file system commits the older half by itself.
@@ -96,6 +98,7 @@ impl Names {
 
     /// Changes names atomically; durable only after [`Names::sync_dir`].
     pub(crate) fn change(&mut self, sets: Vec<(PathBuf, Option<Entry>)>) {
+        self.version += 1;
         let change = Change { sets };
         change.apply(&mut self.live);
         self.unsynced.push(change);
@@ -105,6 +108,11 @@ impl Names {
                 old.apply(&mut self.durable);
             }
         }
+    }
+
+    /// Another number means other live names, or a power failure.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
     }
 
     /// What the medium holds under a name.
@@ -163,6 +171,7 @@ impl Names {
     }
 
     pub(crate) fn power_failure(&mut self, decision: &mut Decision<'_>) {
+        self.version += 1;
         let changes = std::mem::take(&mut self.unsynced);
         let kept = decision.kept(changes.len());
         for (change, kept) in changes.into_iter().zip(kept) {
@@ -218,6 +227,7 @@ impl Names {
             live: self.durable.clone(),
             durable: self.durable.clone(),
             unsynced: Vec::new(),
+            version: self.version,
         }
     }
 }

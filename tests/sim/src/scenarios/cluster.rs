@@ -6,14 +6,14 @@
 //! are read back byte for byte (P4, P5); what was deleted stays so (P6); once faults stop the cluster is whole again
 //! within two minutes (P7); no node answers `Internal` (P10).
 
-mod audit;
+pub(super) mod audit;
 mod blackout;
 mod check;
 mod duel;
 mod durability;
 mod model;
-mod nodes;
-mod planted;
+pub(super) mod nodes;
+pub(super) mod planted;
 mod workload;
 
 use crate::nemesis::{Fault, Nemesis};
@@ -143,10 +143,6 @@ impl Scenario for WholeCluster {
         &planted::NAMES
     }
 
-    fn unproven(&self) -> &'static [&'static str] {
-        &planted::UNPROVEN
-    }
-
     fn finds_seam_bugs(&self) -> &'static [&'static str] {
         &[
             "skip-fsync",
@@ -235,7 +231,11 @@ impl Scenario for WholeCluster {
         let nemesis = Nemesis::swarm(&world, &cluster.daemons(), &bystanders, &FAULTS);
         let end = world.now() + run.duration;
         blackout::start(&world, &cluster, world.rng(Stream::Faults, 1), end);
-        let audit = Rc::new(RefCell::new(Audit::new(ctx.clone(), &cluster.journalnodes)));
+        let audit = Rc::new(RefCell::new(Audit::new(
+            world.handle(),
+            Rc::clone(&ctx.frontier),
+            &cluster.journalnodes,
+        )));
         duel::start(&world, &cluster, &audit, world.rng(Stream::Faults, 4), end);
         let watch = audit::watch(
             world.clone(),

@@ -4,18 +4,18 @@
 //! * **Promises bind** (P3): a record that nobody had before does not appear under an epoch lower than what its
 //!   JournalNode had promised; a segment of an epoch stands only where a majority has promised it.
 //! * **Acknowledged edits stay** (P2): each is durable at a majority when it is acknowledged, and somewhere ever after.
-//! * **Finalised is final** (P2): what two JournalNodes finalised at a txid is the same record.
+//! * **Finalised is final** (P2): what two JournalNodes finalised at a txid is the same record, and a finalised segment
+//!   ends where the others of its first txid end.
 //!
 //! A JournalNode that was made to forget (wiped, rolled back, rotten) binds nobody any more.
 
-use super::Ctx;
 use crate::disk::SimDisk;
 use crate::node::NodeId;
 use crate::report::Promise;
 use crate::rng::Rng;
 use crate::world::Handle;
 use hadal_qjournal::acceptor::AcceptorRecord;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,9 @@ const LOOK_EVERY_MS: u64 = 3_000;
 /// Bytes before the first record of a segment, and before the payload of a record.
 const SEGMENT_HEAD: usize = 4096;
 const RECORD_HEAD: usize = 24;
-/// Bytes before the payload of a slot of the small record.
+/// The small record.
+const PROMISES: &str = "/journal/promises";
+/// Bytes before the payload of a slot of it.
 const SLOT_HEAD: usize = 40;
 
 /// One record: its epoch, and a hash of all its bytes.
@@ -42,35 +44,52 @@ struct Edit {
 /// The records of one segment file, by txid.
 type Segment = Rc<BTreeMap<u64, Edit>>;
 
+/// Changes when the synced bytes of a file do.
+type Mark = (u64, u64);
+
 /// What one JournalNode holds.
 #[derive(Default)]
 struct Journal {
-    segments: BTreeMap<PathBuf, Segment>,
+    segments: BTreeMap<PathBuf, (Mark, Segment)>,
+    /// Its small record, and the mark of the file it was read from.
+    record: (Mark, AcceptorRecord),
     /// Highest epoch its disk ever promised durably.
     promised: u64,
     /// It was made to forget.
     forgetful: bool,
+    /// Segment files that may change: not finalised ones that were read.
+    open: Vec<PathBuf>,
+    /// [`SimDisk::names_version`] when it was last looked at.
+    names: u64,
+    /// [`SimDisk::changes`] then.
+    changes: u64,
 }
 
 impl Journal {
-    fn edit(&self, txid: u64) -> Option<Edit> {
-        let mut found = self
-            .segments
-            .values()
-            .filter_map(|segment| segment.get(&txid));
-        found.next().copied()
+    /// All edits of that txid: an abandoned segment may hold another one than its successor.
+    fn edits(&self, txid: u64) -> impl Iterator<Item = Edit> + '_ {
+        let segments = self.segments.values();
+        segments.filter_map(move |(_, segment)| segment.get(&txid).copied())
+    }
+
+    fn holds(&self, txid: u64, edit: Edit) -> bool {
+        self.edits(txid).any(|held| held == edit)
     }
 }
 
 /// See the module.
-pub(super) struct Audit {
-    ctx: Ctx,
+pub(in crate::scenarios) struct Audit {
+    handle: Handle,
+    /// Highest txid of an acknowledged mutation.
+    frontier: Rc<Cell<u64>>,
     nodes: Vec<NodeId>,
     journals: Vec<Journal>,
     /// Every record ever seen, by epoch and txid.
     known: BTreeMap<(u64, u64), u64>,
     acknowledged: BTreeMap<u64, Edit>,
     finalised: BTreeMap<u64, (usize, Edit)>,
+    /// Last txids of finalised segments, by their first, and at whom.
+    ends: BTreeMap<u64, (usize, u64)>,
     writers: BTreeSet<u64>,
 }
 
@@ -133,20 +152,26 @@ fn is_finalised(path: &Path) -> bool {
 }
 
 impl Audit {
-    pub(super) fn new(ctx: Ctx, nodes: &[NodeId]) -> Self {
+    pub(in crate::scenarios) fn new(
+        handle: Handle,
+        frontier: Rc<Cell<u64>>,
+        nodes: &[NodeId],
+    ) -> Self {
         Self {
-            ctx,
+            handle,
+            frontier,
             nodes: nodes.to_vec(),
             journals: nodes.iter().map(|_| Journal::default()).collect(),
             known: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             finalised: BTreeMap::new(),
+            ends: BTreeMap::new(),
             writers: BTreeSet::new(),
         }
     }
 
     fn disk(&self, index: usize) -> SimDisk {
-        self.ctx.handle.disk_of(self.nodes[index])
+        self.handle.disk_of(self.nodes[index])
     }
 
     fn majority(&self) -> usize {
@@ -154,29 +179,45 @@ impl Audit {
     }
 
     fn name(&self, index: usize) -> String {
-        self.ctx.handle.name(self.nodes[index])
+        self.handle.name(self.nodes[index])
     }
 
     fn violate(&self, promise: Promise, detail: String) {
-        self.ctx.handle.violate(promise, detail);
+        self.handle.violate(promise, detail);
     }
 
     /// This JournalNode is about to lose what it knew.
-    pub(super) fn forget(&mut self, index: usize) {
+    pub(in crate::scenarios) fn forget(&mut self, index: usize) {
         let journal = &mut self.journals[index];
         journal.forgetful = true;
         journal.segments.clear();
+        journal.names = u64::MAX;
     }
 
-    /// What this JournalNode's small record says.
-    fn record(&self, index: usize) -> AcceptorRecord {
-        let bytes = self.disk(index).peek_synced(Path::new("/journal/promises"));
-        bytes.and_then(|bytes| promises(&bytes)).unwrap_or_default()
+    /// Reads this JournalNode's small record again if it changed.
+    fn refresh(&mut self, index: usize) {
+        let disk = self.disk(index);
+        let record = &mut self.journals[index].record;
+        match disk.mark(Path::new(PROMISES)) {
+            Some(mark) if mark != record.0 => {
+                let bytes = disk.peek_synced(Path::new(PROMISES));
+                let read = bytes.and_then(|bytes| promises(&bytes));
+                *record = (mark, read.unwrap_or_default());
+            }
+            Some(_) => {}
+            None => *record = Default::default(),
+        }
+    }
+
+    /// What this JournalNode's small record says, as of the last look or glance.
+    fn record(&self, index: usize) -> &AcceptorRecord {
+        &self.journals[index].record.1
     }
 
     /// A JournalNode said that it had promised this epoch: its disk says so too.
-    pub(super) fn told(&mut self, index: usize, promised: u64) {
-        self.ctx.handle.count("promises asked for", 1);
+    pub(in crate::scenarios) fn told(&mut self, index: usize, promised: u64) {
+        self.handle.count("promises asked for", 1);
+        self.refresh(index);
         let durable = self.record(index).promised.0;
         if durable < promised && !self.journals[index].forgetful {
             let detail = format!(
@@ -188,12 +229,14 @@ impl Audit {
     }
 
     /// Reads promises and the epochs of segments: cheap, and often.
-    pub(super) fn glance(&mut self) {
+    pub(in crate::scenarios) fn glance(&mut self) {
         let mut promised = Vec::new();
         for index in 0..self.nodes.len() {
+            self.refresh(index);
             let record = self.record(index);
             promised.push(record.promised.0);
-            self.writers.insert(record.writer.0);
+            let writer = record.writer.0;
+            self.writers.insert(writer);
         }
         let enough = self.majority();
         for writer in self.writers.iter().rev().take(1) {
@@ -209,12 +252,18 @@ impl Audit {
     }
 
     /// Reads everything and compares.
-    pub(super) fn look(&mut self) {
-        self.ctx.handle.count("looks at the journals", 1);
+    pub(in crate::scenarios) fn look(&mut self) {
+        let all: Vec<usize> = (0..self.nodes.len()).collect();
+        self.look_at(&all);
+        self.find_acknowledged();
+    }
+
+    fn look_at(&mut self, indices: &[usize]) {
+        self.handle.count("looks at the journals", 1);
         self.glance();
         let mut fresh: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
-        for index in 0..self.nodes.len() {
-            self.read(index, &mut fresh);
+        for index in indices {
+            self.read(*index, &mut fresh);
         }
         for ((epoch, txid), holders) in &fresh {
             // A copy of a record that only this look found elsewhere is no word of its writer.
@@ -238,20 +287,40 @@ impl Audit {
     /// Reads one JournalNode's segments.
     fn read(&mut self, index: usize, fresh: &mut BTreeMap<(u64, u64), Vec<usize>>) {
         let disk = self.disk(index);
-        let paths = disk.files().into_iter().map(|(path, _)| path);
-        let mut segments = BTreeMap::new();
-        for path in paths.filter(|path| is_segment(path)) {
-            let old = self.journals[index].segments.get(&path).cloned();
-            if let Some(old) = old.clone().filter(|_| is_finalised(&path)) {
-                segments.insert(path, old);
-                continue;
+        let journal = &mut self.journals[index];
+        let names = disk.names_version();
+        if std::mem::replace(&mut journal.names, names) != names {
+            let paths = disk.files().into_iter().map(|(path, _)| path);
+            let present: BTreeSet<PathBuf> = paths.filter(|path| is_segment(path)).collect();
+            journal.segments.retain(|path, _| present.contains(path));
+            let finalised =
+                |path: &PathBuf| is_finalised(path) && journal.segments.contains_key(path);
+            journal.open = present
+                .into_iter()
+                .filter(|path| !finalised(path))
+                .collect();
+        }
+        let mut changed = Vec::new();
+        for path in &journal.open {
+            let mark = disk.mark(path).unwrap_or_default();
+            if journal
+                .segments
+                .get(path)
+                .is_none_or(|(old, _)| *old != mark)
+            {
+                changed.push((path.clone(), mark));
             }
+        }
+        for (path, mark) in changed {
             let Some(bytes) = disk.peek_synced(&path) else {
                 continue;
             };
             let new = Rc::new(records(&bytes));
+            let segments = &mut self.journals[index].segments;
+            let old = segments.insert(path.clone(), (mark, Rc::clone(&new)));
             for (txid, edit) in new.iter() {
-                if old.as_ref().is_some_and(|old| old.get(txid) == Some(edit)) {
+                let known = |(_, old): &(Mark, Segment)| old.get(txid) == Some(edit);
+                if old.as_ref().is_some_and(known) {
                     continue;
                 }
                 self.take(index, *txid, *edit, fresh);
@@ -259,9 +328,10 @@ impl Audit {
                     self.take_final(index, *txid, *edit);
                 }
             }
-            segments.insert(path, new);
+            if is_finalised(&path) {
+                self.take_end(index, &new);
+            }
         }
-        self.journals[index].segments = segments;
     }
 
     fn take(
@@ -291,7 +361,7 @@ impl Audit {
 
     fn take_final(&mut self, index: usize, txid: u64, edit: Edit) {
         let (other, first) = *self.finalised.entry(txid).or_insert((index, edit));
-        self.ctx.handle.count("finalised edits compared", 1);
+        self.handle.count("finalised edits compared", 1);
         if first != edit {
             let detail = format!(
                 "{} and {} finalised different edits {txid}: of epochs {} and {}",
@@ -304,9 +374,27 @@ impl Audit {
         }
     }
 
-    /// Edits acknowledged to clients since the last look are at a majority; the newest of the others are somewhere.
+    fn take_end(&mut self, index: usize, segment: &Segment) {
+        if self.journals[index].forgetful {
+            return;
+        }
+        let Some((first, last)) = segment.keys().next().zip(segment.keys().next_back()) else {
+            return;
+        };
+        let (other, end) = *self.ends.entry(*first).or_insert((index, *last));
+        if end != *last {
+            let detail = format!(
+                "{} finalised segment {first} at {end}, {} at {last}",
+                self.name(other),
+                self.name(index)
+            );
+            self.violate(Promise::P2, detail);
+        }
+    }
+
+    /// Edits acknowledged to clients since the last look are at a majority.
     fn note_acknowledged(&mut self) {
-        let frontier = self.ctx.frontier.get();
+        let frontier = self.frontier.get();
         let from = self
             .acknowledged
             .keys()
@@ -319,28 +407,42 @@ impl Audit {
             .count();
         let enough = self.majority() - forgetful.min(1);
         for txid in from..=frontier {
-            let held: Vec<Edit> = self.journals.iter().filter_map(|j| j.edit(txid)).collect();
-            let same = |edit: &Edit| held.iter().filter(|other| *other == edit).count();
-            let Some(edit) = held.iter().copied().max_by_key(same) else {
+            let held: Vec<Edit> = self.journals.iter().flat_map(|j| j.edits(txid)).collect();
+            let holders = |edit: &Edit| {
+                let journals = self.journals.iter();
+                journals
+                    .filter(|journal| journal.holds(txid, *edit))
+                    .count()
+            };
+            // Where a JournalNode forgot, a tail that nobody committed may have as many holders as what was acknowledged: of
+            // an older writer.
+            let Some(edit) = held
+                .iter()
+                .copied()
+                .max_by_key(|edit| (holders(edit), edit.epoch))
+            else {
                 return self.violate(Promise::P2, format!("acknowledged edit {txid} is nowhere"));
             };
-            if same(&edit) < enough {
+            if holders(&edit) < enough {
                 let detail = format!(
                     "acknowledged edit {txid} is durable at {} JournalNodes: {held:?}",
-                    same(&edit)
+                    holders(&edit)
                 );
                 return self.violate(Promise::P2, detail);
             }
-            self.ctx
-                .handle
+            self.handle
                 .count("acknowledged edits found at a majority", 1);
             self.acknowledged.insert(txid, edit);
         }
+    }
+
+    /// The newest acknowledged edits are somewhere.
+    fn find_acknowledged(&self) {
         for (txid, edit) in self.acknowledged.iter().rev().take(64) {
             let held = self
                 .journals
                 .iter()
-                .any(|journal| journal.edit(*txid) == Some(*edit));
+                .any(|journal| journal.holds(*txid, *edit));
             if !held {
                 let detail = format!("acknowledged edit {txid} of epoch {} is gone", edit.epoch);
                 return self.violate(Promise::P2, detail);
@@ -348,8 +450,48 @@ impl Audit {
         }
     }
 
+    /// Looks at the JournalNodes whose disks changed since the last step; whether any did. A JournalNode carries its
+    /// writes out in the order it took them on: what it took before a promise is durable before the promise is.
+    pub(in crate::scenarios) fn step(&mut self) -> bool {
+        let mut changed = Vec::new();
+        for index in 0..self.nodes.len() {
+            let changes = self.disk(index).changes();
+            if std::mem::replace(&mut self.journals[index].changes, changes) != changes {
+                changed.push(index);
+            }
+        }
+        if changed.is_empty() {
+            return false;
+        }
+        self.look_at(&changed);
+        true
+    }
+
+    /// What a JournalNode's small record says now.
+    pub(in crate::scenarios) fn promised(&self, index: usize) -> u64 {
+        self.record(index).promised.0
+    }
+
+    /// Epoch of the segment a JournalNode started last.
+    pub(in crate::scenarios) fn writer(&self, index: usize) -> u64 {
+        self.record(index).writer.0
+    }
+
+    /// Records of that epoch at a JournalNode, as of the last step.
+    pub(in crate::scenarios) fn written(&self, index: usize, epoch: u64) -> usize {
+        let edits = self.journals[index].segments.values();
+        let edits = edits.flat_map(|(_, segment)| segment.values());
+        edits.filter(|edit| edit.epoch == epoch).count()
+    }
+
+    /// Finalised segments of a JournalNode, as of the last step.
+    pub(in crate::scenarios) fn finalised(&self, index: usize) -> usize {
+        let paths = self.journals[index].segments.keys();
+        paths.filter(|path| is_finalised(path)).count()
+    }
+
     /// Epochs in which a segment was started.
-    pub(super) fn epochs(&self) -> u64 {
+    pub(in crate::scenarios) fn epochs(&self) -> u64 {
         self.writers.iter().filter(|epoch| **epoch > 0).count() as u64
     }
 }

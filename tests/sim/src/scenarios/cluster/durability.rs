@@ -60,7 +60,7 @@ pub(super) struct LastBlow {
 }
 
 impl LastBlow {
-    fn struck(&self) -> bool {
+    pub(super) fn struck(&self) -> bool {
         self.gone.is_some() || self.rotten.is_some()
     }
 

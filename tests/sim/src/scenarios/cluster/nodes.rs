@@ -25,13 +25,13 @@ use std::sync::Arc;
 use store_replica::StoreOptions;
 
 /// User who may do everything.
-pub(super) const SUPERUSER: &str = "hdfs";
+pub(in crate::scenarios) const SUPERUSER: &str = "hdfs";
 /// Bytes per block: small, so that files have several.
 pub(super) const BLOCK_BYTES: u64 = 64 << 10;
 /// Exit code of a daemon that could not start or go on.
 const EXIT_FAILED: i32 = 1;
 
-type Task = Pin<Box<dyn Future<Output = ()>>>;
+pub(in crate::scenarios) type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// A file system of the simulated world.
 pub(super) type Dfs = DistributedFileSystem<SimEnv>;
@@ -49,15 +49,15 @@ pub(super) struct Cluster {
     planted: Planted,
 }
 
-pub(super) fn journalnode_address(index: usize) -> SocketAddr {
+pub(in crate::scenarios) fn journalnode_address(index: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, index as u8 + 1], 8485))
 }
 
-pub(super) fn namenode_address(index: usize) -> SocketAddr {
+pub(in crate::scenarios) fn namenode_address(index: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 1, index as u8 + 1], 8020))
 }
 
-pub(super) fn namenode_name(index: usize) -> String {
+pub(in crate::scenarios) fn namenode_name(index: usize) -> String {
     format!("nn{}", index + 1)
 }
 
@@ -65,14 +65,17 @@ fn datanode_address(index: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 2, index as u8 + 1], 9866))
 }
 
-pub(super) fn journalnode_name(index: usize) -> String {
+pub(in crate::scenarios) fn journalnode_name(index: usize) -> String {
     format!("jn{}", index + 1)
 }
 
 /// JournalNodes of the cluster.
-pub(super) const JOURNALNODES: usize = 3;
+pub(in crate::scenarios) const JOURNALNODES: usize = 3;
 
-fn journalnode_config(index: usize, planted: Planted) -> JournalnodeConfig {
+pub(in crate::scenarios) fn journalnode_config(
+    index: usize,
+    planted: Planted,
+) -> JournalnodeConfig {
     let peers = (0..JOURNALNODES)
         .filter(|peer| *peer != index)
         .map(|peer| (journalnode_name(peer), journalnode_address(peer)))
@@ -188,19 +191,31 @@ fn datanode_config(index: usize, namenodes: usize, planted: Planted) -> Datanode
     }
 }
 
-async fn journalnode(env: SimEnv, config: JournalnodeConfig) {
+pub(in crate::scenarios) async fn journalnode(env: SimEnv, config: JournalnodeConfig) {
     env.world().count("journalnode starts", 1);
     if let Err(error) = hadal_journalnode::run(env.clone(), config).await {
         env.stop(EXIT_FAILED, &error.to_string());
     }
 }
 
-/// The first one formats the namespace, the others take it over from it.
-async fn namenode(env: SimEnv, index: usize, namenodes: usize, planted: Planted) {
+/// The first one formats the namespace, the others take it over from it. With `alone` each of them then serves as if it
+/// were the only one: without a lease, with nothing but the JournalNodes between it and the others.
+pub(in crate::scenarios) async fn namenode(
+    env: SimEnv,
+    index: usize,
+    namenodes: usize,
+    alone: bool,
+    planted: Planted,
+) {
     env.world().count("namenode starts", 1);
     let config = namenode_config(index, namenodes, planted);
+    let mut serving = config.clone();
+    if alone {
+        serving.peers.clear();
+        serving.namesystem.alone = true;
+    }
     loop {
-        match hadal_namenode::run(env.clone(), config.clone()).await {
+        match hadal_namenode::run(env.clone(), serving.clone()).await {
             Ok(()) => return env.stop(0, "ended"),
             Err(RunError::NotFormatted { .. }) => {}
             Err(error) => return env.stop(EXIT_FAILED, &error.to_string()),
@@ -252,7 +267,7 @@ impl Cluster {
         let namenode_ids = (0..namenodes)
             .map(|index| {
                 let start = move |env: SimEnv| -> Task {
-                    Box::pin(namenode(env, index, namenodes, planted))
+                    Box::pin(namenode(env, index, namenodes, false, planted))
                 };
                 let (name, address) = (namenode_name(index), namenode_address(index));
                 world.add_node(&name, Role::Namenode, address, start)
