@@ -106,11 +106,16 @@ pub fn grown(files: usize) -> Result<Namesystem> {
     let mut namesystem = build(files);
     namesystem.start(NOW);
     let info = namesystem.config().info.clone();
-    let fakes: Vec<FakeDatanode> = (0..DATANODES)
+    let mut fakes: Vec<FakeDatanode> = (0..DATANODES)
         .map(|number| FakeDatanode::new(number, &info, Vec::new()))
         .collect();
-    for fake in &fakes {
-        call(&mut namesystem, &fake.name(), fake.registration(&info))?;
+    for fake in &mut fakes {
+        let name = fake.name();
+        call(&mut namesystem, &name, fake.registration(&info))?;
+        // Until a storage has reported, changes are remembered beside the map.
+        for part in fake.full_report() {
+            call(&mut namesystem, &name, decode(part)?)?;
+        }
     }
     let mut sequence = 0;
     for from in (0..files as u64).step_by(BATCH as usize) {
