@@ -48,6 +48,11 @@ pub enum Step {
     Fence,
     /// Ask `to` to become active: [`Failover::handle_promoted`].
     Promote,
+    /// `to` did not become active in time, and might still: ask it to become standby, [`Failover::handle_withdrawn`].
+    Withdraw,
+    /// Run `fence.command` with the environment of `to`, which did not say that it is standby:
+    /// [`Failover::handle_target_fenced`].
+    FenceTarget,
     /// Ask `from` to become active again: [`Failover::handle_restored`].
     Restore,
     /// Over.
@@ -230,7 +235,35 @@ impl Failover {
             }
             Err(reason) => {
                 self.promotion_failed = reason;
-                Step::Restore
+                // Without a lease nothing but proof that it stays away keeps the two apart (D-03).
+                match self.plan.fence_required {
+                    true => Step::Withdraw,
+                    false => Step::Restore,
+                }
+            }
+        };
+    }
+
+    /// Whether the target said that it is standby.
+    pub fn handle_withdrawn(&mut self, outcome: Result<(), String>) {
+        assert_eq!(self.step, Step::Withdraw, "nobody asked");
+        self.step = match outcome {
+            Ok(()) => Step::Restore,
+            Err(_) => Step::FenceTarget,
+        };
+    }
+
+    /// How fencing the target ended; when it failed, nobody is made active, for the target may be.
+    pub fn handle_target_fenced(&mut self, outcome: FenceOutcome) {
+        assert_eq!(self.step, Step::FenceTarget, "nobody asked");
+        self.step = match outcome {
+            FenceOutcome::Fenced => Step::Restore,
+            FenceOutcome::Failed { reason } => {
+                let to = &self.plan.to;
+                let why = alloc::format!(
+                    "{to} did not become standby again and could not be fenced ({reason}): see that it is stopped, then use -transitionToActive"
+                );
+                self.failed(Some(why))
             }
         };
     }

@@ -122,9 +122,7 @@ impl Controller {
                 match self.phase {
                     Phase::Follower => Ok(true),
                     Phase::Asking { .. } => {
-                        self.release(now, None);
-                        self.phase = Phase::Follower;
-                        self.back_off(now);
+                        self.stop_asking(now);
                         Ok(true)
                     }
                     Phase::Claiming { epoch, .. } | Phase::Serving { epoch, .. } => {
@@ -323,6 +321,14 @@ impl Controller {
         }
     }
 
+    /// A role change of its own goes before the one it was asked for and had not begun.
+    pub(super) fn refuse_check(&mut self) {
+        if let Some(Pending::Check { id, .. }) = self.pending {
+            self.pending = None;
+            self.done(Some(id), Err(CommandError::Busy));
+        }
+    }
+
     /// Whether it waits for a lease that is about to be free.
     pub(super) fn is_activating(&self) -> bool {
         matches!(self.pending, Some(Pending::Activate { .. }))
@@ -386,8 +392,12 @@ impl Controller {
                 } else {
                     return;
                 };
+                let timed_out = matches!(error, CommandError::TimedOut { .. });
                 self.pending = None;
                 self.done(id, Err(error));
+                if timed_out {
+                    self.abandon_activation(now);
+                }
             }
             Some(Pending::HandOver {
                 id,
@@ -418,6 +428,38 @@ impl Controller {
                 self.done(Some(id), Err(error));
             }
             Some(Pending::Check { .. } | Pending::Demote { .. }) | None => {}
+        }
+    }
+
+    /// What was reported as failed is not carried on with: whoever ordered it goes on as if this NameNode were standby
+    /// (F-13). One alone stands by itself in any case.
+    fn abandon_activation(&mut self, now: Tick) {
+        match self.phase {
+            _ if self.config.alone => {}
+            Phase::Claiming { epoch, .. } => self.step_down(now, epoch, StepDownReason::Ordered),
+            Phase::Asking { .. } => self.stop_asking(now),
+            Phase::Follower | Phase::Serving { .. } | Phase::Resigning { .. } => {}
+        }
+    }
+
+    /// Gives back what was granted so far.
+    pub(super) fn stop_asking(&mut self, now: Tick) {
+        self.release(now, None);
+        self.phase = Phase::Follower;
+        self.back_off(now);
+    }
+
+    /// A hand-over that is not through by now never will be: the driver stops, and this NameNode stands again.
+    pub(super) fn advance_hand_over(&mut self, now: Tick) {
+        if let Phase::Resigning {
+            epoch,
+            hand_over: Some(_),
+            until,
+        } = self.phase
+            && until <= now
+        {
+            self.step_down(now, epoch, StepDownReason::JournalStalled);
+            self.hand_over_failed(now, "the last edits were not committed in time");
         }
     }
 

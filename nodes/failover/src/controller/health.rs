@@ -207,8 +207,9 @@ impl Controller {
         self.note_lapse(now);
         if let Phase::Serving { epoch, .. } = self.phase
             && !self.config.leaseless()
-            && self.pending.is_none()
         {
+            // Who serves can have been asked for a hand-over, and be asking the peer how it is: no more than that.
+            self.refuse_check();
             let peer = self.fit_peer(now);
             self.step_down(now, epoch, StepDownReason::JournalStalled);
             if let Some(peer) = peer {

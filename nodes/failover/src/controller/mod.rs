@@ -337,7 +337,18 @@ impl Controller {
             } if self.renew_at < until => self.ask_at.min(self.renew_at),
             Phase::Resigning { .. } => self.ask_at,
         };
-        phase.min(self.health_timeout()).min(self.command_timeout())
+        let hand_over = match self.phase {
+            Phase::Resigning {
+                hand_over: Some(_),
+                until,
+                ..
+            } => until,
+            _ => Tick::NEVER,
+        };
+        phase
+            .min(hand_over)
+            .min(self.health_timeout())
+            .min(self.command_timeout())
     }
 
     /// The next thing to do.

@@ -47,6 +47,7 @@ impl Controller {
     pub(super) fn advance(&mut self, now: Tick) {
         self.note_reachable(now);
         self.advance_command(now);
+        self.advance_hand_over(now);
         match self.phase {
             Phase::Follower => {
                 self.ready_at = if self.wants_role(now) {
@@ -198,9 +199,7 @@ impl Controller {
         let nodes = self.book.links.len();
         let hopeless = self.book.refusals() > nodes - self.book.majority();
         if hopeless || until <= now || !self.wants_role(now) {
-            self.release(now, None);
-            self.phase = Phase::Follower;
-            self.back_off(now);
+            self.stop_asking(now);
         }
     }
 

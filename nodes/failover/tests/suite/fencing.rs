@@ -22,6 +22,8 @@ struct Answers {
     fences: bool,
     promotes: bool,
     restores: bool,
+    withdraws: bool,
+    fences_target: bool,
 }
 
 const GOOD: Answers = Answers {
@@ -30,12 +32,20 @@ const GOOD: Answers = Answers {
     fences: true,
     promotes: true,
     restores: true,
+    withdraws: true,
+    fences_target: true,
 };
 
 /// Runs to the end; the steps taken, and how it ended.
 fn run(plan: FailoverPlan, answers: &Answers) -> (String, Result<FailedOver, FailoverError>) {
     let mut failover = Failover::new(plan);
     let mut steps = Vec::new();
+    let fenced = |good: bool| match good {
+        true => FenceOutcome::Fenced,
+        false => FenceOutcome::Failed {
+            reason: "exit code 1".into(),
+        },
+    };
     let say = |good: bool, what: &str| good.then_some(()).ok_or_else(|| what.to_string());
     loop {
         let name = match failover.step().clone() {
@@ -48,17 +58,20 @@ fn run(plan: FailoverPlan, answers: &Answers) -> (String, Result<FailedOver, Fai
                 "demote"
             }
             Step::Fence => {
-                failover.handle_fenced(match answers.fences {
-                    true => FenceOutcome::Fenced,
-                    false => FenceOutcome::Failed {
-                        reason: "exit code 1".into(),
-                    },
-                });
+                failover.handle_fenced(fenced(answers.fences));
                 "fence"
             }
             Step::Promote => {
                 failover.handle_promoted(say(answers.promotes, "edits are missing"));
                 "promote"
+            }
+            Step::Withdraw => {
+                failover.handle_withdrawn(say(answers.withdraws, "no answer"));
+                "withdraw"
+            }
+            Step::FenceTarget => {
+                failover.handle_target_fenced(fenced(answers.fences_target));
+                "fence-target"
             }
             Step::Restore => {
                 failover.handle_restored(say(answers.restores, "no majority"));
@@ -211,6 +224,37 @@ fn t_a16_the_old_active_is_restored_when_the_target_fails() {
         ..plan()
     };
     assert_eq!(run(forced, &answers).0, "check demote fence promote");
+}
+
+/// Without a lease the target that failed must be standby, or fenced, before the old active serves again (D-03).
+#[test]
+fn t_a16_the_failed_target_is_out_of_the_way_before_the_old_active_is_restored() {
+    let required = || FailoverPlan {
+        fence_required: true,
+        ..plan()
+    };
+    let mut answers = Answers {
+        promotes: false,
+        ..GOOD
+    };
+    let (steps, outcome) = run(required(), &answers);
+    assert_eq!(steps, "check demote promote withdraw restore");
+    let message = outcome.expect_err("failed").to_string();
+    assert!(message.ends_with("nn1 is active again"), "{message}");
+    answers.withdraws = false;
+    let (steps, outcome) = run(required(), &answers);
+    assert_eq!(steps, "check demote promote withdraw fence-target restore");
+    let message = outcome.expect_err("failed").to_string();
+    assert!(message.ends_with("nn1 is active again"), "{message}");
+    answers.fences_target = false;
+    let (steps, outcome) = run(required(), &answers);
+    assert_eq!(steps, "check demote promote withdraw fence-target");
+    let message = outcome.expect_err("failed").to_string();
+    assert!(
+        message.contains("nn1 is not active either: nn2 did not become standby again")
+            && message.contains("exit code 1"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -333,6 +333,67 @@ fn t_a16_the_target_dies_on_the_way() {
     }
 }
 
+/// The last edits of a hand-over are never committed: it ends with a reason, and somebody serves again.
+#[test]
+fn t_a16_a_hand_over_that_does_not_end_is_given_up() {
+    for automatic in [true, false] {
+        let mut world = World::new(21, Planted::default(), automatic);
+        if !automatic {
+            assert_eq!(order(&mut world, 0, ACTIVE), Ok(()));
+        }
+        let active = first(&mut world);
+        world.run_for(2_000);
+        world.hand_overs_hang[active] = true;
+        let error = failover(&mut world, active, 1 - active).expect_err("given up");
+        assert!(error.contains("not committed in time"), "{error}");
+        assert!(world.run_until(5_000, |world| !world.serving().is_empty()));
+        assert_eq!(world.violation, None);
+        if !automatic {
+            assert_eq!(world.serving(), [active]);
+        }
+    }
+}
+
+/// An activation that was reported as failed does not take the role afterwards.
+#[test]
+fn t_a16_an_activation_that_timed_out_is_not_carried_on() {
+    let mut world = manual(22);
+    world.run_for(2_000);
+    world.claims_hang[0] = true;
+    let error = order(&mut world, 0, ACTIVE).expect_err("timed out");
+    assert!(error.starts_with("not done within 13000 ms"), "{error}");
+    world.run_for(1_000);
+    assert!(world.resigned(0));
+    let now = world.local(0);
+    assert!(!world.controller(0).holds_lease(now), "it holds on to it");
+    assert!(!world.controller(0).is_standing());
+    world.claims_hang[0] = false;
+    world.run_for(10_000);
+    assert!(world.serving().is_empty(), "nobody ordered it");
+    assert_eq!(order(&mut world, 1, ACTIVE), Ok(()));
+    assert_eq!(world.serving(), [1]);
+}
+
+/// Q11 beside an operator's order: the journal stalls while the peer is asked how it is.
+#[test]
+fn q11_a_stall_during_an_operators_check_is_not_lost() {
+    let mut world = world(23);
+    let active = first(&mut world);
+    world.run_for(2_000);
+    let id = world.command(
+        active,
+        Command::FailoverTo {
+            peer: crate::world::names()[1 - active].into(),
+            force_active: false,
+        },
+    );
+    world.stall(active);
+    assert!(world.serving().is_empty(), "it goes on as if nothing were");
+    let error = world.outcome(id).expect("answered").clone();
+    assert!(error.expect_err("busy").contains("under way"));
+    serves(&mut world, 1 - active);
+}
+
 /// T-A4: standby and observer change into each other, active and observer do not; repeating is no-op (T-H12).
 #[test]
 fn t_a4_t_h12_transitions() {

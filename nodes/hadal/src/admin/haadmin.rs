@@ -8,7 +8,7 @@ use clap::Subcommand;
 use futures_util::future::join_all;
 use hadal_client::{ClientError, FaultClass};
 use hadal_daemon::config::Member;
-use hadal_failover::fence::{Failover, FailoverPlan, Step, fence_environment};
+use hadal_failover::fence::{Failover, FailoverPlan, FenceOutcome, Step, fence_environment};
 use hadal_proto::admin::{NodeStatus, Request, Response};
 use hadal_types::HaState;
 use serde_json::json;
@@ -270,18 +270,34 @@ async fn failover(operator: &Operator, plan: FailoverPlan) -> Result<Result<(), 
         match failover.step().clone() {
             Step::CheckTarget => failover.handle_ready(ready(operator, target).await?),
             Step::Demote => demote(operator, &mut failover, source, target, force_active).await?,
-            Step::Fence => {
-                let fence = &operator.config.fence;
-                let words = format!("fencing {} by `{}'", source.id, fence.command);
-                operator.console.remark(words);
-                let (host, port) = (source.address.ip().to_string(), source.address.port());
-                let environment = fence_environment(&source.id, &host, port);
-                failover.handle_fenced(fence::run(fence, environment).await);
-            }
+            Step::Fence => failover.handle_fenced(fence_off(operator, source).await),
             Step::Promote => failover.handle_promoted(promote(operator, target).await?),
+            Step::Withdraw => failover.handle_withdrawn(withdraw(operator, target).await),
+            Step::FenceTarget => failover.handle_target_fenced(fence_off(operator, target).await),
             Step::Restore => failover.handle_restored(promote(operator, source).await?),
             Step::Done(outcome) => return Ok(outcome.map(drop).map_err(|it| it.to_string())),
         }
+    }
+}
+
+async fn fence_off(operator: &Operator, member: &Member) -> FenceOutcome {
+    let fence = &operator.config.fence;
+    let words = format!("fencing {} by `{}'", member.id, fence.command);
+    operator.console.remark(words);
+    let (host, port) = (member.address.ip().to_string(), member.address.port());
+    fence::run(fence, fence_environment(&member.id, &host, port)).await
+}
+
+/// Makes one standby that was to be active and is not. Whatever goes wrong, it did not say that it is.
+async fn withdraw(operator: &Operator, member: &Member) -> Result<(), String> {
+    let request = Request::Transition {
+        to: HaState::Standby,
+        force: false,
+    };
+    match operator.ask_namenode(member, &request).await {
+        Ok(Response::Done) => Ok(()),
+        Ok(other) => Err(unexpected(&other).to_string()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -312,6 +328,8 @@ async fn demote(
 ) -> Result<()> {
     match operator.status(source).await.1 {
         Ok(status) if status.state == HaState::Active => {}
+        // It may be about to become active: without a lease, only its own word that it is not counts.
+        Ok(status) if status.state == HaState::Standby && shares_edits(operator) => {}
         Ok(_) => {
             failover.handle_demoted(Ok(()));
             return Ok(());

@@ -157,6 +157,10 @@ pub struct World {
     pub ready: [Result<(), &'static str>; 2],
     pub healthy: [bool; 2],
     pub claims_fail: [bool; 2],
+    /// Nobody promises anything to this NameNode, and its driver waits for ever.
+    pub claims_hang: [bool; 2],
+    /// Its driver waits for its last edits for ever when it hands over.
+    pub hand_overs_hang: [bool; 2],
     /// Answers about the lease reach this NameNode later by so many milliseconds.
     pub slow_answers: [u64; 2],
     next_command: u64,
@@ -213,6 +217,8 @@ impl World {
             ready: [Ok(()); 2],
             healthy: [true; 2],
             claims_fail: [false; 2],
+            claims_hang: [false; 2],
+            hand_overs_hang: [false; 2],
             slow_answers: [0; 2],
             next_command: 0,
         };
@@ -422,6 +428,9 @@ impl World {
                     it.driver.claims += 1;
                     let number = it.driver.claims;
                     it.driver.claim = Some(Claim::numbered(number));
+                    if self.claims_hang[nn] {
+                        continue;
+                    }
                     for jn in 0..3 {
                         let ask = Event::AskState {
                             nn,
@@ -444,6 +453,9 @@ impl World {
                 Output::HandOver { .. } => {
                     self.hand_overs += 1;
                     it.driver.resigning = true;
+                    if self.hand_overs_hang[nn] {
+                        continue;
+                    }
                     let after = self.rng.below(200) * MS;
                     self.at(after, Event::Resigned { nn, life });
                 }
