@@ -19,6 +19,11 @@ use store_journal::Batch;
 const ROUNDS_MAX: u32 = 40;
 /// Between two rounds.
 const ROUND_WAIT_MS: u64 = 250;
+/// For so long one JournalNode is waited for before the next one is asked (F-12); twice as long in each round that brought
+/// nothing,
+const QUESTION_MS: u64 = 1_000;
+/// ... so many times.
+const QUESTION_DOUBLINGS: u32 = 3;
 
 /// Applies everything from the last applied edit to `end`.
 pub(crate) async fn catch_up<E: Env>(
@@ -28,6 +33,8 @@ pub(crate) async fn catch_up<E: Env>(
 ) -> Result<(), RunError> {
     let mut rounds = 0;
     let mut asked = Vec::new();
+    // The JournalNode that helped last is asked first, one that failed last.
+    let mut start = 0;
     loop {
         let next = applied(node).next();
         if next.0 > end.txid.0 + 1 {
@@ -42,19 +49,26 @@ pub(crate) async fn catch_up<E: Env>(
         }
         let mut progressed = false;
         asked.clear();
-        for jn in 0..node.links.len() {
+        let first = start;
+        let limit_ms = QUESTION_MS << rounds.min(QUESTION_DOUBLINGS);
+        for step in 0..node.links.len() {
+            let jn = (first + step) % node.links.len();
             let name = node.config.journalnodes[jn].name.clone();
-            match read_from(node, jn, digest, end.txid).await {
-                Ok(0) => asked.push(name),
-                Ok(_) => {
-                    progressed = true;
-                    break;
-                }
+            let before = applied(node);
+            let outcome = read_from(node, jn, digest, end.txid, limit_ms).await;
+            progressed = applied(node) > before;
+            match outcome {
+                Ok(()) if progressed => start = jn,
+                Ok(()) => asked.push(name),
                 Err(Stop::Peer(reason)) => {
                     tracing::debug!("reading edits from {name}: {reason}");
                     asked.push(format!("{name}: {reason}"));
+                    start = (jn + 1) % node.links.len();
                 }
                 Err(Stop::Final(error)) => return Err(error),
+            }
+            if progressed {
+                break;
             }
         }
         if progressed {
@@ -92,24 +106,20 @@ pub(crate) fn applied<E: Env>(node: &Rc<Node<E>>) -> TxId {
         .map_or(TxId(0), hadal_namesystem::Namesystem::applied)
 }
 
-/// Applies what this JournalNode has of the segment that holds the next edit; returns how many edits that were.
+/// Applies what this JournalNode has of the segment that holds the next edit.
 async fn read_from<E: Env>(
     node: &Rc<Node<E>>,
     jn: usize,
     digest: &mut LogDigest,
     end: TxId,
-) -> Result<u64, Stop> {
+    limit_ms: u64,
+) -> Result<(), Stop> {
     let from = applied(node).next();
-    let manifest = match ask(
-        node,
-        jn,
-        Call::GetManifest {
-            from,
-            in_progress: false,
-        },
-    )
-    .await?
-    {
+    let call = Call::GetManifest {
+        from,
+        in_progress: false,
+    };
+    let manifest = match ask(node, jn, call, limit_ms).await? {
         Response::Manifest { manifest } => manifest,
         other => return Err(Stop::Peer(format!("{} to GetManifest", other.name()))),
     };
@@ -117,42 +127,54 @@ async fn read_from<E: Env>(
         segment.finalized && segment.first <= from && from <= segment.last
     };
     let Some(segment) = manifest.segments.iter().find(holds) else {
-        return Ok(0);
+        return Ok(());
     };
-    let mut read = 0;
     loop {
         let from = applied(node).next();
         if from > segment.last || from > end {
-            return Ok(read);
+            return Ok(());
         }
         let call = Call::ReadSegment {
             first: segment.first,
             from,
             max_bytes: READ_CAP,
         };
-        let edits = match ask(node, jn, call).await? {
+        let edits = match ask(node, jn, call, limit_ms).await? {
             Response::Edits { edits } => edits,
             other => return Err(Stop::Peer(format!("{} to ReadSegment", other.name()))),
         };
-        read += apply(node, edits, digest, end)?;
+        apply(node, edits, digest, end)?;
     }
 }
 
-async fn ask<E: Env>(node: &Rc<Node<E>>, jn: usize, call: Call) -> Result<Response, Stop> {
+async fn ask<E: Env>(
+    node: &Rc<Node<E>>,
+    jn: usize,
+    call: Call,
+    limit_ms: u64,
+) -> Result<Response, Stop> {
     let namespace_id = node.config.namesystem.info.namespace_id;
     let request = Request { namespace_id, call };
-    links::ask(node, jn, &request)
-        .await
-        .map_err(|fault| Stop::Peer(fault.message))
+    let answer = links::ask(node, jn, &request);
+    let answer = match &node.shared {
+        // There is no other one to ask.
+        Some(_) => answer.await,
+        None => {
+            let deadline = node.env.now().after_ms(limit_ms);
+            let in_time = links::in_time(&node.env, deadline, answer).await;
+            in_time.ok_or_else(|| Stop::Peer(format!("no answer within {limit_ms} ms")))?
+        }
+    };
+    answer.map_err(|fault| Stop::Peer(fault.message))
 }
 
-/// Applies a run that continues the log; returns how many edits it held.
+/// Applies a run that continues the log.
 fn apply<E: Env>(
     node: &Rc<Node<E>>,
     edits: Edits,
     digest: &mut LogDigest,
     end: TxId,
-) -> Result<u64, Stop> {
+) -> Result<(), Stop> {
     let from = applied(node).next();
     if edits.count == 0 || edits.first != from {
         return Err(Stop::Peer(format!(
@@ -167,20 +189,19 @@ fn apply<E: Env>(
     }
     let batch = Batch::verify(edits.records, from, digest.0)
         .map_err(|error| Stop::Peer(error.to_string()))?;
-    let mut count = 0;
+    // All or nothing: the digest goes with whole runs.
+    if batch.last() > end {
+        return Err(Stop::Peer(format!(
+            "its segment goes on behind the recovered end {end}"
+        )));
+    }
     for record in batch.records() {
-        if record.txid > end {
-            return Err(Stop::Peer(format!(
-                "its segment goes on behind the recovered end {end}"
-            )));
-        }
         apply_record(node, record.txid, record.payload).map_err(Stop::Final)?;
-        count += 1;
     }
     *digest = LogDigest(batch.digest());
     // Images carry it.
     node.start_log(*digest);
-    Ok(count)
+    Ok(())
 }
 
 /// Applies one verified record.

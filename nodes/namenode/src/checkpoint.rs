@@ -150,9 +150,17 @@ async fn save<E: Env>(node: &Rc<Node<E>>) -> Result<TxId, Fault> {
         Fault::new(FaultClass::Retry, "edits wait for the journal; try again").with_value(100)
     })?;
     let txid = view.txid();
-    // Nothing leaves before what it shows is committed.
+    let loads = node.loads.get();
+    // Nothing leaves before what it shows is committed: in this tree, for the numbers of edits that were discarded with
+    // another one are given to others.
     loop {
         let mark = node.committed.mark();
+        if node.loads.get() != loads {
+            return Err(Fault::new(
+                FaultClass::Retry,
+                "the edits it would hold were discarded with the active role; try again",
+            ));
+        }
         let reached = node
             .namesystem
             .borrow()

@@ -34,6 +34,11 @@ pub enum RunError {
         /// Layout of this version.
         known: u32,
     },
+    /// No connection can be accepted any more.
+    #[error(
+        "no connections are accepted any more: the network endpoint of this process is closed; start it again"
+    )]
+    Deaf,
     /// The identity cannot be read.
     #[error(
         "{path}: the identity of the namespace is damaged ({what}); restore the file from a backup or from the other NameNode"

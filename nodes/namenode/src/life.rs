@@ -15,6 +15,7 @@ use crate::tail;
 use futures_util::future::{Either, select};
 use hadal_env::Env;
 use hadal_failover::{Controller, ControllerConfig};
+use hadal_namesystem::Namesystem;
 use hadal_proto::qjournal::{CommitMark, LogDigest};
 use hadal_qjournal::writer::{Event, Writer, WriterConfig};
 use hadal_types::{Epoch, NamespaceInfo, Tick};
@@ -50,18 +51,28 @@ pub async fn run<E: Env>(env: E, config: NamenodeConfig) -> Result<(), RunError>
         env.spawn("namenode peer link", peers::run(Rc::clone(&node), peer));
     }
     env.spawn("namenode checkpoints", checkpointer::run(Rc::clone(&node)));
-    env.spawn(
-        "namenode accept",
-        serve::accept_connections(Rc::clone(&node)),
-    );
     env.spawn("namenode health", election::probe(Rc::clone(&node)));
+    let accepting = pin!(serve::accept_connections(Rc::clone(&node)));
+    let living = pin!(live(&node));
+    match select(living, accepting).await {
+        Either::Left((ended, _)) => ended,
+        // Nobody could reach it, and it would keep the lease.
+        Either::Right(((), _)) => Err(RunError::Deaf),
+    }
+}
+
+async fn live<E: Env>(node: &Rc<Node<E>>) -> Result<(), RunError> {
     loop {
         // Who loads does not stand for election.
-        node.controller.borrow_mut().handle_ready(env.now(), false);
-        let mut digest = load(&node).await?;
-        node.controller.borrow_mut().handle_ready(env.now(), true);
-        while let Left::Clean = term(&node, &mut digest).await? {}
-        *node.namesystem.borrow_mut() = None;
+        let ready = |ready| {
+            let mut controller = node.controller.borrow_mut();
+            controller.handle_ready(node.env.now(), ready);
+        };
+        ready(false);
+        let mut digest = load(node).await?;
+        ready(true);
+        while let Left::Clean = term(node, &mut digest).await? {}
+        node.drop_tree();
     }
 }
 
@@ -393,7 +404,13 @@ fn lost_by<E: Env>(node: &Rc<Node<E>>, event: Event) -> Option<String> {
 
 /// Ends the log behind everything that was accepted, so that the next writer has nothing to recover.
 pub(crate) async fn finish<E: Env>(node: &Rc<Node<E>>) -> Result<(), String> {
-    all_committed(node).await;
+    {
+        let committed = pin!(all_committed(node));
+        let lost = pin!(journal_lost(node));
+        if let Either::Right((reason, _)) = select(committed, lost).await {
+            return Err(reason);
+        }
+    }
     let finishing = node.writer.borrow_mut().finish(node.env.now());
     finishing.map_err(|error| error.to_string())?;
     node.kick();
@@ -514,7 +531,7 @@ fn timeout<E: Env>(node: &Rc<Node<E>>) -> Tick {
         .namesystem
         .borrow()
         .as_ref()
-        .and_then(hadal_namesystem::Namesystem::poll_timeout);
+        .and_then(|namesystem| edit_timeout(node, namesystem));
     let writer = node.writer.borrow().poll_timeout();
     let controller = Some(node.controller.borrow().poll_timeout());
     // A minute bounds the sleep: a wall-clock jump or a missed wake-up never stops the life.
@@ -526,6 +543,12 @@ fn timeout<E: Env>(node: &Rc<Node<E>>) -> Tick {
         .min(node.env.now().after_ms(60_000))
 }
 
+/// When the namesystem wants to act by itself; it makes edits then, so not while none may be made.
+fn edit_timeout<E: Env>(node: &Node<E>, namesystem: &Namesystem) -> Option<Tick> {
+    let due = namesystem.poll_timeout();
+    due.filter(|_| node.may_edit(namesystem))
+}
+
 fn fire<E: Env>(node: &Rc<Node<E>>, now: Tick) {
     let wall_ms = node.env.wall_ms();
     // The lease first: whoever lost it must not act on its other timers.
@@ -535,7 +558,7 @@ fn fire<E: Env>(node: &Rc<Node<E>>, now: Tick) {
     }
     drop(controller);
     if let Some(namesystem) = node.namesystem.borrow_mut().as_mut()
-        && namesystem.poll_timeout().is_some_and(|at| at <= now)
+        && edit_timeout(node, namesystem).is_some_and(|at| at <= now)
     {
         namesystem.handle_timeout(now, wall_ms);
     }

@@ -76,8 +76,10 @@ pub(crate) struct Node<E: Env> {
     pub(crate) behind_txids: Cell<u64>,
     pub(crate) saving: Cell<bool>,
     pub(crate) images: Rc<Images<E>>,
-    /// Wakes who waits for edits to be committed.
+    /// Wakes who waits for edits to be committed, also when they never will be.
     pub(crate) committed: Notify,
+    /// How often the tree was dropped to be loaded again: its uncommitted edits are gone, their numbers are given anew.
+    pub(crate) loads: Cell<u64>,
     /// Calls that wait until the role is taken.
     pub(crate) parked: Parked,
     waiting: RefCell<BTreeMap<u64, Waiting>>,
@@ -124,6 +126,7 @@ impl<E: Env> Node<E> {
             saving: Cell::new(false),
             images,
             committed: Notify::new(),
+            loads: Cell::new(0),
             parked: Parked::default(),
             waiting: RefCell::new(BTreeMap::new()),
             next_ticket: Cell::new(1),
@@ -155,6 +158,13 @@ impl<E: Env> Node<E> {
         )
     }
 
+    fn leaving(&self) -> Fault {
+        Fault::new(
+            FaultClass::Retry,
+            format!("{} is leaving the active role; try again", self.config.name),
+        )
+    }
+
     /// Whether an active NameNode may answer at this moment. Asked in the same step as the evaluation, after the request
     /// was read (protocols.md section 2: reads are linearizable).
     fn may_serve(&self, namesystem: &Namesystem) -> bool {
@@ -163,6 +173,19 @@ impl<E: Env> Node<E> {
                 .controller
                 .borrow()
                 .may_serve(self.env.now(), namesystem.epoch())
+    }
+
+    /// Whether edits may be made: an active NameNode makes none behind its lease, nor while it hands over and waits for the
+    /// last one.
+    pub(crate) fn may_edit(&self, namesystem: &Namesystem) -> bool {
+        namesystem.state() != HaState::Active || self.may_serve(namesystem)
+    }
+
+    /// The tree is dropped, with what it holds and may not be committed.
+    pub(crate) fn drop_tree(&self) {
+        *self.namesystem.borrow_mut() = None;
+        self.loads.set(self.loads.get() + 1);
+        self.committed.notify();
     }
 
     /// The fault for calls to a NameNode that is active no more, or not for sure.
@@ -195,17 +218,16 @@ impl<E: Env> Node<E> {
     pub(crate) fn client_call(
         &self,
         peer: &Principal,
-        call: ClientCall,
-        responder: Responder<ClientProtocol>,
+        mut call: ClientCall,
+        mut responder: Responder<ClientProtocol>,
     ) {
         let mutation = call.request.is_mutation();
         let asks_for_state = matches!(call.request, hadal_proto::client::Request::GetServiceState);
         let standby_read = call.from_standby && call.request.is_standby_read();
-        let mut responder = responder;
         if !asks_for_state && self.role_changes() && !(standby_read && self.follows()) {
-            match self.parked.push(peer, call.clone(), responder) {
+            match self.parked.push(peer, call, responder) {
                 Ok(()) => return,
-                Err(full) => responder = full,
+                Err(full) => (call, responder) = full,
             }
         }
         let mut slot = self.namesystem.borrow_mut();
@@ -260,11 +282,8 @@ impl<E: Env> Node<E> {
             return responder.answer(Err(self.starting()));
         };
         // A lapsed active sends no commands (protocols.md section 2).
-        if namesystem.state() == HaState::Active && !self.may_serve(namesystem) {
-            return responder.answer(Err(Fault::new(
-                FaultClass::Retry,
-                format!("{} is leaving the active role; try again", self.config.name),
-            )));
+        if !self.may_edit(namesystem) {
+            return responder.answer(Err(self.leaving()));
         }
         let ticket = self.ticket(Waiting::Datanode(responder));
         namesystem.handle_datanode(self.env.now(), self.env.wall_ms(), peer, ticket, request);
@@ -277,6 +296,9 @@ impl<E: Env> Node<E> {
         let Some(namesystem) = slot.as_mut() else {
             return responder.answer(Err(self.starting()));
         };
+        if matches!(request, admin::Request::RollEdits) && !self.may_edit(namesystem) {
+            return responder.answer(Err(self.leaving()));
+        }
         let ticket = self.ticket(Waiting::Admin(responder));
         namesystem.handle_admin(self.env.now(), self.env.wall_ms(), ticket, request);
         self.kick();

@@ -4,6 +4,7 @@
 use crate::node::Node;
 use hadal_env::Env;
 use hadal_proto::client::{ClientCall, ClientProtocol};
+use hadal_proto::encode;
 use hadal_quic::Responder;
 use hadal_types::{HaState, Principal};
 use std::cell::RefCell;
@@ -12,35 +13,61 @@ use std::rc::Rc;
 
 /// Most calls that wait; more are answered as by a standby.
 const PARKED_MAX: usize = 4096;
+/// Most bytes of them, encoded: a single one may have the size of a frame.
+const PARKED_BYTES_MAX: usize = 64 << 20;
+
+/// A call, and whom its answer goes to.
+type Answerable<R> = (ClientCall, R);
 
 /// The calls, in the order of their arrival.
-#[derive(Default)]
-pub(crate) struct Parked(RefCell<VecDeque<(Principal, ClientCall, Responder<ClientProtocol>)>>);
+pub(crate) struct Parked<R = Responder<ClientProtocol>>(RefCell<Queue<R>>);
 
-impl Parked {
-    /// Keeps a call; gives the responder back when there is no room.
+struct Queue<R> {
+    calls: VecDeque<(Principal, ClientCall, R)>,
+    bytes: usize,
+}
+
+impl<R> Default for Queue<R> {
+    fn default() -> Self {
+        Self {
+            calls: VecDeque::new(),
+            bytes: 0,
+        }
+    }
+}
+
+impl<R> Default for Parked<R> {
+    fn default() -> Self {
+        Self(RefCell::default())
+    }
+}
+
+impl<R> Parked<R> {
+    /// Keeps a call; gives it back when there is no room.
     pub(crate) fn push(
         &self,
         peer: &Principal,
         call: ClientCall,
-        responder: Responder<ClientProtocol>,
-    ) -> Result<(), Responder<ClientProtocol>> {
-        let mut calls = self.0.borrow_mut();
-        if calls.len() >= PARKED_MAX {
-            return Err(responder);
+        responder: R,
+    ) -> Result<(), Answerable<R>> {
+        let mut queue = self.0.borrow_mut();
+        let bytes = encode(&call).len();
+        if queue.calls.len() >= PARKED_MAX || queue.bytes + bytes > PARKED_BYTES_MAX {
+            return Err((call, responder));
         }
-        calls.push_back((peer.clone(), call, responder));
+        queue.bytes += bytes;
+        queue.calls.push_back((peer.clone(), call, responder));
         Ok(())
     }
 }
 
 /// Once the role is taken, or was not to be had, the calls that wait are answered.
 pub(crate) fn release<E: Env>(node: &Rc<Node<E>>) {
-    if node.parked.0.borrow().is_empty() || node.role_changes() {
+    if node.parked.0.borrow().calls.is_empty() || node.role_changes() {
         return;
     }
-    let calls = std::mem::take(&mut *node.parked.0.borrow_mut());
-    for (peer, call, responder) in calls {
+    let queue = node.parked.0.take();
+    for (peer, call, responder) in queue.calls {
         node.client_call(&peer, call, responder);
     }
 }
@@ -53,5 +80,43 @@ impl<E: Env> Node<E> {
             .as_ref()
             .is_some_and(|namesystem| namesystem.state() == HaState::Standby);
         self.handing_over.get() || standby && self.controller.borrow().is_standing()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hadal_proto::client::Request;
+    use hadal_types::{CallId, ClientId, Role, TxId};
+
+    fn rename(bytes: usize) -> ClientCall {
+        ClientCall {
+            client: ClientId(1),
+            call: CallId(1),
+            seen: TxId(0),
+            from_standby: false,
+            request: Request::Rename {
+                from: "/".into(),
+                to: "x".repeat(bytes),
+                overwrite: false,
+            },
+        }
+    }
+
+    /// Calls as large as frames may be do not fill the memory of who waits for its role; small ones still find room.
+    #[test]
+    fn waiting_calls_are_bounded_by_bytes_too() {
+        let parked = Parked::<u32>::default();
+        let peer = Principal {
+            role: Role::Client,
+            name: "u".into(),
+        };
+        let large = 7 << 20;
+        for number in 0..9 {
+            assert!(parked.push(&peer, rename(large), number).is_ok());
+        }
+        let (call, responder) = parked.push(&peer, rename(large), 9).expect_err("no room");
+        assert_eq!((call, responder), (rename(large), 9));
+        assert!(parked.push(&peer, rename(10), 10).is_ok());
     }
 }

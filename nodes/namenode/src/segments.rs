@@ -16,7 +16,7 @@ impl<E: Env> Node<E> {
         let Some(namesystem) = slot.as_mut() else {
             return;
         };
-        if namesystem.state() != HaState::Active {
+        if namesystem.state() != HaState::Active || !self.may_edit(namesystem) {
             return;
         }
         let oldest_image = self.images.oldest_kept.take();

@@ -9,12 +9,16 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use hadal_proto::client::{ClientCall, Reply, Response};
-use hadal_proto::{Fault, FaultClass};
+use hadal_proto::{Fault, FaultClass, encode};
 use hadal_types::{HaState, Tick, TxId};
+
+/// Most bytes of calls that wait, encoded: a single one may have the size of a frame.
+const WAITING_BYTES_MAX: usize = 64 << 20;
 
 struct WaitingRead {
     caller: Caller,
     call: ClientCall,
+    bytes: usize,
 }
 
 /// Reads that wait for edits to arrive.
@@ -23,6 +27,7 @@ pub(crate) struct StandbyReads {
     waiting: BTreeMap<(TxId, u64), WaitingRead>,
     /// By ticket, which is the order of their arrival and so of their ends: until when each waits, and for which txid.
     ends: BTreeMap<u64, (Tick, TxId)>,
+    bytes: usize,
 }
 
 impl StandbyReads {
@@ -32,6 +37,7 @@ impl StandbyReads {
 
     fn insert(&mut self, until: Tick, ticket: u64, read: WaitingRead) {
         let seen = read.call.seen;
+        self.bytes += read.bytes;
         self.ends.insert(ticket, (until, seen));
         self.waiting.insert((seen, ticket), read);
     }
@@ -44,6 +50,7 @@ impl StandbyReads {
         }
         let ((_, ticket), read) = first.remove_entry();
         self.ends.remove(&ticket);
+        self.bytes -= read.bytes;
         Some((ticket, read))
     }
 
@@ -54,7 +61,8 @@ impl StandbyReads {
             return None;
         }
         let (ticket, (_, seen)) = first.remove_entry();
-        self.waiting.remove(&(seen, ticket));
+        let read = self.waiting.remove(&(seen, ticket));
+        self.bytes -= read.map_or(0, |read| read.bytes);
         Some((ticket, seen))
     }
 }
@@ -82,16 +90,23 @@ impl Namesystem {
         if call.seen <= self.applied() || self.config.planted.stale_standby_reads {
             return self.answer_standby_read(now, caller, ticket, call);
         }
-        if self.waiting_reads() >= self.config.standby_reads_max {
+        let bytes = encode(&call).len();
+        let held = self.standby_reads.bytes;
+        if self.waiting_reads() >= self.config.standby_reads_max || held + bytes > WAITING_BYTES_MAX
+        {
             let fault = self.ask_active(format!(
-                "{} reads wait for edits already (standby_reads_max)",
+                "{} reads of {held} bytes wait for edits already (standby_reads_max)",
                 self.waiting_reads()
             ));
             return self.barrier.send(ticket, Answer::Client(Err(fault)));
         }
         let until = now.after_ms(self.config.standby_read_wait_ms);
         let caller = caller.clone();
-        let read = WaitingRead { caller, call };
+        let read = WaitingRead {
+            caller,
+            call,
+            bytes,
+        };
         self.standby_reads.insert(until, ticket, read);
     }
 

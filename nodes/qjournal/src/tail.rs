@@ -28,7 +28,8 @@
 //! that hangs is given up by the tail itself and its late answer ignored.
 //!
 //! Before this NameNode claims the journal it drops the tail. What is left, from [`Tail::position`] to the recovered
-//! end, is read by [`crate::reader::Reader`] with [`crate::reader::Until::End`].
+//! end, the driver reads from finalised segments by itself ([`Call::GetManifest`], [`Call::ReadSegment`]), as
+//! [`crate::reader::Reader`] does step by step.
 
 use crate::DigestFn;
 use alloc::collections::VecDeque;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use hadal_env::{ALIGN, Disk, DiskError, File, OpenOptions};
 use hadal_types::{CURRENT_LAYOUT, Epoch, TxId};
 use std::path::PathBuf;
+use std::rc::Rc;
 use store_record::{Contents, Record};
 
 /// Collected before a write.
@@ -35,6 +36,8 @@ pub struct SegmentCopy<D: Disk> {
     /// File offset of the stage.
     offset: u64,
     finished: bool,
+    /// Held as long as the copy is.
+    _held: Rc<()>,
 }
 
 impl<D: Disk> SegmentCopy<D> {
@@ -187,6 +190,10 @@ impl<D: Disk> Journal<D> {
         writer_epoch: Epoch,
         digest_before: Digest,
     ) -> SegmentCopy<D> {
+        let held = Rc::new(());
+        let copying = &mut self.inner.borrow_mut().copying;
+        copying.retain(|_, copy| copy.strong_count() > 0);
+        copying.insert(first, Rc::downgrade(&held));
         SegmentCopy {
             disk: self.disk.clone(),
             file,
@@ -201,6 +208,7 @@ impl<D: Disk> Journal<D> {
             stage: Vec::new(),
             offset: HEADER_LEN as u64,
             finished: false,
+            _held: held,
         }
     }
 
@@ -243,7 +251,7 @@ impl<D: Disk> Journal<D> {
     /// old segment or the copy. The segment is not open for appending afterwards.
     ///
     /// # Errors
-    /// [`JournalError::NoSegment`] when a purge removed the copy, [`JournalError::AlreadyFinalised`] with another end, [`JournalError::DigestDiffers`] when, with
+    /// [`JournalError::NoSegment`] when the file of the copy is gone, [`JournalError::AlreadyFinalised`] with another end, [`JournalError::DigestDiffers`] when, with
     /// [`Behind::Keep`], what can be read here is not what the copy holds, or the disk fails.
     pub async fn install(
         &self,
@@ -261,7 +269,7 @@ impl<D: Disk> Journal<D> {
             .ok()
             .map(|segment| segment.info.clone());
         if !self.disk.exists(&copy.path).await? {
-            // A purge took the segment and its copy away.
+            // Somebody else took it away.
             return Err(JournalError::NoSegment { first });
         }
         let finalised = there.as_ref().filter(|info| info.finalised);

@@ -10,7 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 
 /// The journal of one namespace on one disk, open.
@@ -104,6 +104,8 @@ pub(crate) struct Inner<D: Disk> {
     pub(crate) segments: BTreeMap<TxId, Segment<D>>,
     pub(crate) open: Option<Open<D>>,
     pub(crate) spare: bool,
+    /// Copies of segments that somebody is fetching, or fetched and has not installed.
+    pub(crate) copying: BTreeMap<TxId, Weak<()>>,
     pub(crate) queue: VecDeque<Batch>,
     pub(crate) queued_bytes: usize,
     /// Batches handed in and batches durable, ever.
@@ -131,6 +133,12 @@ impl<D: Disk> Inner<D> {
         self.segments
             .get_mut(&first)
             .ok_or(JournalError::NoSegment { first })
+    }
+
+    /// Whether somebody holds a copy of this segment.
+    pub(crate) fn is_copied(&self, first: TxId) -> bool {
+        let copy = self.copying.get(&first);
+        copy.is_some_and(|copy| copy.strong_count() > 0)
     }
 
     /// The segment is the open one.
@@ -203,6 +211,7 @@ impl<D: Disk> Journal<D> {
                 segments: BTreeMap::new(),
                 open: None,
                 spare: false,
+                copying: BTreeMap::new(),
                 queue: VecDeque::new(),
                 queued_bytes: 0,
                 tickets: 0,

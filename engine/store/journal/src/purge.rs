@@ -10,7 +10,7 @@ use std::path::Path;
 
 impl<D: Disk> Journal<D> {
     /// Removes segments whose records all lie below `below`, acceptance records and copies of segments below it that
-    /// are not here or finalised (T-Q13). Oldest first, so that a crash leaves no gap. The open segment stays. The caller
+    /// are not here or finalised (T-Q13), but for copies that somebody is fetching. Oldest first, so that a crash leaves no gap. The open segment stays. The caller
     /// keeps `below` at or under the oldest image anybody may start from (F-14, Q19). One removed segment becomes the
     /// spare for the next start.
     ///
@@ -41,7 +41,11 @@ impl<D: Disk> Journal<D> {
                     purged.accepted.push(first);
                     true
                 }
-                Name::Copy(first) => first < below && self.settled(first),
+                // One that is being fetched is waited for; a later purge takes it.
+                Name::Copy(first) => {
+                    let copied = self.inner.borrow().is_copied(first);
+                    first < below && self.settled(first) && !copied
+                }
                 // Also the new half of an acceptance record that a crash cut short; nothing else is under way.
                 Name::Temporary => true,
                 _ => false,

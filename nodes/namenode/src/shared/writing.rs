@@ -30,6 +30,8 @@ pub(super) struct Writing<E: Env> {
     journal: RefCell<Option<Rc<Journal<E::Disk>>>>,
     record: RefCell<Option<Record<E::Disk>>>,
     committed: RefCell<Option<Record<E::Disk>>>,
+    /// Why nothing is written any more.
+    failed: RefCell<Option<String>>,
     /// The mark others know, and since when.
     published: Cell<(TxId, Tick)>,
     _lock: <E::Disk as Disk>::Lock,
@@ -94,6 +96,7 @@ impl<E: Env> Writing<E> {
             journal: RefCell::new(opened.journal.map(Rc::new)),
             record: RefCell::new(Some(opened.record)),
             committed: RefCell::new(Some(committed)),
+            failed: RefCell::new(None),
             published: Cell::new((known.txid, env.now())),
             _lock: lock,
         };
@@ -129,7 +132,10 @@ impl<E: Env> Writing<E> {
         self.publish(true).await?;
         let mut replies = drained.replies.into_iter();
         let reply = replies.find_map(|(of, reply)| (of == ticket).then_some(reply));
-        reply.expect("with nobody to ask, every call is answered in its turn")
+        reply.unwrap_or_else(|| {
+            let message = format!("{} gave no answer", self.dir.display());
+            Err(Fault::new(FaultClass::Internal, message))
+        })
     }
 
     /// Takes a batch.
@@ -160,6 +166,10 @@ impl<E: Env> Writing<E> {
     async fn drain(&self) -> Result<Drained, Fault> {
         let mut drained = Drained::default();
         loop {
+            if let Some(reason) = &*self.failed.borrow() {
+                let message = format!("{}: {reason}", self.dir.display());
+                return Err(Fault::new(FaultClass::DiskFailed, message));
+            }
             let output = self.acceptor.borrow_mut().poll_output();
             let Some(output) = output else {
                 return Ok(drained);
@@ -184,11 +194,9 @@ impl<E: Env> Writing<E> {
                     let read = self.read(from, upto, max_bytes, committed).await;
                     drained.replies.push((ticket, read));
                 }
-                // Whether it is durable is not known: this writer is done for (a failed fsync is final).
-                Output::Stop { reason } => {
-                    let message = format!("{}: {reason}", self.dir.display());
-                    return Err(Fault::new(FaultClass::DiskFailed, message));
-                }
+                // Whether it is durable is not known: this writer is done for (a failed fsync is final). The core says so
+                // once and is silent from then on; everybody who asks is told.
+                Output::Stop { reason } => *self.failed.borrow_mut() = Some(reason),
                 Output::Fetch { .. } | Output::Ask { .. } | Output::Exchange { .. } => {
                     unreachable!("a quorum of one has no peers")
                 }

@@ -215,6 +215,30 @@ fn a_read_whose_edits_do_not_come_goes_to_the_active() {
     assert_eq!(pair.follower.ns.waiting_reads(), 0);
 }
 
+/// Reads as large as frames may be do not fill the memory of who waits for edits; what has ended counts no more.
+#[test]
+fn waiting_reads_are_bounded_by_bytes_too() {
+    let mut world = World::new();
+    world.mkdirs("/a");
+    let seen = world.ns.applied();
+    let mut pair = Pair::new(world, config());
+    let large = format!("/{}", "x".repeat(7 << 20));
+    for _ in 0..2 {
+        for _ in 0..9 {
+            pair.ask(&root(), seen, true, info(&large));
+        }
+        assert_eq!(pair.follower.ns.waiting_reads(), 9);
+        redirected(pair.read(seen, info(&large)).expect("one too many"));
+        pair.ask(&root(), seen, true, info("/a"));
+        assert_eq!(pair.follower.ns.waiting_reads(), 10);
+        let until = pair.follower.ns.poll_timeout().expect("they wait");
+        let wall_ms = pair.follower.wall_ms;
+        pair.follower.ns.handle_timeout(until, wall_ms);
+        pair.follower.pump();
+        assert_eq!(pair.follower.ns.waiting_reads(), 0);
+    }
+}
+
 /// Whoever waits while the role comes here comes back.
 #[test]
 fn a_promotion_ends_the_waiting() {

@@ -1,10 +1,10 @@
 //! Images made on a standby while others want something of it or of the active.
 
-use crate::cluster::{Cluster, PERIOD_MS, Setup, manual, namenode_name};
+use crate::cluster::{Cluster, PERIOD_MS, Setup, automatic, manual, namenode_name};
 use hadal_client::FaultClass;
 use hadal_namesystem::CheckpointConfig;
 use hadal_proto::admin::{Request, Response, SafeModeAction};
-use hadal_types::TxId;
+use hadal_types::{HaState, TxId};
 use sim::{Crash, NodeId};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -226,4 +226,49 @@ fn q24_an_image_arrives_while_segments_end_and_nobody_waits() {
         "it arrived before anything could be asked: {calls}"
     );
     assert_eq!(cluster.active().map(namenode_name), Some("nn1".into()));
+}
+
+/// T-C7 beside a failover: the edits an ordered image waits for are discarded, and others get their numbers. Nothing is
+/// published of them, and who ordered the image is told.
+#[test]
+fn t_c7_t_h9_no_image_of_discarded_edits() {
+    let cluster = Cluster::start(28, &automatic());
+    cluster.until("one is active", |cluster| cluster.active().is_some());
+    let old = cluster.active().expect("just seen");
+    cluster.mkdirs_for_all("/a");
+    cluster.world.run_for(Duration::from_secs(2));
+    for jn in &cluster.journalnodes {
+        cluster.world.cut(cluster.namenodes[old], *jn);
+    }
+    let (node, only) = cluster.client("short", &[old], 100);
+    let lost = cluster.begin(
+        node,
+        async move { only.mkdirs("/a/lost", 0o755, true).await },
+    );
+    cluster.world.run_for(Duration::from_millis(10));
+    let safe_mode = cluster.begin_asking(
+        old,
+        Request::SafeMode {
+            action: SafeModeAction::Enter,
+        },
+    );
+    let saving = cluster.begin_asking(old, Request::SaveNamespace);
+    cluster.until("the other one is active", |cluster| {
+        cluster.state(1 - old) == Some(HaState::Active)
+    });
+    assert!(safe_mode.borrow_mut().take().expect("answered").is_ok());
+    for at in 0..5 {
+        cluster.mkdirs(&format!("/{at}"));
+    }
+    cluster.world.heal();
+    cluster.until("who ordered it is answered", |_| saving.borrow().is_some());
+    let said = saving.borrow_mut().take().expect("answered");
+    let said = said.expect_err("it was saved").to_string();
+    assert!(said.contains("discarded"), "{said}");
+    cluster.until("the old one has followed", |cluster| {
+        cluster.state(old) == Some(HaState::Standby) && cluster.stats(old).behind_txids == 0
+    });
+    assert!(cluster.images(old).is_empty());
+    assert!(!cluster.exists("/a/lost"));
+    assert!(lost.borrow_mut().take().is_none_or(|made| made.is_err()));
 }

@@ -1,9 +1,10 @@
 //! Roles moved by order.
 
-use crate::cluster::{AWAY, Cluster, EDITS, manual};
+use crate::cluster::{AWAY, Cluster, EDITS, Setup, automatic, manual, namenode_name};
 use hadal_proto::admin::Request;
 use hadal_types::HaState;
 use sim::{Crash, Status};
+use std::time::Duration;
 
 /// T-A7, and the bad input of an operator who tells both to become active: the second is refused by the name of the
 /// first, there are never two, and once the first is gone the second may.
@@ -92,6 +93,74 @@ fn t_h25_t_h26_q19_a_gap_fails_the_promotion_not_the_process() {
     cluster.until("it becomes active", |cluster| {
         cluster.state(1) == Some(HaState::Active) || cluster.order_active(1).is_ok()
     });
+    for path in ["/0", "/4", "/behind"] {
+        assert!(cluster.exists(path), "{path}");
+    }
+}
+
+/// A hand-over whose last edit never commits, for the JournalNodes are out of reach and then hold a newer epoch: the old
+/// active leaves the role, and whoever ordered it is answered.
+#[test]
+fn t_a15_t_h9_a_hand_over_ends_when_the_journal_is_lost() {
+    let cluster = Cluster::start(24, &automatic());
+    cluster.until("one is active", |cluster| cluster.active().is_some());
+    let old = cluster.active().expect("just seen");
+    let new = 1 - old;
+    cluster.mkdirs("/a");
+    cluster.world.run_for(Duration::from_secs(2));
+    for jn in &cluster.journalnodes {
+        cluster.world.cut(cluster.namenodes[old], *jn);
+    }
+    let dfs = cluster.dfs.clone();
+    let making = cluster.begin(cluster.admin, async move {
+        dfs.mkdirs("/under-way", 0o755, true).await
+    });
+    cluster.world.run_for(Duration::from_millis(10));
+    let order = cluster.begin_asking(
+        old,
+        Request::Failover {
+            to: namenode_name(new),
+            force_fence: false,
+            force_active: false,
+        },
+    );
+    cluster.until("the other one is active", |cluster| {
+        cluster.state(new) == Some(HaState::Active)
+    });
+    cluster.world.heal();
+    cluster.until("the old one follows", |cluster| {
+        cluster.state(old) == Some(HaState::Standby)
+    });
+    cluster.until("everybody is answered", |_| {
+        making.borrow().is_some() && order.borrow().is_some()
+    });
+    assert!(making.borrow_mut().take().expect("answered").is_ok());
+    for path in ["/a", "/under-way"] {
+        assert!(cluster.exists(path), "{path}");
+    }
+}
+
+/// F-12: a JournalNode that is connected and answers no question about the journal holds up no promotion.
+#[test]
+fn f12_catching_up_passes_a_silent_journalnode_over() {
+    let alone = Setup {
+        namenodes: 1,
+        ..automatic()
+    };
+    let cluster = Cluster::start(25, &alone);
+    cluster.until("it is active", |cluster| cluster.active().is_some());
+    for at in 0..5 {
+        cluster.mkdirs(&format!("/{at}"));
+    }
+    assert!(cluster.ask(0, Request::RollEdits).is_ok());
+    cluster.mkdirs("/behind");
+    cluster.world.crash(cluster.namenodes[0], Crash::Process);
+    // What it reads or writes takes hours.
+    let silent = cluster.world.disk_of(cluster.journalnodes[0]);
+    silent.set_slow(100_000_000);
+    cluster.world.restart(cluster.namenodes[0]);
+    cluster.until("it is active again", |cluster| cluster.active().is_some());
+    silent.set_slow(1);
     for path in ["/0", "/4", "/behind"] {
         assert!(cluster.exists(path), "{path}");
     }
