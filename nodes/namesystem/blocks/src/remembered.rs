@@ -9,6 +9,7 @@
 //! care: the digests are made of blocks as they are when they are compared.
 
 use crate::digests::PARTITION_LEAVES;
+use crate::entry::Entry;
 use crate::manager::BlockManager;
 use crate::merge::{Reported, partition_keys};
 use crate::partition::Partition;
@@ -96,23 +97,29 @@ impl Remembered {
 }
 
 impl Partition {
-    /// The replica a remembered location would be: that of a closed block, of which nothing is known in this storage.
-    fn recalled(&self, key: u64, storage: u32) -> Option<Block> {
-        let entry = self.table.get(key)?;
+    /// The replicas remembered locations would be: those of closed blocks of which nothing is known in this storage.
+    fn recalled<'a>(
+        &'a self,
+        keys: &'a [u64],
+        storage: u32,
+    ) -> impl Iterator<Item = (u64, Block)> + 'a {
+        let entries = self.table.walk(keys);
+        entries.filter_map(move |entry| Some((entry.key, self.recall(entry, storage)?)))
+    }
+
+    fn recall(&self, entry: &Entry, storage: u32) -> Option<Block> {
         let nothing_known = if entry.is_plain() && self.queued.is_empty() {
             !self.table.contains(entry, storage)
         } else {
-            self.believes(key, storage).is_none()
+            self.believes(entry.key, storage).is_none()
         };
         (entry.is_complete() && nothing_known).then(|| entry.block())
     }
 
     /// Adds the digests of what is remembered of a storage, leaf by leaf.
     fn add_recalled(&self, place: u32, storage: u32, leaves: &mut [Digest; PARTITION_LEAVES]) {
-        for key in self.remembered.list(place) {
-            if let Some(block) = self.recalled(*key, storage) {
-                leaves[digest_leaf(*key) % PARTITION_LEAVES].add(self.digests.hash(&block));
-            }
+        for (key, block) in self.recalled(self.remembered.list(place), storage) {
+            leaves[digest_leaf(key) % PARTITION_LEAVES].add(self.digests.hash(&block));
         }
     }
 
@@ -126,10 +133,8 @@ impl Partition {
     ) -> u64 {
         let confirmed = self.remembered.take(place, keys);
         let mut listed = Vec::with_capacity(confirmed.len() * ReportEntries::ENTRY_LEN);
-        for key in confirmed {
-            if let Some(block) = self.recalled(key, storage) {
-                ReportEntries::push(&mut listed, &block);
-            }
+        for (_, block) in self.recalled(&confirmed, storage) {
+            ReportEntries::push(&mut listed, &block);
         }
         let replicas = (listed.len() / ReportEntries::ENTRY_LEN) as u64;
         let chunks = [listed.into()];

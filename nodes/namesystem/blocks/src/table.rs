@@ -182,6 +182,22 @@ impl BlockTable {
             .map(|at| &bucket[at])
     }
 
+    /// The entries of those of these keys that are there. Keys rise: a pass over the buckets, not a search for each.
+    pub(crate) fn walk<'a>(&'a self, keys: &'a [u64]) -> impl Iterator<Item = &'a Entry> {
+        let (mut bucket, mut at) = (usize::MAX, 0);
+        keys.iter().filter_map(move |key| {
+            let home = self.bucket_of(*key);
+            if home != bucket {
+                (bucket, at) = (home, 0);
+            }
+            let entries = &self.buckets[home];
+            while at < entries.len() && entries[at].key < *key {
+                at += 1;
+            }
+            entries.get(at).filter(|entry| entry.key == *key)
+        })
+    }
+
     pub(crate) fn get_mut(&mut self, key: u64) -> Option<&mut Entry> {
         let at = self.bucket_of(key);
         let bucket = &mut self.buckets[at];
