@@ -1,5 +1,6 @@
 //! S12: QUIC in the loop: `wire/quic` over quinn on the world's clock and simulated datagrams.
 
+mod cluster;
 mod paths;
 
 use sim::runner::sweep;

@@ -48,7 +48,7 @@ struct Scene {
     ca: ClusterCa,
 }
 
-fn identity(ca: &ClusterCa, role: Role, name: &str) -> Identity {
+pub(crate) fn identity(ca: &ClusterCa, role: Role, name: &str) -> Identity {
     let issued = ca.issue(role, name, &[], Validity::days(1)).unwrap();
     Identity::from_pem(
         ca.certificate_pem(),
@@ -143,7 +143,7 @@ impl Scene {
 }
 
 /// A slow, lossy path of which some datagrams overtake others.
-fn bad() -> DatagramFaults {
+pub(crate) fn bad() -> DatagramFaults {
     DatagramFaults {
         loss_ppm: 50_000,
         duplicate_ppm: 50_000,
