@@ -1,6 +1,7 @@
 //! What a pipeline node may acknowledge: the lesser of its own progress and that of the nodes behind it (E-22).
 
 use alloc::collections::VecDeque;
+use hadal_types::Tick;
 
 /// Frames received and not acknowledged upstream, with how far this node and the next are. Frames are forwarded
 /// one to one, so a sequence number means the same frame along the whole pipeline.
@@ -95,6 +96,38 @@ impl AckBook {
     }
 }
 
+/// Since when the next node owes an acknowledgement. A writer may pause as long as it likes (T-P19), so the time counts from
+/// the oldest frame that is not acknowledged, or from the last acknowledgement while more are owed; never from one before
+/// the pause.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AckDebt {
+    since: Option<Tick>,
+}
+
+impl AckDebt {
+    /// A frame went to the next node.
+    #[must_use]
+    pub fn sent(self, now: Tick) -> Self {
+        Self {
+            since: self.since.or(Some(now)),
+        }
+    }
+
+    /// The next node acknowledged; `complete` when nothing is left to acknowledge.
+    #[must_use]
+    pub fn after_ack(now: Tick, complete: bool) -> Self {
+        Self {
+            since: (!complete).then_some(now),
+        }
+    }
+
+    /// When the next node has failed unless it acknowledges; while nothing is owed, when to look again.
+    #[must_use]
+    pub fn deadline(self, now: Tick, timeout_ms: u64) -> Tick {
+        self.since.unwrap_or(now).after_ms(timeout_ms)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,5 +164,22 @@ mod tests {
         assert!(book.downstream_has(7));
         book.handle_local(1);
         assert_eq!(book.poll_ack(), Some((1, 20)));
+    }
+
+    #[test]
+    fn t_p19_a_pause_of_the_writer_is_not_the_next_nodes() {
+        let at = Tick::from_ms;
+        let debt = AckDebt::default().sent(at(0));
+        assert_eq!(debt.deadline(at(5), 60), at(60));
+        let paid = AckDebt::after_ack(at(10), true);
+        assert!(paid.deadline(at(69), 60) > at(69), "nothing is owed");
+        let after_pause = paid.sent(at(69)).sent(at(80));
+        assert_eq!(
+            after_pause.deadline(at(90), 60),
+            at(129),
+            "the oldest frame"
+        );
+        let more = AckDebt::after_ack(at(100), false);
+        assert_eq!(more.deadline(at(110), 60), at(160));
     }
 }

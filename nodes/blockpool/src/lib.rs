@@ -14,7 +14,7 @@ pub mod recovery;
 pub mod scanner;
 pub mod schedule;
 
-pub use ack_book::AckBook;
+pub use ack_book::{AckBook, AckDebt};
 pub use actor::{Actor, ActorConfig, ActorOutput, Failure};
 pub use offer_service::{Admission, ClaimOutcome, IdentityError, OfferService};
 pub use pending_reports::PendingReports;

@@ -41,8 +41,8 @@ fn only_operators(caller: Role, what: &str) -> Result<(), Fault> {
     Err(Fault::new(FaultClass::Forbidden, message))
 }
 
-/// Block recovery is between DataNodes: nobody else may stop a writer.
-fn only_datanodes(caller: Role, what: &str) -> Result<(), Fault> {
+/// Block recovery and copies are between DataNodes: nobody else may stop a writer, or bring what replaces a replica.
+pub(crate) fn only_datanodes(caller: Role, what: &str) -> Result<(), Fault> {
     if caller == Role::Datanode {
         return Ok(());
     }

@@ -92,6 +92,13 @@ pub(crate) async fn copy_block<E: Env>(
     targets: &[ReplicaTarget],
 ) -> Result<(), CopyError> {
     let store = node.store()?;
+    if stage == WriteStage::TransferRbw {
+        // The node that joins gets all that was acknowledged, flushed or not.
+        store
+            .flush_open(id)
+            .await
+            .map_err(|error| fault_of(&error))?;
+    }
     let info = store
         .get(id)
         .ok_or_else(|| fault_of(&StoreError::NotFound { id }))?;

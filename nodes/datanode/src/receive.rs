@@ -1,11 +1,12 @@
 //! Receiving a block: verify, store, forward, acknowledge (E-22).
 
+use crate::calls::only_datanodes;
 use crate::error::fault_of;
 use crate::node::{NetConn, Node};
 use crate::read::check_pool;
 use futures_util::future::{Either, select};
 use futures_util::{FutureExt, select_biased};
-use hadal_blockpool::AckBook;
+use hadal_blockpool::{AckBook, AckDebt};
 use hadal_daemon::Notify;
 use hadal_env::{Conn, Env, Expect};
 use hadal_proto::Protocol;
@@ -52,6 +53,8 @@ impl Broken {
 /// What the frame loop and the reader of downstream acknowledgements share.
 struct Progress {
     book: RefCell<AckBook>,
+    /// Since when the next node owes an acknowledgement.
+    debt: Cell<AckDebt>,
     changed: Notify,
     established: RefCell<bool>,
     /// Nodes behind this one that call themselves slow, a bit each, the next one's the lowest.
@@ -60,12 +63,16 @@ struct Progress {
     slow_here: Cell<bool>,
 }
 
-pub(crate) async fn receive<E: Env, C: Conn>(node: Rc<Node<E>>, stream: AppendReceiver<C>) {
+pub(crate) async fn receive<E: Env, C: Conn>(
+    node: Rc<Node<E>>,
+    caller: Role,
+    stream: AppendReceiver<C>,
+) {
     let header: Result<WriteBlock, _> = decode(stream.header_bytes());
     let (frames, mut acks) = stream.into_parts();
     let _writer = node.count_writer();
     let outcome = match header {
-        Ok(header) => receive_block(&node, &header, frames, &mut acks)
+        Ok(header) => receive_block(&node, caller, &header, frames, &mut acks)
             .await
             .inspect_err(|broken| {
                 tracing::debug!("write of {}: {}", header.block, broken.fault);
@@ -96,6 +103,7 @@ type Downstream<E> = (AppendSender<NetConn<E>>, AckReceiver<NetConn<E>>);
 
 async fn receive_block<E: Env, C: Conn>(
     node: &Rc<Node<E>>,
+    caller: Role,
     header: &WriteBlock,
     mut frames: FrameReceiver<C>,
     acks: &mut AckSender<C>,
@@ -103,6 +111,9 @@ async fn receive_block<E: Env, C: Conn>(
     let _count = node.count_stream().map_err(Broken::here)?;
     let mark = node.farewell.mark();
     check_pool(node, &header.pool).map_err(Broken::here)?;
+    if is_copy(header) {
+        only_datanodes(caller, "a copy of a replica").map_err(Broken::here)?;
+    }
     let _move = match header.stage {
         WriteStage::Replace { .. } => Some(node.begin_move().map_err(Broken::here)?),
         _ => None,
@@ -134,6 +145,7 @@ async fn receive_block<E: Env, C: Conn>(
         book: RefCell::new(AckBook::new(
             downstream.is_some() && !node.config.actor.planted.ack_before_downstream,
         )),
+        debt: Cell::default(),
         changed: Notify::new(),
         established: RefCell::new(downstream.is_none()),
         slow_behind: Cell::new(0),
@@ -547,7 +559,13 @@ async fn frame_loop<E: Env, C: Conn>(
         };
         let head = frame.head;
         let end = match head.kind {
-            FrameKind::Data => head.offset + u64::from(head.payload_length),
+            FrameKind::Data => head
+                .offset
+                .checked_add(u64::from(head.payload_length))
+                .ok_or_else(|| {
+                    let message = format!("a frame at byte {} of {}", head.offset, header.block);
+                    Broken::here(Fault::new(FaultClass::BadRequest, message))
+                })?,
             FrameKind::Finish => head.offset,
             _ => writer.info().block.length,
         };
@@ -555,6 +573,10 @@ async fn frame_loop<E: Env, C: Conn>(
             .book
             .borrow_mut()
             .handle_received(head.sequence, end);
+        if !progress.book.borrow().downstream_is_complete() {
+            let debt = progress.debt.get().sent(node.env.now());
+            progress.debt.set(debt);
+        }
         if let Some(downstream) = downstream {
             let mut pieces = frame.payload.clone();
             downstream
@@ -661,10 +683,15 @@ async fn ack_loop<E: Env>(
         return std::future::pending().await;
     };
     loop {
-        let deadline = node.env.now().after_ms(timeout_ms);
+        let deadline = progress.debt.get().deadline(node.env.now(), timeout_ms);
         let ack = match select(pin!(acks.next()), pin!(node.env.sleep_until(deadline))).await {
             Either::Left((ack, _)) => ack,
-            Either::Right(_) if progress.book.borrow().downstream_is_complete() => continue,
+            // Nothing was owed when the wait began, or not for so long.
+            Either::Right(_)
+                if progress.debt.get().deadline(node.env.now(), timeout_ms) > node.env.now() =>
+            {
+                continue;
+            }
             Either::Right(_) => return Broken::next("the next node does not acknowledge"),
         };
         match ack {
@@ -685,6 +712,10 @@ async fn ack_loop<E: Env>(
                 if ack.sequence != u64::MAX {
                     progress.slow_behind.set(ack.slow_nodes);
                     progress.book.borrow_mut().handle_downstream(ack.sequence);
+                    let complete = progress.book.borrow().downstream_is_complete();
+                    progress
+                        .debt
+                        .set(AckDebt::after_ack(node.env.now(), complete));
                 }
                 progress.changed.notify();
             }

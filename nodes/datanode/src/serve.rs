@@ -31,7 +31,10 @@ async fn serve_connection<E: Env>(node: Rc<Node<E>>, conn: NetConn<E>) {
         let env = node.env.clone();
         match incoming {
             Incoming::Append(ProtocolId::Transfer, stream) => {
-                env.spawn("datanode write", receive::receive(node, stream));
+                env.spawn(
+                    "datanode write",
+                    receive::receive(node, conn.peer().role, stream),
+                );
             }
             Incoming::Read(ProtocolId::Transfer, stream) => {
                 env.spawn("datanode read", read::serve_read(node, stream));

@@ -582,11 +582,14 @@ fn take_ack(
         });
     }
     *acked_sequence = Some(ack.sequence);
-    state.handle_ack(
-        ack.offset,
-        finish_sequence.is_some_and(|finish| ack.sequence >= finish),
-    );
-    Ok(())
+    let finished = finish_sequence.is_some_and(|finish| ack.sequence >= finish);
+    match state.handle_ack(ack.offset, finished) {
+        true => Ok(()),
+        false => Err(Failure::unknown(format!(
+            "byte {} is acknowledged, which was not sent, or is not the end",
+            ack.offset
+        ))),
+    }
 }
 
 /// Gives a block back that holds nothing.

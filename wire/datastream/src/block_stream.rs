@@ -268,8 +268,15 @@ impl BlockStream {
         self.was_established = true;
     }
 
-    /// Everything up to `offset` is acknowledged by every node; `finished` when the end-of-block frame is.
-    pub fn handle_ack(&mut self, offset: u64, finished: bool) {
+    /// Everything up to `offset` is acknowledged by every node; `finished` when the end-of-block frame is. `false` when that
+    /// cannot be: bytes that were never given to it, or an end that is not the block's. The stream has failed then.
+    #[must_use]
+    pub fn handle_ack(&mut self, offset: u64, finished: bool) -> bool {
+        let last = self.queued.back().or(self.sent.back());
+        let known = last.map_or(self.acked, |packet| packet.end().max(self.acked));
+        if offset > known {
+            return false;
+        }
         self.handle_established();
         if offset > self.acked {
             self.acked = offset;
@@ -283,15 +290,12 @@ impl BlockStream {
             self.sent.pop_front();
         }
         if finished {
-            let length = self
-                .finishing
-                .expect("a finish is acknowledged only after it was sent");
-            assert_eq!(
-                self.acked, length,
-                "a finished block is acknowledged to its end"
-            );
+            if self.finishing != Some(self.acked) {
+                return false;
+            }
             self.finished = true;
         }
+        true
     }
 
     /// The stream failed. `bad_node` is the pipeline index at fault, when known; an unknown one blames the first
@@ -515,7 +519,7 @@ mod tests {
             stream.push(packet(offset));
         }
         assert_eq!(drain(&mut stream), [0, 4, 8]);
-        stream.handle_ack(4, false);
+        assert!(stream.handle_ack(4, false));
         stream.push(packet(12));
         assert_eq!(stream.handle_failure(Some(1)), Ok(Recovery::Continue));
         assert_eq!(
@@ -532,9 +536,25 @@ mod tests {
         stream.finish(16);
         assert_eq!(stream.poll_finish(), Some(16));
         assert_eq!(stream.poll_finish(), None);
-        stream.handle_ack(16, true);
+        assert!(stream.handle_ack(16, true));
         assert!(stream.is_finished());
         assert_eq!(stream.in_flight(), 0);
+    }
+
+    #[test]
+    fn an_acknowledgement_that_cannot_be_is_a_failure() {
+        let mut stream = stream();
+        stream.push(packet(0));
+        assert_eq!(drain(&mut stream), [0]);
+        assert!(!stream.handle_ack(5, false), "never sent");
+        assert_eq!(stream.acked(), 0);
+        assert!(!stream.handle_ack(4, true), "no end was asked for");
+        stream.push(packet(4));
+        stream.finish(8);
+        assert_eq!(drain(&mut stream), [4]);
+        assert!(!stream.handle_ack(4, true), "not to its end");
+        assert!(!stream.is_finished());
+        assert!(stream.handle_ack(8, true));
     }
 
     #[test]
@@ -583,7 +603,7 @@ mod tests {
         stream.push(packet(0));
         stream.push(packet(4));
         drain(&mut stream);
-        stream.handle_ack(4, false);
+        assert!(stream.handle_ack(4, false));
         for _ in 0..RECOVERIES_MAX {
             assert_eq!(stream.handle_failure(None), Ok(Recovery::Continue));
             stream.handle_established();
@@ -600,7 +620,7 @@ mod tests {
         for round in 0..20u64 {
             stream.push(packet(round * 4));
             drain(&mut stream);
-            stream.handle_ack(round * 4 + 4, false);
+            assert!(stream.handle_ack(round * 4 + 4, false));
             assert_eq!(stream.handle_failure(None), Ok(Recovery::Continue));
         }
     }
@@ -634,7 +654,7 @@ mod tests {
         // The bytes of the chunk it ended in go first, with what follows them.
         stream.push(packet(4));
         assert_eq!(drain(&mut stream), [4]);
-        stream.handle_ack(8, false);
+        assert!(stream.handle_ack(8, false));
         assert_eq!((stream.acked(), stream.in_flight()), (8, 0));
     }
 
@@ -658,7 +678,7 @@ mod tests {
         assert!(!stream.wants_replacement(3), "nothing failed");
         stream.push(packet(0));
         drain(&mut stream);
-        stream.handle_ack(4, false);
+        assert!(stream.handle_ack(4, false));
         assert_eq!(stream.handle_failure(Some(2)), Ok(Recovery::Continue));
         assert!(!stream.wants_replacement(3), "two of three go on");
         stream.handle_flushed();
@@ -697,14 +717,14 @@ mod tests {
         assert_eq!(stream.handle_failure(Some(0)), Ok(Recovery::Continue));
         assert!(!stream.forgive(), "nothing was acknowledged since");
         drain(&mut stream);
-        stream.handle_ack(4, false);
+        assert!(stream.handle_ack(4, false));
         assert_eq!(stream.handle_failure(Some(0)), Ok(Recovery::Continue));
         assert_eq!(stream.bad_nodes(), [DatanodeUuid(1), DatanodeUuid(2)]);
         assert!(stream.forgive());
         assert_eq!(stream.bad_nodes(), [DatanodeUuid(2)]);
         assert!(!stream.forgive());
         drain(&mut stream);
-        stream.handle_ack(4, false);
+        assert!(stream.handle_ack(4, false));
         assert!(!stream.forgive(), "no byte more is acknowledged");
     }
 
@@ -780,7 +800,7 @@ mod tests {
         stream.handle_replaced(block, vec![node(1), node(2), node(3)]);
         assert_eq!(drain(&mut stream), [0]);
         assert_eq!(stream.poll_finish(), Some(4));
-        stream.handle_ack(4, false);
+        assert!(stream.handle_ack(4, false));
         assert_eq!(stream.handle_failure(Some(2)), Ok(Recovery::Continue));
         stream.handle_new_stamp(GenerationStamp(1001));
         let (old, length) = (GenerationStamp(1000), 4);

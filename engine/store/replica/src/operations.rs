@@ -46,21 +46,39 @@ fn check_length<D: Disk>(replica: &Replica<D>, wanted: u64) -> Result<(), StoreE
     Ok(())
 }
 
+/// Ends a writer whose disk failed it, mostly because it was full: its buffers go back. What is on disk is sound; the
+/// rest is lost, and nobody was told of it.
+pub(crate) async fn give_up<D: Disk>(replica: &Replica<D>, held: &mut Held<'_, D>) {
+    if let Some(body) = held.as_mut() {
+        // The writes that still run own buffers; how they end changes nothing.
+        let _ = body.drain(replica).await;
+    }
+    **held = None;
+    let mut meta = replica.meta.borrow_mut();
+    meta.received = meta.on_disk;
+    meta.acked = meta.acked.min(meta.on_disk);
+}
+
 impl<D: Disk> ReplicaStore<D> {
     async fn take<'a>(&self, replica: &'a Rc<Replica<D>>) -> Result<Held<'a, D>, StoreError> {
         let mut held = replica.body.lock().await;
         replica.here()?;
         if held.as_ref().is_some_and(|body| body.broken) {
-            // The disk was full under its writer. What is on disk is sound; the rest is lost, and nobody was
-            // told of it.
-            let _ = held.as_mut().expect("broken").drain(replica).await;
+            give_up(replica, &mut held).await;
             replica.volume.alive()?;
-            *held = None;
-            let mut meta = replica.meta.borrow_mut();
-            meta.received = meta.on_disk;
-            meta.acked = meta.acked.min(meta.on_disk);
         }
         Ok(held)
+    }
+
+    /// Flushes an open replica while its writer goes on, so that what it acknowledged can be read: for a copy of it. Any
+    /// other replica is left alone.
+    pub async fn flush_open(&self, id: BlockId) -> Result<(), StoreError> {
+        let replica = self.find(id)?;
+        let mut held = self.take(&replica).await?;
+        match held.as_mut() {
+            Some(body) if replica.state() == ReplicaState::Rbw => body.flush(&replica).await,
+            _ => Ok(()),
+        }
     }
 
     fn writer(&self, replica: &Rc<Replica<D>>) -> ReplicaWriter<D> {

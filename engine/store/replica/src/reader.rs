@@ -138,7 +138,7 @@ impl<D: Disk> ReplicaReader<D> {
         self.position..self.end
     }
 
-    /// The next part in order, `None` at the end; the one after it is being read meanwhile. Data are not
+    /// The next part in order, `None` at the end, [`StoreError::OutOfRange`] when the replica was cut below it; the one after it is being read meanwhile. Data are not
     /// verified here (whoever uses them does), but for a chunk that must be cut at the visible length.
     pub async fn next(&mut self) -> Result<Option<ReadPart>, StoreError> {
         let read = match self.ahead.take() {
@@ -147,6 +147,9 @@ impl<D: Disk> ReplicaReader<D> {
             None => return Ok(None),
         };
         let part = read.await?;
+        if part.data.is_empty() {
+            return Err(cut(&self.replica, self.position, self.end));
+        }
         self.position = part.offset + part.data.len() as u64;
         if self.position < self.end {
             let mut read = self.read(self.position);
@@ -197,6 +200,16 @@ impl<D: Disk> ReplicaReader<D> {
                 Box::pin(async move { read_file(&replica, &file, position, end).await })
             }
         }
+    }
+}
+
+/// The replica ends before what is to be read: it was truncated meanwhile.
+fn cut<D: Disk>(replica: &Replica<D>, position: u64, end: u64) -> StoreError {
+    StoreError::OutOfRange {
+        id: replica.id,
+        offset: position,
+        length: end - position,
+        visible: replica.visible(),
     }
 }
 
@@ -295,10 +308,15 @@ async fn read_file<D: Disk>(
         let g = &file.geometry;
         let (chunk, unit) = (g.bytes_per_checksum as u64, g.unit as u64);
         let tail = file.tail.get().filter(|tail| tail.unit == position / unit);
-        let tail = tail.ok_or(StoreError::Corrupt {
-            id: file.id,
-            what: "no tail record",
-        })?;
+        let Some(tail) = tail else {
+            if replica.meta.borrow().on_disk <= position {
+                return Err(cut(replica, position, end));
+            }
+            return Err(StoreError::Corrupt {
+                id: file.id,
+                what: "no tail record",
+            });
+        };
         let buf = replica.volume.disk.buf(PAGE + tail.bytes as usize).await;
         let (buf, mut record) = match read_tail(file, tail, buf, 0).await {
             // An open replica's tail moved on while it was read: its bytes are in the newer one, or in place.
@@ -311,6 +329,9 @@ async fn read_file<D: Disk>(
         };
         let start = tail.unit * unit;
         let stop = round_up(end, chunk).min(start + u64::from(tail.bytes));
+        if stop <= position {
+            return Err(cut(replica, position, end));
+        }
         record
             .checksums
             .truncate((stop - start).div_ceil(chunk) as usize);
@@ -341,6 +362,9 @@ async fn read_units<D: Disk>(
     let stop = round_up(end, chunk)
         .min(start + group_bytes)
         .min(file.in_place.get());
+    if stop <= position {
+        return Err(cut(replica, position, end));
+    }
     let chunks = ((stop - start) / chunk) as usize;
     let (volume, disk) = (&replica.volume, &replica.volume.disk);
     let handle = file.open().await?;

@@ -73,6 +73,7 @@ impl<D: Disk> ReplicaStore<D> {
                     bad = Some(bytes / chunk as u64);
                     break;
                 }
+                Err(StoreError::OutOfRange { .. }) => return Ok(VerifyOutcome::Gone),
                 Err(error) => return Err(error),
             }
         }

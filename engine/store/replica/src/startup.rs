@@ -230,6 +230,10 @@ impl<D: Disk> ReplicaStore<D> {
         };
         let location = match kept.home {
             Place::Slot(extent, slot) => {
+                if !kept.settled {
+                    // The next slot write says of all before it that they are durable.
+                    extent.sync(volume).await?;
+                }
                 Location::Slot(Rc::new(SlotLease::found(volume, &extent, slot)))
             }
             Place::File(found) => {

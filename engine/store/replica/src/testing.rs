@@ -75,6 +75,8 @@ pub(crate) enum Fault {
     Error,
     /// This one operation finds no space (only those that can).
     Full,
+    /// This one operation, if it is a flush, finds no space.
+    FullFlush,
     /// The machine stops: this and every later operation fails.
     Crash,
 }
@@ -348,7 +350,10 @@ impl TestDisk {
                 Fault::Full if matches!(op, DiskOp::Write | DiskOp::Allocate | DiskOp::Open) => {
                     Err(self.error(op, path, io::ErrorKind::StorageFull))
                 }
-                Fault::Full => Ok(()),
+                Fault::FullFlush if op == DiskOp::Sync => {
+                    Err(self.error(op, path, io::ErrorKind::StorageFull))
+                }
+                Fault::Full | Fault::FullFlush => Ok(()),
                 Fault::Crash => {
                     self.0.crashed.set(true);
                     Err(self.error(op, path, io::ErrorKind::Other))

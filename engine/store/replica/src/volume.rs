@@ -130,10 +130,12 @@ impl<D: Disk> Volume<D> {
         }
     }
 
-    /// Passes a result on. A failure other than a full disk or a failed read is final for the volume.
+    /// Passes a result on. A failure other than a failed read, or a full disk where space is asked for, is final for the
+    /// volume. A flush that finds no room (the file system allocates late, a quota) has lost bytes like any other that fails.
     pub(crate) fn check<T>(&self, result: Result<T, DiskError>) -> Result<T, StoreError> {
         result.map_err(|error| {
-            if error.is_full() {
+            let asks = matches!(error.op, DiskOp::Write | DiskOp::Allocate | DiskOp::Open);
+            if asks && error.is_full() {
                 return StoreError::OutOfSpace { wanted: 0 };
             }
             // Too many open files, of the process (24) or the machine (23), say nothing of the disk.

@@ -2,6 +2,7 @@
 
 use crate::body::Body;
 use crate::map::Replica;
+use crate::operations::give_up;
 use crate::{ReplicaInfo, ReplicaStore, StoreError};
 use bytes::Bytes;
 use futures_util::lock::MutexGuard;
@@ -109,10 +110,12 @@ impl<D: Disk> ReplicaWriter<D> {
     pub async fn finish(self, durable: bool) -> Result<Block, StoreError> {
         let mut held = self.hold().await?;
         let stamp = self.replica.stamp();
-        held.as_mut()
-            .expect("held")
-            .finish(&self.replica, stamp, durable)
-            .await?;
+        let body = held.as_mut().expect("held");
+        if let Err(error) = body.finish(&self.replica, stamp, durable).await {
+            give_up(&self.replica, &mut held).await;
+            self.replica.take_over();
+            return Err(error);
+        }
         *held = None;
         self.replica.take_over();
         Ok(self.replica.block())
@@ -127,9 +130,12 @@ impl<D: Disk> ReplicaWriter<D> {
             let deleted = self.store.delete_replica(&self.replica).await?;
             return self.store.collect(deleted).await;
         }
-        held.as_mut().expect("held").flush(&self.replica).await?;
-        *held = None;
+        let flushed = held.as_mut().expect("held").flush(&self.replica).await;
+        match flushed {
+            Ok(()) => *held = None,
+            Err(_) => give_up(&self.replica, &mut held).await,
+        }
         self.replica.take_over();
-        Ok(())
+        flushed
     }
 }

@@ -291,6 +291,59 @@ fn e21_a_restarted_node_joins_the_pipeline_it_had_left() {
     holds(&scene, &[0, 1], 1, 3, &data);
 }
 
+/// E-09, E-21: what was acknowledged without a flush is brought to a node that joins, too.
+#[test]
+fn e21_a_node_that_joins_gets_what_was_acknowledged_and_not_flushed() {
+    let scene = Scene::ready(&Plan::new(2));
+    let data = content(9, 1_535);
+    let writer = scene
+        .open(block(1, 1, 0), WriteStage::Create, &[0])
+        .expect("set up");
+    let writer = scene
+        .send(writer, &data, 0, FrameKind::KeepAlive)
+        .expect("acknowledged");
+    let request = Request::TransferReplica {
+        pool: BlockPoolId("BP-test".into()),
+        block: block(1, 1, 1_535),
+        targets: scene.targets(&[1]),
+        token: Default::default(),
+    };
+    scene.call(0, request).expect("copied");
+    assert_eq!(scene.replica(1, 1).expect("here").block, block(1, 1, 1_535));
+    drop(writer);
+}
+
+/// E-12, E-17: only DataNodes bring copies: nobody else's may push a finished replica aside.
+#[test]
+fn e17_only_datanodes_bring_copies() {
+    let scene = Scene::ready(&Plan::new(1));
+    let data = content(1, 100);
+    scene.put(block(1, 5, 0), &data, &[0]);
+    for stage in [WriteStage::Copy, WriteStage::TransferRbw] {
+        let refused = scene.open(block(1, 6, 0), stage, &[0]);
+        assert_eq!(
+            refused.err().map(|fault| fault.class),
+            Some(FaultClass::Forbidden)
+        );
+    }
+    holds(&scene, &[0], 1, 5, &data);
+}
+
+/// A frame past the end of all numbers is refused; the DataNode goes on.
+#[test]
+fn a_frame_beyond_all_offsets_is_a_bad_request() {
+    let scene = Scene::ready(&Plan::new(1));
+    let writer = scene
+        .open(block(1, 1, 0), WriteStage::Create, &[0])
+        .expect("set up");
+    let refused = scene.send_at(writer, u64::MAX - 3, &content(1, 100));
+    assert_eq!(
+        refused.err().map(|fault| fault.class),
+        Some(FaultClass::BadRequest)
+    );
+    scene.put(block(2, 1, 0), &content(2, 100), &[0]);
+}
+
 /// E-12: a copy for a joining node that breaks off leaves nothing behind.
 #[test]
 fn e12_a_transfer_of_what_is_not_there_leaves_nothing() {

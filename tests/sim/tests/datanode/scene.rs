@@ -517,6 +517,22 @@ impl Scene {
         })
     }
 
+    /// Sends one chunk that claims to begin at `offset`, and waits for its acknowledgement.
+    pub(crate) fn send_at(
+        &self,
+        mut writer: Writer,
+        offset: u64,
+        chunk: &[u8],
+    ) -> Result<Writer, Fault> {
+        let chunk = Bytes::copy_from_slice(chunk);
+        self.block_on(async move {
+            let aux = Bytes::copy_from_slice(&crc32c(&chunk).to_le_bytes());
+            let last = writer.frame(FrameKind::Data, offset, aux, chunk).await?;
+            writer.await_ack(last).await?;
+            Ok(writer)
+        })
+    }
+
     /// Writes a whole block through a pipeline.
     #[track_caller]
     pub(crate) fn put(&self, block: Block, data: &[u8], pipeline: &[usize]) {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::VerifyOutcome;
-use crate::testing::{Keep, block_on, poll_and_drop};
+use crate::testing::{Fault, Keep, block_on, poll_and_drop};
 use futures_util::future::join_all;
 use hadal_env::{Disk, File, OpenOptions};
 
@@ -372,6 +372,116 @@ fn a_full_disk_is_out_of_space_and_nothing_else() {
         assert_eq!(read_all(&store, 1).await, Ok(content(1, 3000)));
         store.refresh_space().await;
         put(&store, 3, 1, &content(3, 40_000), CreateSpec::default()).await;
+    });
+}
+
+/// A flush that finds no space is as final as any other that fails (protocols.md section 6): it is not tried again.
+#[test]
+fn a_flush_without_space_fails_the_volume() {
+    for options in [small(), files_only()] {
+        let mut failed = 0;
+        for after in 0..40 {
+            block_on(async {
+                let disk = TestDisk::default();
+                let (store, _) = open(&disk, options).await;
+                disk.inject(after, Fault::FullFlush);
+                let mut writer = store.create_rbw(id(1), gs(1), chunk(512)).await.ok()?;
+                let sent = send(&mut writer, &content(1, 3000), 0, 3000).await;
+                let synced = sent.is_ok() && writer.sync().await.is_ok();
+                let again = writer.sync().await.is_ok();
+                assert!(
+                    synced || !again,
+                    "operation {after}: a failed flush is final"
+                );
+                let volume = store.volumes().remove(0);
+                assert_eq!(
+                    volume.failed.is_none(),
+                    synced && again,
+                    "operation {after}"
+                );
+                failed += u32::from(!synced);
+                Some(())
+            });
+        }
+        assert!(failed > 0, "a flush failed");
+    }
+}
+
+/// E-09, T-P9: bytes acknowledged without a flush are on disk, and readable, once the replica is flushed for a copy of it.
+#[test]
+fn t_p9_acknowledged_bytes_are_flushed_for_a_copy() {
+    for options in [small(), files_only()] {
+        block_on(async {
+            let (store, _) = open(&TestDisk::default(), options).await;
+            let data = content(1, 5000);
+            let mut writer = store.create_rbw(id(1), gs(1), chunk(512)).await.unwrap();
+            send(&mut writer, &data, 0, 5000).await.unwrap();
+            assert!(store.visible_length(id(1), gs(1)).unwrap() < 5000);
+            store.flush_open(id(1)).await.unwrap();
+            assert_eq!(store.visible_length(id(1), gs(1)).unwrap(), 5000);
+            writer.finish(true).await.unwrap();
+            store.flush_open(id(1)).await.unwrap();
+            assert_eq!(read_all(&store, 1).await, Ok(data));
+        });
+    }
+}
+
+/// A reader overtaken by a truncation ends with an error: there is no such byte any more.
+#[test]
+fn a_reader_overtaken_by_a_truncation_ends() {
+    for left in [1, 512, 20_000, 32_768, 33_000, 49_151] {
+        block_on(async {
+            let (store, _) = open(&TestDisk::default(), files_only()).await;
+            put(&store, 1, 1, &content(1, 49_152 + 700), chunk(512)).await;
+            let length = 49_152 + 700;
+            let mut reader = store.open_reader(id(1), gs(1), 0, length).await.unwrap();
+            reader.next().await.unwrap().unwrap();
+            let found = store.init_recovery(id(1), gs(1), gs(2)).await.unwrap();
+            let old = found.unwrap().block.length;
+            let cut = store.update_recovered(id(1), gs(2), old, left).await;
+            cut.unwrap();
+            let mut seen = 0;
+            let error = loop {
+                match reader.next().await {
+                    Ok(Some(part)) => assert!(!part.data.is_empty()),
+                    Ok(None) => panic!("{left}: bytes that are gone were read"),
+                    Err(error) => break error,
+                }
+                seen += 1;
+                assert!(seen < 10, "{left}: it never ends");
+            };
+            assert!(
+                matches!(error, StoreError::OutOfRange { .. }),
+                "{left}: {error}"
+            );
+        });
+    }
+}
+
+/// A writer that could not be finished or parked gives its buffers back.
+#[test]
+fn a_writer_that_ends_in_an_error_keeps_no_buffer() {
+    block_on(async {
+        let disk = TestDisk::default();
+        disk.set_room(100 << 10);
+        let (store, _) = open(&disk, small()).await;
+        for n in 1..3 {
+            let mut writer = store.create_rbw(id(n), gs(1), chunk(512)).await.unwrap();
+            let filled = send(&mut writer, &content(n, 300 << 10), 0, 300 << 10).await;
+            assert!(filled.is_err());
+            let replica = store.find(id(n)).unwrap();
+            let ended = match n {
+                1 => writer.park().await,
+                _ => writer.finish(true).await.map(|_| ()),
+            };
+            assert!(
+                matches!(ended, Err(StoreError::OutOfSpace { .. })),
+                "{ended:?}"
+            );
+            assert!(replica.body.lock().await.is_none());
+            let info = store.get(id(n)).unwrap();
+            assert_eq!(info.block.length, info.bytes_on_disk);
+        }
     });
 }
 
