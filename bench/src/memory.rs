@@ -117,8 +117,7 @@ pub fn grown(files: usize) -> Result<Namesystem> {
             call(&mut namesystem, &name, decode(part)?)?;
         }
     }
-    let mut sequence = 0;
-    for from in (0..files as u64).step_by(BATCH as usize) {
+    for (sequence, from) in (1..).zip((0..files as u64).step_by(BATCH as usize)) {
         let mut changes = vec![Vec::new(); DATANODES];
         for number in from..(from + BATCH).min(files as u64) {
             for home in homes(number, DATANODES, REPLICATION)? {
@@ -130,7 +129,6 @@ pub fn grown(files: usize) -> Result<Namesystem> {
                 });
             }
         }
-        sequence += 1;
         for (fake, changes) in fakes.iter().zip(changes) {
             let report = IncrementalReport {
                 uuid: fake.uuid(),
