@@ -161,7 +161,7 @@ async fn send<E: Env>(
     let first = targets.first().and_then(|it| it.address_for(block.id));
     let kept = |node: &Node<E>| first.is_some_and(|address| node.keeps_peer(address));
     let was_kept = kept(node);
-    match send_once(node, block, bytes_per_checksum, stage.clone(), targets).await {
+    match send_once(node, block, bytes_per_checksum, stage, targets).await {
         Err(Broken::Target(0, fault))
             if was_kept && !kept(node) && fault.class == FaultClass::Retry =>
         {

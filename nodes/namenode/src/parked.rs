@@ -44,6 +44,7 @@ impl<R> Default for Parked<R> {
 
 impl<R> Parked<R> {
     /// Keeps a call; gives it back when there is no room.
+    #[expect(clippy::result_large_err, reason = "what comes back is what went in")]
     pub(crate) fn push(
         &self,
         peer: &Principal,
