@@ -346,9 +346,12 @@ impl<E: Env> Node<E> {
         };
         let options: StoreOptions = self.config.store;
         let opened = ReplicaStore::open(self.env.disk().clone(), specs, identity, options).await;
+        if let Ok((store, _)) = &opened {
+            self.resume_open(store).await;
+        }
+        // Nothing waits from here on until the store is in its place: another actor would open it a second time.
         self.opening.set(false);
         let (store, report) = opened?;
-        self.resume_open(&store).await;
         // A directory of another DataNode or cluster is the operator's mistake, not a failed disk.
         let failed = report.failed.into_iter();
         let (broken, foreign): (Vec<_>, Vec<_>) = failed.partition(|(_, error)| !is_foreign(error));
