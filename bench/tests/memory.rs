@@ -32,7 +32,7 @@ fn q45_bytes_per_file_stay_within_bounds_and_are_told() {
     eprintln!("grown: {grown:.1} B/file, {told:.1} told");
     assert!(grown <= GROWN_MAX, "{grown:.1} B/file");
     assert!(
-        (told / grown - 1.0).abs() < 0.05,
+        (told / grown - 1.0).abs() < 0.1,
         "{told:.1} told, {grown:.1} allocated"
     );
 

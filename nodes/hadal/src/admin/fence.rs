@@ -86,8 +86,14 @@ mod tests {
         assert!(reason.contains("fence.timeout"), "{reason}");
         let child = std::fs::read_to_string(&file).expect("it got that far");
         let child = Pid::from_raw(child.trim().parse().expect("a process id"));
-        // A zombie counts as gone: its new parent collects it when it likes.
-        let state = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z"), "{state}");
+        // A zombie counts as gone: its new parent collects it when it likes. The signal was sent; dying takes a moment.
+        let state = || std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        let gone = async {
+            while !(state().is_empty() || state().contains(") Z")) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(20), gone).await;
+        assert!(waited.is_ok(), "{}", state());
     }
 }
