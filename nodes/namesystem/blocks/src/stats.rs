@@ -169,6 +169,12 @@ impl BlockManager {
             && dead.all(|node| node.service == Service::Decommissioned)
     }
 
+    /// How long a DataNode may be silent before it counts as dead, in milliseconds.
+    #[must_use]
+    pub fn dead_interval_ms(&self) -> u64 {
+        self.config.dead_interval_ms
+    }
+
     fn dead_nodes(&self) -> Vec<&str> {
         let known = |at: &usize| {
             !self.nodes.nodes[*at].alive && self.nodes.is_known(u32::try_from(*at).unwrap_or(0))

@@ -287,9 +287,9 @@ impl Namesystem {
     }
 
     /// Every DataNode there is has reported. One that never registered with this NameNode (it was down when that started)
-    /// is not known to be away: it has had as long as a writer that says nothing.
+    /// is not known to be away: it has had as long as one that fell silent has until it counts as dead.
     fn has_heard_all(&self, now: Tick) -> bool {
-        self.blocks.has_heard_all() && now.ms_since(self.started) >= self.config.lease_hard_limit_ms
+        self.blocks.has_heard_all() && now.ms_since(self.started) >= self.blocks.dead_interval_ms()
     }
 
     fn take_over(&mut self, wall_ms: u64, inode: InodeId, holder: ClientId) {
