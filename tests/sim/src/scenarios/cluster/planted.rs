@@ -24,7 +24,7 @@ pub(in crate::scenarios) fn needs_two(name: &str) -> bool {
 }
 
 /// Found by this scenario, each within 300 seeds.
-pub(in crate::scenarios) const NAMES: [&str; 21] = [
+pub(in crate::scenarios) const NAMES: [&str; 20] = [
     "forget-promise",
     "ack-before-persist",
     "commit-on-one",
@@ -42,7 +42,6 @@ pub(in crate::scenarios) const NAMES: [&str; 21] = [
     "skip-hsync",
     "skip-hflush",
     "hide-tail",
-    "show-unacked",
     "ack-before-downstream",
     "skip-verify",
     "skip-permissions",
