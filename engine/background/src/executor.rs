@@ -2,6 +2,7 @@
 
 use crate::budget::Budget;
 use crate::class::DEFAULT_SHARES;
+use crate::pulse::{Open, Pulse};
 use crate::reading::{MAILBOX_CHUNKS, Reading, Request, read};
 use crate::source::Devices;
 use crate::supervise::{end_process, supervise_this_thread};
@@ -21,6 +22,10 @@ use std::time::Duration;
 /// How often a task that computes is asked to yield. glommio's default of 100 ms would let a finished
 /// read wait that long.
 const PREEMPT: Duration = Duration::from_micros(500);
+
+/// The same until the first class has work: never. Before [`Pulse::hear`] nobody could wake an executor
+/// that was asked to yield before it ran anything (see `pulse.rs`).
+const NO_PREEMPT: Duration = Duration::from_secs(3600);
 
 /// Memory of glommio's own for reads under way; beyond it takes fresh memory.
 const IO_MEMORY_BYTES: usize = 8 << 20;
@@ -70,12 +75,29 @@ struct Shop {
     devices: Devices,
 }
 
-type Job = Box<dyn FnOnce(Rc<Shop>) -> LocalBoxFuture<'static, ()> + Send>;
+type Work = Box<dyn FnOnce(Rc<Shop>) -> LocalBoxFuture<'static, ()> + Send>;
+
+struct Job {
+    work: Work,
+    open: Open,
+}
 
 /// A handle to the executor. Clones share it.
 #[derive(Clone)]
 pub struct Background {
-    classes: Arc<[ClassHandle]>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    classes: Vec<ClassHandle>,
+    pulse: Arc<Pulse>,
+}
+
+impl Drop for Shared {
+    /// Ending is work too: the executor has to find its queues closed.
+    fn drop(&mut self) {
+        std::mem::forget(self.pulse.open());
+    }
 }
 
 struct ClassHandle {
@@ -120,22 +142,34 @@ impl Background {
             })
             .unzip();
         let (started, outcome) = mpsc::sync_channel(1);
-        let body = move || match make() {
-            Ok(executor) => {
-                supervise_this_thread();
-                executor.run(serve(options, queues, started));
+        let pulse = Arc::new(Pulse::default());
+        let starting = pulse.open();
+        let beating = Arc::clone(&pulse);
+        let body = move || {
+            match make() {
+                Ok(executor) => {
+                    supervise_this_thread();
+                    executor.run(serve(options, queues, Arc::clone(&beating), started));
+                }
+                Err(error) => drop(started.send(Err(error))),
             }
-            Err(error) => drop(started.send(Err(error))),
+            beating.end();
         };
-        std::thread::Builder::new()
-            .name("background".to_owned())
-            .spawn(body)
-            .map_err(StartError::Thread)?;
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(body)
+                .map_err(StartError::Thread)
+        };
+        spawn("background", Box::new(body))?;
+        let beating = Arc::clone(&pulse);
+        spawn("background-beat", Box::new(move || beating.beat()))?;
         outcome.recv().unwrap_or_else(|_| {
             end_process("the background executor ended while it was starting")
         })?;
+        drop(starting);
         Ok(Self {
-            classes: classes.into(),
+            shared: Arc::new(Shared { classes, pulse }),
         })
     }
 
@@ -157,10 +191,10 @@ impl Background {
         };
         let (consumer, chunks) = async_channel::bounded(MAILBOX_CHUNKS);
         let budget = Arc::clone(&self.class(class).budget);
-        let job = move |shop: Rc<Shop>| -> LocalBoxFuture<'static, ()> {
+        let work = move |shop: Rc<Shop>| -> LocalBoxFuture<'static, ()> {
             Box::pin(async move { read(&shop.devices, &budget, request, consumer).await })
         };
-        self.submit(class, Box::new(job)).await;
+        self.submit(class, Box::new(work)).await;
         Reading { chunks }
     }
 
@@ -188,7 +222,7 @@ impl Background {
         mut step: impl FnMut() -> ControlFlow<T> + Send + 'static,
     ) -> T {
         let (reply, result) = async_channel::bounded(1);
-        let job = move |_: Rc<Shop>| -> LocalBoxFuture<'static, ()> {
+        let work = move |_: Rc<Shop>| -> LocalBoxFuture<'static, ()> {
             Box::pin(async move {
                 loop {
                     if let ControlFlow::Break(value) = step() {
@@ -203,7 +237,7 @@ impl Background {
                 }
             })
         };
-        self.submit(class, Box::new(job)).await;
+        self.submit(class, Box::new(work)).await;
         match result.recv().await {
             Ok(value) => value,
             Err(_) => end_process("the background executor lost a job"),
@@ -219,14 +253,16 @@ impl Background {
     /// Most bytes of one class in flight at once.
     #[must_use]
     pub fn class_budget_bytes(&self) -> usize {
-        self.classes[0].budget.total()
+        self.shared.classes[0].budget.total()
     }
 
     fn class(&self, class: Class) -> &ClassHandle {
-        &self.classes[class.index()]
+        &self.shared.classes[class.index()]
     }
 
-    async fn submit(&self, class: Class, job: Job) {
+    async fn submit(&self, class: Class, work: Work) {
+        let open = self.shared.pulse.open();
+        let job = Job { work, open };
         if self.class(class).jobs.send(job).await.is_err() {
             end_process("the background executor ended while it was in use");
         }
@@ -237,7 +273,7 @@ impl Background {
 fn make() -> Result<LocalExecutor, StartError> {
     let builder = LocalExecutorBuilder::new(Placement::Unbound)
         .name("background")
-        .preempt_timer(PREEMPT)
+        .preempt_timer(NO_PREEMPT)
         .io_memory(IO_MEMORY_BYTES);
     match catch_unwind(AssertUnwindSafe(|| builder.make())) {
         Ok(Ok(executor)) => Ok(executor),
@@ -250,8 +286,10 @@ fn make() -> Result<LocalExecutor, StartError> {
 async fn serve(
     options: BackgroundOptions,
     queues: Vec<Receiver<Job>>,
+    pulse: Arc<Pulse>,
     started: mpsc::SyncSender<Result<(), StartError>>,
 ) {
+    pulse.hear().await;
     let shop = Rc::new(Shop {
         devices: Devices::default(),
     });
@@ -265,7 +303,7 @@ async fn serve(
     for (class, jobs) in Class::ALL.into_iter().zip(queues) {
         let shares = Shares::Static(options.shares[class.index()].clamp(1, 1000));
         let queue =
-            glommio::executor().create_task_queue(shares, Latency::NotImportant, class.name());
+            glommio::executor().create_task_queue(shares, Latency::Matters(PREEMPT), class.name());
         let taker = glommio::spawn_local_into(take(jobs, queue, Rc::clone(&shop)), queue);
         takers.push(taker.unwrap_or_else(|error| {
             end_process(&format!("no task queue for {}: {error}", class.name()))
@@ -285,11 +323,12 @@ async fn take(jobs: Receiver<Job>, queue: TaskQueueHandle, shop: Rc<Shop>) {
         let Ok(slot) = slots.acquire_static_permit(1).await else {
             break;
         };
-        let work = job(Rc::clone(&shop));
+        let work = (job.work)(Rc::clone(&shop));
+        let open = job.open;
         let task = glommio::spawn_local_into(
             async move {
                 work.await;
-                drop(slot);
+                drop((slot, open));
             },
             queue,
         );

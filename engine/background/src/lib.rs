@@ -14,6 +14,7 @@
 mod budget;
 mod class;
 mod executor;
+mod pulse;
 mod reading;
 mod source;
 mod start;

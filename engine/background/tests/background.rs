@@ -13,7 +13,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
@@ -251,6 +251,29 @@ fn a_reading_nobody_wants_gives_its_budget_back() {
         assert!(read == content);
     });
     assert_eq!(background.in_flight_bytes(Class::Scan), 0);
+}
+
+/// glommio sleeps with runnable tasks when its thread is descheduled at the wrong moment; the pulse wakes it.
+#[test]
+fn reading_goes_on_though_the_processors_are_busy() {
+    let dir = dir();
+    let background = start(&dir);
+    let (path, content) = numbered(&dir, "block", 1 << 20);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 * thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        for _ in 0..16 {
+            let reading = wait(background.read_file(Class::Scan, &path, 0..u64::MAX, 4096));
+            assert!(wait(gather(reading)).0 == content);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]
