@@ -151,7 +151,8 @@ pub struct Namenode {
     pub checkpoint_period: Duration,
     /// How often a standby looks whether an image is due.
     pub checkpoint_check_period: Duration,
-    /// Most bytes per second of one image sent to another node; 0 for no limit.
+    /// Most bytes per second of one image that a standby writes or a node sends to another; 0 for no limit
+    /// (`dfs.image.transfer.bandwidthPerSec`).
     pub image_transfer_rate: Size,
 }
 
@@ -191,7 +192,7 @@ impl Default for Namenode {
             checkpoint_txns: 1_000_000,
             checkpoint_period: Duration(3_600_000),
             checkpoint_check_period: Duration(60_000),
-            image_transfer_rate: Size(0),
+            image_transfer_rate: Size(64 << 20),
         }
     }
 }

@@ -7,6 +7,7 @@
 use crate::error::RunError;
 use crate::images::images_dir;
 use crate::node::Node;
+use crate::transfer::{Pace, stopped};
 use bytes::{Buf, BytesMut};
 use hadal_env::Env;
 use hadal_namesystem::{
@@ -16,6 +17,7 @@ use hadal_proto::qjournal::LogDigest;
 use hadal_proto::{Fault, FaultClass};
 use hadal_types::TxId;
 use std::path::Path;
+use std::pin::pin;
 use std::rc::Rc;
 use store_fsimage::{Image, ImageError, ImageWriter, SectionId, newest, retain};
 
@@ -177,7 +179,7 @@ async fn save<E: Env>(node: &Rc<Node<E>>) -> Result<TxId, Fault> {
             }
         }
     }
-    match write(node, view, digest, &|| false).await? {
+    match write(node, view, digest, 0, &|| false).await? {
         Saved::Published(txid) => Ok(txid),
         Saved::Cancelled => unreachable!("nobody cancels it"),
     }
@@ -193,7 +195,8 @@ pub(crate) enum Saved {
 }
 
 /// A checkpoint on a standby: an image of everything applied, which is all committed, until `stop` says to give up (C-06).
-/// It is asked between chunks: a write is never interrupted (Q28).
+/// It is asked between chunks: a write is never interrupted (Q28). No faster than images are sent, so that the nodes beside
+/// it keep the processor and the disk (`namenode.image_transfer_rate`).
 pub(crate) async fn save_standby<E: Env>(
     node: &Rc<Node<E>>,
     stop: &dyn Fn() -> bool,
@@ -205,7 +208,9 @@ pub(crate) async fn save_standby<E: Env>(
         ));
     }
     let saved = match node.view_with_digest() {
-        Some((view, digest)) if !stop() => write(node, view, digest, stop).await,
+        Some((view, digest)) if !stop() => {
+            write(node, view, digest, node.images.bytes_per_second, stop).await
+        }
         _ => Ok(Saved::Cancelled),
     };
     node.saving.set(false);
@@ -216,10 +221,11 @@ async fn write<E: Env>(
     node: &Rc<Node<E>>,
     view: View,
     digest: LogDigest,
+    bytes_per_second: u64,
     stop: &dyn Fn() -> bool,
 ) -> Result<Saved, Fault> {
     let txid = view.txid();
-    let written = write_image(node, view, digest, stop)
+    let written = write_image(node, view, digest, bytes_per_second, stop)
         .await
         .map_err(|error| Fault::new(FaultClass::DiskFailed, error.to_string()))?;
     if matches!(written, Saved::Published(_)) {
@@ -235,8 +241,10 @@ async fn write_image<E: Env>(
     node: &Rc<Node<E>>,
     view: View,
     digest: LogDigest,
+    bytes_per_second: u64,
     stop: &dyn Fn() -> bool,
 ) -> Result<Saved, ImageError> {
+    let env = &node.env;
     let dir = images_dir(&node.config.dir);
     let disk = node.env.disk();
     let txid = view.txid();
@@ -250,9 +258,12 @@ async fn write_image<E: Env>(
         locations: None,
         view,
     };
+    let mut stopped = pin!(stopped(env, stop));
+    let mut pace = Pace::new(env.now(), bytes_per_second);
     let mut current = None;
     while let Some((section, chunk)) = chunks.next(node) {
-        if stop() {
+        let paced = pace.after(env, chunk.len() as u64, &mut stopped).await;
+        if paced.is_none() || stop() {
             writer.abort().await?;
             return Ok(Saved::Cancelled);
         }

@@ -89,6 +89,6 @@ pub struct NamenodeConfig {
     pub election_planted: hadal_failover::Planted,
     /// When a standby makes images.
     pub checkpoint: CheckpointConfig,
-    /// Most bytes per second of one image sent to another node; 0 for no limit.
+    /// Most bytes per second of one image that a standby writes or a node sends to another; 0 for no limit.
     pub image_bytes_per_second: u64,
 }

@@ -48,14 +48,37 @@ pub(crate) async fn unless<T>(
     }
 }
 
-/// Keeps a transfer below its rate.
-struct Pace {
+/// Keeps a transfer, or the writing of an image on a standby, below its rate.
+pub(crate) struct Pace {
     start: Tick,
     sent: u64,
     bytes_per_second: u64,
 }
 
 impl Pace {
+    /// From `start` on; 0 is no limit.
+    pub(crate) fn new(start: Tick, bytes_per_second: u64) -> Self {
+        Self {
+            start,
+            sent: 0,
+            bytes_per_second,
+        }
+    }
+
+    /// Counts what was sent, and waits until more may follow; `None` when `stopped` came first.
+    pub(crate) async fn after<E: Env>(
+        &mut self,
+        env: &E,
+        bytes: u64,
+        stopped: &mut Pin<&mut impl Future<Output = ()>>,
+    ) -> Option<()> {
+        self.sent += bytes;
+        if self.due() > env.now() {
+            unless(stopped, env.sleep_until(self.due())).await?;
+        }
+        Some(())
+    }
+
     fn due(&self) -> Tick {
         match self
             .sent
@@ -87,11 +110,7 @@ pub(crate) async fn send<E: Env, C: Conn>(
 ) -> Result<(), SendError> {
     let length = image.info().length;
     let mut stopped = pin!(stopped(env, stop));
-    let mut pace = Pace {
-        start: env.now(),
-        sent: 0,
-        bytes_per_second,
-    };
+    let mut pace = Pace::new(env.now(), bytes_per_second);
     let mut at = offset;
     while at < length {
         let wanted = usize::try_from((length - at).min(pace.frame_bytes())).expect("bounded");
@@ -114,12 +133,9 @@ pub(crate) async fn send<E: Env, C: Conn>(
             }));
         }
         at += count;
-        pace.sent += count;
-        if pace.due() > env.now() {
-            unless(&mut stopped, env.sleep_until(pace.due()))
-                .await
-                .ok_or(SendError::Stopped)?;
-        }
+        pace.after(env, count, &mut stopped)
+            .await
+            .ok_or(SendError::Stopped)?;
     }
     let finish = sender.send(FrameKind::Finish, 0, length, Bytes::new(), &mut []);
     unless(&mut stopped, finish)
