@@ -7,6 +7,8 @@ use hadal_types::{Block, Epoch, Tick, TxId};
 
 /// Orders waiting for the barrier; what does not fit is decided again after its time-out.
 const WAITING_MAX: usize = 4_096;
+/// Copies of one order.
+const COPIES_MAX: usize = 64;
 /// Orders sent and not yet executed; more are not sent.
 const SENT_MAX: usize = 16;
 
@@ -40,7 +42,16 @@ impl Outbox {
         self.sequence
     }
 
-    pub(crate) fn push(&mut self, cause: TxId, action: Action) {
+    pub(crate) fn push(&mut self, cause: TxId, mut action: Action) {
+        // Copies of one round are one order: only so many are under way at once.
+        if let Action::Transfer { work } = &mut action
+            && let Some((last, Action::Transfer { work: before })) = self.waiting.back_mut()
+            && *last == cause
+            && before.len() + work.len() <= COPIES_MAX
+        {
+            before.append(work);
+            return;
+        }
         if self.waiting.len() < WAITING_MAX {
             self.waiting.push_back((cause, action));
         }

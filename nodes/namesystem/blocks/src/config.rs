@@ -29,6 +29,10 @@ pub struct BlockConfig {
     pub recovery_timeout_ms: u64,
     /// Blocks handed out for replication per live DataNode and interval (`...work.multiplier.per.iteration`).
     pub replication_work_multiplier: u32,
+    /// A block of this length or longer takes a whole one of the transfers and of the blocks handed out below; shorter ones
+    /// take their share, at least a sixteenth. HDFS counts blocks: a DataNode of small files takes hours
+    /// to be copied at two blocks per heartbeat, on idle disks.
+    pub whole_copy_bytes: u64,
     /// Transfers one DataNode may have under way (`dfs.namenode.replication.max-streams`).
     pub max_transfers: u32,
     /// The same for blocks of the highest priority (`...max-streams-hard-limit`).
@@ -80,6 +84,7 @@ impl Default for BlockConfig {
             deletion_timeout_ms: 60_000,
             recovery_timeout_ms: 30_000,
             replication_work_multiplier: 2,
+            whole_copy_bytes: 64 << 20,
             max_transfers: 2,
             max_transfers_hard: 4,
             invalidate_limit: 1_000,

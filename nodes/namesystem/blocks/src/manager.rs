@@ -382,9 +382,9 @@ impl BlockManager {
                 block: block.id,
                 inode,
             }),
-            Effect::Unassign { node } => {
+            Effect::Unassign { node, parts } => {
                 let node = self.nodes.node_mut(node);
-                node.assigned = node.assigned.saturating_sub(1);
+                node.assigned = node.assigned.saturating_sub(parts);
             }
             Effect::Queued { node } => {
                 self.queued += 1;

@@ -409,12 +409,7 @@ impl Partition {
         self.postponed.remove(&key);
         self.failed.remove(&key);
         if let Some(pending) = self.pending.remove(&key) {
-            out.extend(
-                pending
-                    .source
-                    .into_iter()
-                    .map(|node| Effect::Unassign { node }),
-            );
+            out.extend(pending.unassign());
         }
         if let Some(queued) = self.queued.remove(&key) {
             out.push(Effect::Dequeued {

@@ -32,7 +32,17 @@ pub(crate) struct Pending {
     pub(crate) targets: SmallVec<[u32; 3]>,
     /// The DataNode that copies; none for a pipeline's own replicas.
     pub(crate) source: Option<u32>,
+    /// What it takes of its source's transfers.
+    pub(crate) parts: u32,
     pub(crate) since: Tick,
+}
+
+impl Pending {
+    /// Its source is free of it.
+    pub(crate) fn unassign(&self) -> Option<Effect> {
+        let parts = self.parts;
+        self.source.map(|node| Effect::Unassign { node, parts })
+    }
 }
 
 fn level_of(live: usize, wanted: usize) -> usize {
@@ -179,9 +189,7 @@ impl Partition {
 
     pub(crate) fn drop_pending(&mut self, key: u64, out: &mut Vec<Effect>) {
         if let Some(pending) = self.pending.remove(&key) {
-            if let Some(node) = pending.source {
-                out.push(Effect::Unassign { node });
-            }
+            out.extend(pending.unassign());
             if let Some(entry) = self.table.get_mut(key) {
                 entry.set_pending(false);
             }

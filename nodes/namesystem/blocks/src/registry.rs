@@ -31,7 +31,7 @@ pub(crate) struct Datanode {
     pub(crate) last_heartbeat: Tick,
     pub(crate) streams: u32,
     pub(crate) failed_volumes: u32,
-    /// Copies it is the source of and that are not reported yet.
+    /// Copies it is the source of and that are not reported yet, in parts of whole ones.
     pub(crate) assigned: u32,
     /// Incremental reports applied.
     pub(crate) incremental: u64,

@@ -9,6 +9,10 @@ use hadal_types::{PARTITION_COUNT, Tick};
 
 /// Blocks looked at per block handed out, so that blocks nothing can be done for do not hold up the rest.
 const LOOKS_PER_BLOCK: usize = 8;
+/// Parts of a whole copy: so many of small blocks count as one.
+pub(crate) const COPY_PARTS: u32 = 16;
+/// Blocks of one round, however many DataNodes and however small: it is a turn of the shard.
+const COPIES_PER_ROUND_MAX: usize = 4_096;
 
 impl BlockManager {
     /// Staleness, death, replication work, time-outs, steps of background scans, the end of safe mode.
@@ -146,14 +150,15 @@ impl BlockManager {
     /// Orders copies of blocks that lack some, most endangered first.
     fn hand_out_copies(&mut self) {
         let multiplier = self.config.replication_work_multiplier as usize;
-        let mut budget = self.nodes.alive.len() * multiplier;
-        let mut looks = budget * LOOKS_PER_BLOCK;
+        let mut budget = self.nodes.alive.len() * multiplier * COPY_PARTS as usize;
+        let mut looks = budget.min(COPIES_PER_ROUND_MAX) * LOOKS_PER_BLOCK;
+        let mut copies = COPIES_PER_ROUND_MAX;
         // The last level has nothing to copy from.
         for level in 0..LEVELS - 1 {
             let first = self.bookmarks[level];
             let mut at = first;
             let mut wrapped = false;
-            while budget > 0 && looks > 0 {
+            while budget > 0 && looks > 0 && copies > 0 {
                 let Some((partition, key)) = self.next_at(level, at) else {
                     if wrapped || first == (0, 0) {
                         at = (0, 0);
@@ -167,9 +172,9 @@ impl BlockManager {
                 }
                 at = (partition, key);
                 looks -= 1;
-                if self.copy(level, partition, key) {
-                    budget -= 1;
-                }
+                let parts = self.copy(level, partition, key) as usize;
+                budget -= parts.min(budget);
+                copies -= usize::from(parts > 0);
             }
             self.bookmarks[level] = at;
         }
@@ -189,15 +194,22 @@ impl BlockManager {
         })
     }
 
-    /// Orders copies of one block; `false` when it needs none or none can be made now.
-    fn copy(&mut self, level: usize, at: usize, key: u64) -> bool {
+    /// What copying a block takes of its source's transfers.
+    fn parts(&self, length: u64) -> u32 {
+        let part = (self.config.whole_copy_bytes / u64::from(COPY_PARTS)).max(1);
+        // No more than COPY_PARTS.
+        length.div_ceil(part).clamp(1, u64::from(COPY_PARTS)) as u32
+    }
+
+    /// Orders copies of one block; what that takes, 0 when it needs none or none can be made now.
+    fn copy(&mut self, level: usize, at: usize, key: u64) -> u32 {
         let partition = &self.partitions[at];
         let Some(entry) = partition.table.get(key) else {
-            return false;
+            return 0;
         };
         let block = entry.block();
         if entry.has_pending() || !entry.is_complete() {
-            return false;
+            return 0;
         }
         let live = partition.live_replicas(key);
         let view = self.view();
@@ -214,16 +226,18 @@ impl BlockManager {
         } else {
             self.config.max_transfers
         };
+        let parts = self.parts(block.length);
+        let limit = limit.saturating_mul(COPY_PARTS);
         let sources: Vec<u32> = live
             .iter()
             .map(|storage| self.nodes.node_of(*storage))
             .filter(|node| {
                 let entry = self.nodes.node(*node);
-                entry.alive && entry.assigned < limit
+                entry.alive && entry.assigned + parts <= limit
             })
             .collect();
         if sources.is_empty() {
-            return false;
+            return 0;
         }
         let failed = partition.failed.get(&key);
         let sources = failed.map_or(sources.clone(), |failed| failed.best(&sources));
@@ -260,7 +274,7 @@ impl BlockManager {
             self.with_partition(at, |partition, view, out| {
                 partition.delete_corrupt(key, view, out);
             });
-            return false;
+            return 0;
         }
         let rack = |node: u32| self.nodes.node(node).rack;
         if targets.is_empty()
@@ -269,7 +283,7 @@ impl BlockManager {
                     .iter()
                     .all(|storage| rack(self.nodes.node_of(*storage)) == rack(existing[0])))
         {
-            return false;
+            return 0;
         }
         for storage in &targets {
             self.nodes.note_scheduled(*storage, block.length);
@@ -280,6 +294,7 @@ impl BlockManager {
                 .map(|storage| self.nodes.node_of(*storage))
                 .collect(),
             source: Some(source),
+            parts,
             since: self.now,
         };
         let work = TransferWork {
@@ -288,7 +303,7 @@ impl BlockManager {
         };
         let cause = self.txid;
         let entry = self.nodes.node_mut(source);
-        entry.assigned += 1;
+        entry.assigned += parts;
         entry.outbox.push(
             cause,
             Action::Transfer {
@@ -296,6 +311,6 @@ impl BlockManager {
             },
         );
         self.with_partition(at, |partition, _, _| partition.add_pending(key, pending));
-        true
+        parts
     }
 }

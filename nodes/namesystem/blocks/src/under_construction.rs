@@ -196,6 +196,7 @@ impl Partition {
                 Pending {
                     targets,
                     source: None,
+                    parts: 0,
                     since: view.now,
                 },
             );

@@ -34,7 +34,7 @@ pub(crate) enum Effect {
     /// COMMITTED became COMPLETE.
     Completed { block: Block, inode: InodeId },
     /// A DataNode that was copying this block needs no longer be counted.
-    Unassign { node: u32 },
+    Unassign { node: u32, parts: u32 },
     /// A report was queued or `count` left the queue.
     Queued { node: u32 },
     /// Reports left the queue.

@@ -142,6 +142,31 @@ fn transfers_per_datanode_are_limited_and_a_lost_copy_is_ordered_again() {
     );
 }
 
+/// HDFS counts blocks, whatever their length: two small ones per heartbeat.
+#[test]
+fn small_blocks_take_a_share_of_a_transfer_each() {
+    let mut w = World::active(
+        BlockConfig {
+            replication_work_multiplier: 10,
+            whole_copy_bytes: 64 << 20,
+            ..config()
+        },
+        &[RACK; 4],
+    );
+    for _ in 0..80 {
+        w.stored_on(3, &[0, 1]);
+    }
+    w.round();
+    let of: Vec<usize> = (0..4).map(|dn| w.transfers(dn).len()).collect();
+    assert_eq!(of, [32, 32, 0, 0], "two transfers of sixteen small blocks");
+    assert_eq!(w.m.stats().pending_replication, 64);
+    for _ in 0..102 {
+        w.round();
+    }
+    let again = (w.transfers(0).len(), w.transfers(1).len());
+    assert_eq!(again, (32, 32), "timed out");
+}
+
 #[test]
 fn closing_a_file_copies_nothing_while_its_pipeline_still_reports() {
     let mut w = World::active(config(), &[RACK; 4]);

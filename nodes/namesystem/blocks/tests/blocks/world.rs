@@ -63,6 +63,8 @@ pub(crate) fn block(id: u64, stamp: u64, length: u64) -> Block {
 pub(crate) fn config() -> BlockConfig {
     BlockConfig {
         safe_mode_extension_ms: 0,
+        // Blocks of tests are small; each counts as a whole one.
+        whole_copy_bytes: 1,
         ..BlockConfig::default()
     }
 }
