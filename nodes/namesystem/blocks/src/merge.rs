@@ -1,9 +1,10 @@
 //! A full report against a partition, in one pass over both (protocols.md section 4).
 
-use crate::entry::INLINE;
-use crate::partition::Partition;
+use crate::entry::{Entry, INLINE};
+use crate::partition::{Counters, Partition};
 use crate::session::MergeTally;
 use crate::view::{Effect, View};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use hadal_proto::datanode::ReportEntries;
@@ -81,6 +82,70 @@ impl Reported<'_> {
     }
 }
 
+/// Whether the table has a replica of this block in a storage.
+pub(crate) fn has(entry: &Entry, storage: u32, spill: &BTreeMap<u64, Vec<u32>>) -> bool {
+    entry.inline().contains(&storage)
+        || (usize::from(entry.count) > INLINE
+            && spill
+                .get(&entry.key)
+                .is_some_and(|more| more.contains(&storage)))
+}
+
+/// Replicas of one storage that a pass adds to blocks of which nothing is kept beside the table.
+struct Fresh {
+    storage: u32,
+    node: u32,
+    /// Replicas of a block that leave safe mode.
+    min: usize,
+    /// Whether any may be added without a further look.
+    wanted: bool,
+    counters: Counters,
+    added: u32,
+}
+
+impl Fresh {
+    fn new(storage: u32, view: &View<'_>, counters: Counters) -> Self {
+        Self {
+            storage,
+            node: view.nodes.node_of(storage),
+            min: usize::from(view.config.min_replication),
+            wanted: true,
+            counters,
+            added: 0,
+        }
+    }
+
+    /// Adds a replica that the entry lacks, of its stamp and length; `false` when that takes more care.
+    fn add(&mut self, entry: &mut Entry, view: &View<'_>) -> bool {
+        let count = usize::from(entry.count);
+        let wanted = usize::from(entry.replication);
+        let simple = self.wanted
+            && entry.is_plain()
+            && view.nodes.leaving == 0
+            && count < INLINE
+            && count < wanted
+            && !entry
+                .inline()
+                .iter()
+                .any(|other| view.nodes.node_of(*other) == self.node);
+        if simple {
+            entry.replicas[count] = self.storage;
+            entry.count += 1;
+            self.added += 1;
+            self.counters.missing -= u64::from(count == 0);
+            self.counters.safe += u64::from(count + 1 == self.min);
+            self.counters.under -= u64::from(count + 1 == wanted);
+        }
+        simple
+    }
+
+    /// The end of the pass.
+    fn settle(self, partition: &mut Partition) {
+        partition.counters = self.counters;
+        partition.table.counts[self.storage as usize] += self.added;
+    }
+}
+
 impl Partition {
     /// Takes in everything a storage has in a range of this partition; what it is known to have and does not list is gone.
     ///
@@ -138,7 +203,7 @@ impl Partition {
     }
 
     /// The pass itself; returns how many listed replicas the table has for this storage, and lists the odd ones.
-    pub(crate) fn pass(
+    fn pass(
         &mut self,
         report: Reported<'_>,
         view: &View<'_>,
@@ -147,9 +212,10 @@ impl Partition {
     ) -> Result<u64, Unsorted> {
         let storage = report.storage;
         self.table.ensure_storages(storage as usize + 1);
-        let node = view.nodes.node_of(storage);
-        let min = usize::from(view.config.min_replication);
-        let (mut known, mut fresh, mut covered) = (0u64, 0u32, self.counters);
+        // A queue may hold reports of this block only on a standby, then they come first.
+        let mut fresh = Fresh::new(storage, view, self.counters);
+        fresh.wanted = view.active || self.queued.is_empty();
+        let mut known = 0u64;
         let (mut floor, ceiling) = report.keys;
         let (mut bucket, mut at) = (usize::MAX, 0);
         for chunk in report.chunks {
@@ -157,8 +223,7 @@ impl Partition {
                 let block = entry_at(raw);
                 let key = mix(block.id);
                 if key < floor || key > ceiling {
-                    self.counters = covered;
-                    self.table.counts[storage as usize] += fresh;
+                    fresh.settle(self);
                     return Err(Unsorted { block: block.id });
                 }
                 // A key is listed once: the next one must be greater. The greatest key of all has no successor.
@@ -179,39 +244,16 @@ impl Partition {
                     odd.push(block);
                     continue;
                 };
-                let has = entry.inline().contains(&storage)
-                    || (usize::from(entry.count) > INLINE
-                        && self
-                            .table
-                            .spill
-                            .get(&key)
-                            .is_some_and(|more| more.contains(&storage)));
+                let has = has(entry, storage, &self.table.spill);
                 if entry.is_complete() && entry.matches(&block) {
                     if has {
                         known += 1;
                         continue;
                     }
-                    let count = usize::from(entry.count);
-                    let wanted = usize::from(entry.replication);
-                    let simple = entry.is_plain()
-                        && view.nodes.leaving == 0
-                        && count < INLINE
-                        && count < wanted
-                        && !entry
-                            .inline()
-                            .iter()
-                            .any(|other| view.nodes.node_of(*other) == node);
-                    // A queue may hold reports of this block only on a standby, then they come first.
-                    if simple && (view.active || self.queued.is_empty()) {
-                        entry.replicas[count] = storage;
-                        entry.count += 1;
+                    if fresh.add(entry, view) {
                         known += 1;
-                        fresh += 1;
                         self.digests.add(storage, key, &block);
                         tally.added += 1;
-                        covered.missing -= u64::from(count == 0);
-                        covered.safe += u64::from(count + 1 == min);
-                        covered.under -= u64::from(count + 1 == wanted);
                         continue;
                     }
                 }
@@ -219,9 +261,45 @@ impl Partition {
                 odd.push(block);
             }
         }
-        self.counters = covered;
-        self.table.counts[storage as usize] += fresh;
+        fresh.settle(self);
         Ok(known)
+    }
+
+    /// As if the storage had listed its replicas of these blocks, in the stamps and lengths they have. Keys rise. Returns
+    /// how many were new and added, and the keys of those that take more care.
+    pub(crate) fn pass_keys(
+        &mut self,
+        storage: u32,
+        keys: &[u64],
+        view: &View<'_>,
+    ) -> (u64, Vec<u64>) {
+        self.table.ensure_storages(storage as usize + 1);
+        let mut fresh = Fresh::new(storage, view, self.counters);
+        fresh.wanted = self.queued.is_empty();
+        let (mut added, mut odd) = (0, Vec::new());
+        let (mut bucket, mut at) = (usize::MAX, 0);
+        for key in keys {
+            let home = self.table.bucket_of(*key);
+            if home != bucket {
+                (bucket, at) = (home, 0);
+            }
+            let entries = &mut self.table.buckets[home];
+            while at < entries.len() && entries[at].key < *key {
+                at += 1;
+            }
+            let Some(entry) = entries.get_mut(at).filter(|entry| entry.key == *key) else {
+                continue;
+            };
+            if !has(entry, storage, &self.table.spill) && fresh.add(entry, view) {
+                let block = entry.block();
+                self.digests.add(storage, *key, &block);
+                added += 1;
+            } else {
+                odd.push(*key);
+            }
+        }
+        fresh.settle(self);
+        (added, odd)
     }
 
     /// Keys of replicas known in a storage and not in its report.

@@ -11,12 +11,11 @@
 use crate::digests::PARTITION_LEAVES;
 use crate::entry::Entry;
 use crate::manager::BlockManager;
-use crate::merge::{Reported, partition_keys};
+use crate::merge::partition_keys;
 use crate::partition::Partition;
 use crate::view::{Effect, View};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use hadal_proto::datanode::ReportEntries;
 use hadal_types::{
     Block, BlockId, BlockState, DatanodeUuid, Digest, InodeId, PARTITION_COUNT, ReplicaState,
     StorageUuid, digest_leaf, digest_leaf_keys, mix, partition_of,
@@ -132,19 +131,17 @@ impl Partition {
         out: &mut Vec<Effect>,
     ) -> u64 {
         let confirmed = self.remembered.take(place, keys);
-        let mut listed = Vec::with_capacity(confirmed.len() * ReportEntries::ENTRY_LEN);
-        for (_, block) in self.recalled(&confirmed, storage) {
-            ReportEntries::push(&mut listed, &block);
+        let (mut replicas, odd) = self.pass_keys(storage, &confirmed, view);
+        for key in odd {
+            let entry = self.table.get(key);
+            let Some(block) = entry.and_then(|entry| self.recall(entry, storage)) else {
+                continue;
+            };
+            replicas += 1;
+            self.accounted(key, |partition| {
+                partition.reported(storage, block, ReplicaState::Finalized, view, out);
+            });
         }
-        let replicas = (listed.len() / ReportEntries::ENTRY_LEN) as u64;
-        let chunks = [listed.into()];
-        let report = Reported {
-            storage,
-            chunks: &chunks,
-            keys,
-            newer: &[],
-        };
-        self.add_listed(report, view, out);
         replicas
     }
 
@@ -296,18 +293,5 @@ impl BlockManager {
 impl Partition {
     fn unconfirmed(&self) -> usize {
         self.remembered.left + self.table.staged_places()
-    }
-
-    /// Adds replicas listed in a range to those known; what is not listed stays.
-    fn add_listed(&mut self, report: Reported<'_>, view: &View<'_>, out: &mut Vec<Effect>) {
-        let mut odd = Vec::new();
-        let mut tally = crate::session::MergeTally::default();
-        let passed = self.pass(report, view, &mut odd, &mut tally);
-        assert!(passed.is_ok(), "remembered keys are kept sorted");
-        for block in odd {
-            self.accounted(mix(block.id), |partition| {
-                partition.reported(report.storage, block, ReplicaState::Finalized, view, out);
-            });
-        }
     }
 }

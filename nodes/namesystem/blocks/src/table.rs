@@ -4,6 +4,7 @@
 //! one bucket, a full report walks all of them in its own order.
 
 use crate::entry::{Entry, INLINE, REPLICAS_MAX};
+use crate::merge::has;
 use crate::remembered::Remembered;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -289,12 +290,7 @@ impl BlockTable {
     }
 
     pub(crate) fn contains(&self, entry: &Entry, storage: u32) -> bool {
-        entry.inline().contains(&storage)
-            || (usize::from(entry.count) > INLINE
-                && self
-                    .spill
-                    .get(&entry.key)
-                    .is_some_and(|more| more.contains(&storage)))
+        has(entry, storage, &self.spill)
     }
 
     /// Adds a replica that is not there yet; `false` when the block is unknown or full.
