@@ -17,6 +17,17 @@ pub fn hadal() -> &'static Path {
     })
 }
 
+/// The program under test, without the settings of this test's environment.
+pub fn without_settings() -> Command {
+    let mut command = Command::new(hadal());
+    for (key, _) in std::env::vars_os() {
+        if key.to_string_lossy().starts_with("HADAL_") {
+            command.env_remove(key);
+        }
+    }
+    command
+}
+
 fn beside_this_test() -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
     // TARGET/debug/deps/TEST

@@ -1,9 +1,10 @@
 //! A cluster of real processes.
 
+use crate::binary::without_settings;
 use crate::output::{Output, run};
-use crate::{Ports, eventually, hadal};
+use crate::{Ports, Reaper, eventually, processes};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -12,6 +13,8 @@ use tempfile::TempDir;
 /// when this is dropped.
 #[derive(Debug)]
 pub struct TestCluster {
+    // Before the directory and the ports: nobody uses them any more when they go.
+    _reaper: Reaper,
     dir: TempDir,
     ports: Ports,
     namenodes: u16,
@@ -34,9 +37,11 @@ impl TestCluster {
     ///
     /// When it does not get ready.
     pub fn start_with(namenodes: u16, datanodes: u16) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let cluster = Self {
+            _reaper: Reaper::over(dir.path()),
             namenodes,
-            dir: tempfile::tempdir().expect("a temporary directory"),
+            dir,
             ports: Ports::take(),
             datanodes,
         };
@@ -133,14 +138,20 @@ impl TestCluster {
         })
     }
 
-    /// The command, without the environment's settings, with this cluster's client configuration.
+    /// Waits until the active NameNode counts so many DataNodes alive.
+    #[track_caller]
+    pub fn await_live(&self, count: usize, limit: Duration) {
+        eventually("DataNodes are alive", limit, || {
+            let live = self.debug(&["nn-stats"])?["live_datanodes"].clone();
+            (live == count)
+                .then_some(())
+                .ok_or_else(|| format!("{live}, not {count}"))
+        });
+    }
+
+    /// The command with this cluster's client configuration.
     fn command(&self) -> Command {
-        let mut command = Command::new(hadal());
-        for (key, _) in std::env::vars_os() {
-            if key.to_string_lossy().starts_with("HADAL_") {
-                command.env_remove(key);
-            }
-        }
+        let mut command = without_settings();
         std::fs::create_dir_all(self.local("")).expect("the local directory");
         command
             .current_dir(self.local(""))
@@ -158,24 +169,9 @@ impl TestCluster {
         self.root().join("data").join(id)
     }
 
-    /// Gives a node other settings (`key`, `value`) and starts it again.
-    ///
-    /// # Panics
-    ///
-    /// When it does not start again.
-    #[track_caller]
-    pub fn reconfigure(&self, id: &str, settings: &[(&str, &str)]) {
-        let config = self.config(id);
-        let lines = config.lines().map(|line| {
-            let key = line.split(" =").next().unwrap_or_default();
-            let wanted = settings.iter().find(|(known, _)| *known == key);
-            wanted.map_or(line.to_owned(), |(key, value)| format!("{key} = {value:?}"))
-        });
-        let config = lines.collect::<Vec<_>>().join("\n");
-        let path = self.root().join("conf").join(format!("{id}.toml"));
-        std::fs::write(path, config).expect("written");
-        self.dev(&["stop", id]).ok();
-        self.start_node(id);
+    /// A node's configuration file.
+    pub fn config_file(&self, id: &str) -> PathBuf {
+        self.root().join("conf").join(format!("{id}.toml"))
     }
 
     /// A local file for `put` and `get`.
@@ -191,7 +187,7 @@ impl TestCluster {
     pub fn config(&self, id: &str) -> String {
         let path = match id {
             "client" => self.root().join("client.toml"),
-            _ => self.root().join("conf").join(format!("{id}.toml")),
+            _ => self.config_file(id),
         };
         std::fs::read_to_string(path).expect("a configuration")
     }
@@ -213,9 +209,10 @@ impl TestCluster {
 
     /// Ids of all nodes.
     pub fn ids(&self) -> Vec<String> {
-        let mut ids: Vec<String> = ["nn1", "jn1", "jn2", "jn3"].map(str::to_owned).into();
-        ids.extend(self.datanode_ids());
-        ids
+        let namenodes = (1..=self.namenodes).map(|n| format!("nn{n}"));
+        let journalnodes = (1..=3).map(|n| format!("jn{n}"));
+        let ids = namenodes.chain(journalnodes);
+        ids.chain(self.datanode_ids()).collect()
     }
 
     /// Ids of the DataNodes.
@@ -225,18 +222,12 @@ impl TestCluster {
 
     /// Processes that have this cluster's directory in their command line.
     pub fn processes(&self) -> Vec<String> {
-        let root = self.root().to_string_lossy().into_owned();
-        let all = std::fs::read_dir("/proc").expect("/proc").flatten();
-        all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
-            .map(|words| String::from_utf8_lossy(&words).replace('\0', " "))
-            .filter(|line| line.contains(&root))
-            .collect()
+        processes(&self.root())
     }
 
     fn tell_logs(&self) {
         for id in self.ids() {
-            let path = self.root().join("logs").join(format!("{id}.log"));
-            let text = std::fs::read_to_string(Path::new(&path)).unwrap_or_default();
+            let text = self.log(&id);
             let lines: Vec<&str> = text.lines().collect();
             let tail = lines[lines.len().saturating_sub(8)..].join("\n");
             println!("---- {id}\n{tail}");
@@ -247,13 +238,10 @@ impl TestCluster {
 impl Drop for TestCluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            // The reaper kills the nodes: one that hangs would hide the failure behind its own.
             self.tell_logs();
-            // Killed, for a node that hangs would hide the failure behind its own.
-            for id in self.ids() {
-                self.dev(&["kill", &id]);
-            }
-            return;
+        } else {
+            self.dev(&["down"]);
         }
-        self.dev(&["down"]);
     }
 }

@@ -10,10 +10,12 @@ use tokio::task::JoinSet;
 
 /// Clients, each with an endpoint, connections and a lease of its own.
 pub const CALLERS: usize = 16;
-/// An answer that was on its way at a strike may arrive this much later.
-const UNDER_WAY: Duration = Duration::from_millis(10);
+/// Nothing is waited for longer, a failover of a loaded cluster included.
+const LONG: Duration = Duration::from_secs(40);
 /// Every so many directories a caller writes a file.
 const FILE_EVERY: u64 = 6;
+/// Changes after which the callers are busy with all that they do: twenty a caller, files among them.
+pub const BUSY: usize = 20 * CALLERS;
 
 /// What the callers noticed.
 #[derive(Debug, Default)]
@@ -62,22 +64,40 @@ impl<'a> Load<'a> {
             stop,
             callers,
         };
-        load.await_change_after(Instant::now(), Duration::from_secs(30));
+        load.await_changes(1);
         load
     }
 
-    /// Waits for a change that was asked for before or after `at` and acknowledged after it; returns when that was.
+    /// Waits for a change that was asked for after `at`; returns when it was acknowledged. What was on its way then does not
+    /// count, so whoever serves it serves after `at`.
     ///
     /// # Panics
     ///
-    /// When there is none within `limit`.
-    pub fn await_change_after(&self, at: Instant, limit: Duration) -> Instant {
-        crate::eventually("a change is acknowledged", limit, || {
+    /// When there is none for long.
+    pub fn await_change_after(&self, at: Instant) -> Instant {
+        self.eventually("a change is acknowledged", |seen| {
+            let later = seen.changes.iter().filter(|(start, _)| *start > at);
+            later.map(|(_, end)| *end).min()
+        })
+    }
+
+    /// Waits until `count` more changes are acknowledged than now.
+    ///
+    /// # Panics
+    ///
+    /// When they are not for long.
+    pub fn await_changes(&self, count: usize) {
+        let wanted = lock(&self.seen).changes.len() + count;
+        self.eventually("changes are acknowledged", |seen| {
+            (seen.changes.len() >= wanted).then_some(())
+        });
+    }
+
+    fn eventually<T>(&self, what: &str, probe: impl Fn(&Seen) -> Option<T>) -> T {
+        crate::eventually(what, LONG, || {
             let seen = lock(&self.seen);
-            let after = at + UNDER_WAY;
-            let first = seen.changes.iter().map(|(_, end)| *end);
-            let first = first.filter(|end| *end > after).min();
-            first.ok_or_else(|| format!("errors: {:?}", seen.errors.iter().take(3)))
+            let errors = || format!("errors: {:?}", seen.errors.iter().take(3));
+            probe(&seen).ok_or_else(errors)
         })
     }
 

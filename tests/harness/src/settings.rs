@@ -16,7 +16,18 @@ impl TestCluster {
             let old = old.unwrap_or_else(|| panic!("no {key} in the configuration of {id}"));
             config = config.replace(&format!("{old}\n"), &format!("{key} = {value}\n"));
         }
-        let path = self.root().join("conf").join(format!("{id}.toml"));
-        std::fs::write(path, config).expect("a configuration");
+        std::fs::write(self.config_file(id), config).expect("a configuration");
+    }
+
+    /// As [`TestCluster::configure`], and starts the node again.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start again.
+    #[track_caller]
+    pub fn reconfigure(&self, id: &str, settings: &[(&str, &str)]) {
+        self.configure(id, settings);
+        self.dev(&["stop", id]).ok();
+        self.start_node(id);
     }
 }

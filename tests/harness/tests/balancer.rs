@@ -29,17 +29,14 @@ fn a37_a_new_datanode_gets_its_share_and_no_block_loses_a_replica_or_a_rack() {
     let _alone = alone();
     let mut cluster = TestCluster::start(2);
     cluster.grow(3);
-    for (id, rack) in [("dn1", "/a"), ("dn2", "/b")] {
-        cluster.reconfigure(id, &[("volume_capacity", "64MiB"), ("rack", rack)]);
-    }
-    cluster.kill_node("dn3");
-    let live = |count: u64| {
-        eventually("DataNodes are alive", SOON, || {
-            let live = cluster.debug(&["nn-stats"])?["live_datanodes"].clone();
-            (live == count).then_some(()).ok_or(format!("{live}"))
-        });
+    let on_rack = |id: &str, rack: &str| {
+        let settings = [("volume_capacity", "\"64MiB\""), ("rack", rack)];
+        cluster.reconfigure(id, &settings);
     };
-    live(2);
+    on_rack("dn1", "\"/a\"");
+    on_rack("dn2", "\"/b\"");
+    cluster.kill_node("dn3");
+    cluster.await_live(2, SOON);
     let client = TestClient::new(&cluster);
     let dfs = client.dfs_quick(|_| {});
     let options = CreateOptions {
@@ -57,8 +54,8 @@ fn a37_a_new_datanode_gets_its_share_and_no_block_loses_a_replica_or_a_rack() {
         });
     }
     cluster.start_node("dn3");
-    cluster.reconfigure("dn3", &[("volume_capacity", "64MiB"), ("rack", "/b")]);
-    live(3);
+    on_rack("dn3", "\"/b\"");
+    cluster.await_live(3, SOON);
     cluster.await_healthy("/", SOON);
     let before = used(&cluster, "dn1");
 

@@ -9,10 +9,10 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// The scanners look every second.
 const EAGER: [(&str, &str); 4] = [
-    ("scan_period", "1s"),
-    ("scan_rate", "64MiB"),
-    ("scan_cursor_interval", "1s"),
-    ("directory_scan_interval", "1s"),
+    ("scan_period", "\"1s\""),
+    ("scan_rate", "\"64MiB\""),
+    ("scan_cursor_interval", "\"1s\""),
+    ("directory_scan_interval", "\"1s\""),
 ];
 
 /// Waits until `dfsadmin -report` says so.
@@ -82,10 +82,8 @@ fn a39_replicas_that_rot_or_vanish_at_rest_are_replaced_without_a_reader() {
     std::fs::remove_file(gone).expect("removed");
     eventually("both are replaced", SOON, || {
         let said = |needle: &str| {
-            cluster.datanode_ids().iter().any(|id| {
-                let log = cluster.root().join("logs").join(format!("{id}.log"));
-                std::fs::read_to_string(log).is_ok_and(|text| text.contains(needle))
-            })
+            let ids = cluster.datanode_ids();
+            ids.iter().any(|id| cluster.log(id).contains(needle))
         };
         match said("does not verify") && said("is gone") {
             true => Ok(()),
@@ -105,13 +103,13 @@ fn a39_replicas_that_rot_or_vanish_at_rest_are_replaced_without_a_reader() {
 fn t_b3_datanodes_leave_for_a_while_or_say_what_holds_them_up() {
     let _alone = alone();
     let cluster = TestCluster::start(3);
-    let (maintenance, exclude) = (cluster.local("maintenance"), cluster.local("exclude"));
-    for list in ["maintenance", "exclude"] {
+    let [maintenance, exclude] = ["maintenance", "exclude"].map(|list| {
         cluster.write_local(list, "# nobody\n");
-    }
+        format!("{:?}", cluster.local(list))
+    });
     let paths = [
-        ("hosts_maintenance", &*maintenance.to_string_lossy()),
-        ("hosts_exclude", &*exclude.to_string_lossy()),
+        ("hosts_maintenance", &*maintenance),
+        ("hosts_exclude", &*exclude),
     ];
     cluster.reconfigure("nn1", &paths);
     cluster.dfs(&["-mkdir", "/care"]).ok();

@@ -49,10 +49,7 @@ fn blocks_outlive_their_datanodes() {
     cluster.await_healthy("/", SOON);
     cluster.kill_node("dn2");
     same("with a DataNode down");
-    eventually("the NameNode gives the DataNode up", SOON, || {
-        let live = &cluster.debug(&["nn-stats"])?["live_datanodes"];
-        (live == 3).then_some(()).ok_or(format!("{live} are alive"))
-    });
+    cluster.await_live(3, SOON);
     let told = cluster.await_healthy("/", SOON).stdout;
     assert!(told.contains("Average block replication:\t3.0"), "{told}");
     same("after replication");

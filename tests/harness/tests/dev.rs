@@ -1,42 +1,17 @@
 //! The development cluster as a user has it: in the current directory, with no configuration.
 
-use harness::{Output, Ports, alone, eventually, hadal, run};
+use harness::{Output, Ports, Reaper, alone, eventually, processes, run, without_settings};
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(40);
 
 /// `hadal` in a directory, with nobody's settings.
 fn hadal_in(dir: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(hadal());
-    for (key, _) in std::env::vars_os() {
-        if key.to_string_lossy().starts_with("HADAL_") {
-            command.env_remove(key);
-        }
-    }
-    run(command.args(args).current_dir(dir).env("HOME", dir))
-}
-
-/// Kills what a failed test would leave.
-struct Down<'a>(&'a Path);
-
-impl Drop for Down<'_> {
-    fn drop(&mut self) {
-        for id in ["jn1", "jn2", "jn3", "nn1", "dn1", "dn2"] {
-            hadal_in(self.0, &["dev", "kill", id]);
-        }
-    }
-}
-
-/// Processes whose command line names this directory.
-fn processes(dir: &Path) -> Vec<String> {
-    let dir = dir.to_string_lossy().into_owned();
-    let all = std::fs::read_dir("/proc").expect("/proc").flatten();
-    all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
-        .map(|words| String::from_utf8_lossy(&words).replace('\0', " "))
-        .filter(|line| line.contains(&dir))
-        .collect()
+    run(without_settings()
+        .args(args)
+        .current_dir(dir)
+        .env("HOME", dir))
 }
 
 #[test]
@@ -52,7 +27,7 @@ fn another_shell_in_the_same_directory_needs_no_configuration() {
         "{}",
         refused.stderr
     );
-    let _down = Down(&dir);
+    let _reaper = Reaper::over(&dir);
     let base = ports.base().to_string();
     hadal_in(
         &dir,

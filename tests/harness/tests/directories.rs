@@ -33,7 +33,7 @@ fn directories_of_others_are_refused_and_left_alone() {
     cluster.kill_node("dn1");
     let version = cluster.data("dn1").join("current/VERSION");
     let mine = std::fs::read_to_string(&version).unwrap();
-    let config = cluster.root().join("conf/dn1.toml");
+    let config = cluster.config_file("dn1");
     let dir = cluster.data("dn1").display().to_string();
     let (body, _) = mine.rsplit_once("crc32c=").unwrap();
     for (key, value, message) in [
@@ -149,7 +149,7 @@ fn t_n3_directories_of_another_cluster_are_named() {
     other.dev(&["down"]).ok();
     let cluster = TestCluster::start(1);
     cluster.dfs(&["-mkdir", "/kept"]).ok();
-    let config = cluster.root().join("conf/nn1.toml");
+    let config = cluster.config_file("nn1");
     let [nn1, jn1, jn2, dn1] = ["nn1", "jn1", "jn2", "dn1"].map(|id| cluster.data(id));
     cluster.kill_node("nn1");
     cluster.kill_node("dn1");
@@ -170,7 +170,7 @@ fn t_n3_directories_of_another_cluster_are_named() {
     {
         let _swapped = Swapped::with(&dn1, &other.data("dn1"));
         let dir = dn1.display().to_string();
-        daemon("datanode", "dn1", &cluster.root().join("conf/dn1.toml")).fails(
+        daemon("datanode", "dn1", &cluster.config_file("dn1")).fails(
             76,
             &[
                 &dir,

@@ -62,13 +62,8 @@ fn a_datanode_on_a_full_disk_refuses_blocks_and_goes_on_with_space() {
     assert!(cluster.dfs(&["-cat", "/kept"]).ok().bytes == kept);
     std::fs::remove_file(filler).unwrap();
     eventually("a put with space", SOON, || {
-        let running = cluster
-            .processes()
-            .iter()
-            .any(|line| line.contains("dn1.toml"));
-        if !running {
-            cluster.start_node("dn1");
-        }
+        // Unless it runs.
+        cluster.start_node("dn1");
         let output = cluster.dfs(&["-put", "-f", "more", "/more"]);
         (output.code == 0).then_some(()).ok_or(output.stderr)
     });
@@ -109,18 +104,10 @@ fn journalnodes_on_full_disks_refuse_edits_and_lose_nothing() {
     for filler in fillers {
         std::fs::remove_file(filler).unwrap();
     }
-    let running = |id: &str| {
-        let config = format!("{id}.toml");
-        cluster
-            .processes()
-            .iter()
-            .any(|line| line.contains(&config))
-    };
     eventually("writes go on with space", SOON, || {
-        for id in ["jn1", "jn2", "jn3", "nn1"] {
-            if !running(id) {
-                cluster.start_node(id);
-            }
+        // Those that run go on.
+        for id in cluster.ids() {
+            cluster.start_node(&id);
         }
         let output = cluster.dfs(&["-mkdir", "-p", "/after"]);
         (output.code == 0).then_some(()).ok_or(output.stderr)

@@ -2,7 +2,7 @@
 
 use hadal_client::{ClientError, FaultClass};
 use hadal_types::HaState;
-use harness::{Load, Roles, TestClient, TestCluster, alone, eventually, refusal};
+use harness::{BUSY, Load, Roles, TestClient, TestCluster, alone, eventually, refusal};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,6 @@ use std::time::{Duration, Instant};
 const KILLS: usize = 5;
 /// Nothing waits longer.
 const LONG: Duration = Duration::from_secs(40);
-/// Load before a strike and after the first new change.
-const STEADY: Duration = Duration::from_millis(500);
-/// How long the active NameNode is stopped.
-const PAUSE: Duration = Duration::from_secs(3);
 
 fn kills() -> usize {
     let asked = std::env::var("HARNESS_KILLS").ok();
@@ -40,11 +36,11 @@ fn no_call_fails_when_the_active_namenode_is_killed_t_a10_t_h5_t_h27() {
     for round in 0..kills() {
         let (active, _) = roles.settled();
         let load = Load::start(&client, &format!("/kill{round}"));
-        std::thread::sleep(STEADY);
+        load.await_changes(BUSY);
         let at = Instant::now();
         cluster.signal(&active, Signal::SIGKILL);
-        let first = load.await_change_after(at, LONG) - at;
-        std::thread::sleep(STEADY);
+        let first = load.await_change_after(at) - at;
+        load.await_changes(BUSY);
         let (changes, longest) = load.end(at);
         tell(&format!("kill {round}, {active}"), changes, longest, first);
         let new = roles.active_but(&[&active]);
@@ -71,18 +67,28 @@ fn an_ordered_failover_and_back_disturbs_nobody_and_fences_nobody_t_a6_t_a15() {
     let second = standby[0].clone();
     for (from, to) in [(&first, &second), (&second, &first)] {
         let load = Load::start(&client, &format!("/from-{from}"));
-        std::thread::sleep(STEADY);
+        load.await_changes(BUSY);
         let at = Instant::now();
         let told = cluster.run(&["-D", &command, "haadmin", "-failover", from, to]);
         assert!(told.ok().stdout.contains("successful"));
-        let change = load.await_change_after(at, LONG) - at;
-        std::thread::sleep(STEADY);
+        let change = load.await_change_after(at) - at;
+        load.await_changes(BUSY);
         let (changes, longest) = load.end(at);
         tell(&format!("order {from} to {to}"), changes, longest, change);
         assert_eq!(roles.settled(), (to.clone(), vec![from.clone()]));
     }
     assert!(!fenced.exists(), "the old active was fenced");
     roles.await_equal_digests(&["nn1", "nn2"]);
+}
+
+/// The epoch that a majority of the JournalNodes has promised.
+fn promised_epoch(cluster: &TestCluster) -> u64 {
+    let mut epochs = ["jn1", "jn2", "jn3"].map(|id| {
+        let stats = cluster.debug(&["jn-stats", "--id", id]).expect("its state");
+        stats["promised_epoch"].as_u64().expect("an epoch")
+    });
+    epochs.sort_unstable();
+    epochs[1]
 }
 
 /// The active NameNode is stopped under load and wakes when another has taken over: whatever it is asked from before it
@@ -100,12 +106,15 @@ fn a_namenode_that_slept_through_its_succession_serves_nothing_t_h9_t_n2() {
     client
         .block_on(only.mkdirs("/seen", 0o755, true))
         .expect("asked while it is active");
-    std::thread::sleep(STEADY);
+    load.await_changes(BUSY);
+    let epoch = promised_epoch(&cluster);
     let at = Instant::now();
     cluster.signal(&old, Signal::SIGSTOP);
-    let first = load.await_change_after(at, LONG) - at;
+    let first = load.await_change_after(at) - at;
+    // The lease has passed on, and its new holder is at work.
     let new = roles.active_but(&[&old]);
-    std::thread::sleep(PAUSE.saturating_sub(at.elapsed()));
+    assert!(promised_epoch(&cluster) > epoch, "{new} has a later epoch");
+    load.await_changes(BUSY);
     let asked = |number: usize| {
         let only = only.clone();
         client.runtime().spawn(async move {
@@ -119,11 +128,12 @@ fn a_namenode_that_slept_through_its_succession_serves_nothing_t_h9_t_n2() {
         })
     };
     let mut calls: Vec<_> = (0..20).map(asked).collect();
-    std::thread::sleep(Duration::from_millis(100));
+    // A whole call of another caller, asked for after them on the same threads: they are under way.
+    load.await_change_after(Instant::now());
     cluster.signal(&old, Signal::SIGCONT);
     // And while it wakes.
     calls.extend((20..60).map(|number| {
-        std::thread::sleep(Duration::from_millis(10));
+        load.await_changes(1);
         asked(number)
     }));
     let refused = |error: &ClientError| error.class() == Some(FaultClass::Standby);
@@ -138,7 +148,7 @@ fn a_namenode_that_slept_through_its_succession_serves_nothing_t_h9_t_n2() {
         let standby = states.contains(&(old.clone(), Some(HaState::Standby)));
         standby.then_some(()).ok_or_else(|| format!("{states:?}"))
     });
-    std::thread::sleep(STEADY);
+    load.await_changes(BUSY);
     let (changes, longest) = load.end(at);
     tell(&format!("pause of {old}"), changes, longest, first);
     assert_eq!(roles.settled(), (new, vec![old]));

@@ -78,13 +78,8 @@ fn a_decommission_that_cannot_end_names_the_files_that_hold_it() {
     cluster.dfs(&["-setrep", "2", "/two"]).ok();
     let exclude = cluster.local("exclude");
     std::fs::write(&exclude, "").expect("a file");
-    cluster.kill_node("nn1");
-    let config = cluster.config("nn1");
-    let line = format!("hosts_exclude = {:?}", exclude.display().to_string());
-    assert!(config.contains("hosts_exclude = \"\""), "{config}");
-    let config = config.replace("hosts_exclude = \"\"", &line);
-    std::fs::write(cluster.root().join("conf/nn1.toml"), config).expect("a configuration");
-    cluster.start_node("nn1");
+    let path = format!("{exclude:?}");
+    cluster.reconfigure("nn1", &[("hosts_exclude", &path)]);
     cluster.await_healthy("/", SOON);
     // Open, with a first block that wants its three copies; another one has its only block still open.
     let (client, mut writer) = (

@@ -3,27 +3,35 @@
 use harness::{Random, TestCluster, alone, eventually};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(30);
 /// Kills, unless `HADAL_KILLS` says otherwise.
 const KILLS: u32 = 50;
+/// Acknowledged operations between two kills, at the most; three or four make a file.
+const MOST_BETWEEN: u64 = 12;
 
-/// What was acknowledged: for a path whether it is there (with this content, when a file) or gone. A path on which an
-/// operation is under way, or failed, is not in it.
-type Acknowledged = Mutex<BTreeMap<String, Option<String>>>;
+/// What was acknowledged.
+#[derive(Default)]
+struct Acknowledged {
+    /// For a path whether it is there (with this content, when a file) or gone. A path on which an operation is under
+    /// way, or failed, is not in it.
+    known: Mutex<BTreeMap<String, Option<String>>>,
+    /// Operations.
+    operations: AtomicU64,
+}
 
 /// Writes until told to stop: a directory, a file in it, moved, every third file removed again. Returns how many
 /// operations on the namespace failed.
 fn write(cluster: &TestCluster, home: &str, acknowledged: &Acknowledged, stop: &AtomicBool) -> u32 {
     let mut failed = 0;
     let know = |path: &str, content: Option<&str>| {
-        let mut known = acknowledged.lock().unwrap();
+        let mut known = acknowledged.known.lock().unwrap();
         known.insert(path.into(), content.map(str::to_owned));
     };
     let forget = |path: &str| {
-        acknowledged.lock().unwrap().remove(path);
+        acknowledged.known.lock().unwrap().remove(path);
     };
     let mut done = |args: &[&str]| {
         let output = cluster.dfs(args);
@@ -31,8 +39,10 @@ fn write(cluster: &TestCluster, home: &str, acknowledged: &Acknowledged, stop: &
             println!("{args:?}: {}", output.stderr);
             // A put may be refused while no DataNode is back; the namespace has no such excuse.
             failed += u32::from(args[0] != "-put");
+            return false;
         }
-        output.code == 0
+        acknowledged.operations.fetch_add(1, Ordering::Relaxed);
+        true
     };
     for n in 0.. {
         if stop.load(Ordering::Relaxed) {
@@ -69,9 +79,9 @@ fn write(cluster: &TestCluster, home: &str, acknowledged: &Acknowledged, stop: &
 
 /// Checks that the tree holds what was acknowledged before it was asked.
 fn check(cluster: &TestCluster, acknowledged: &Acknowledged) {
-    let before = acknowledged.lock().unwrap().clone();
+    let before = acknowledged.known.lock().unwrap().clone();
     let tree = cluster.dfs(&["-ls", "-C", "-R", "/"]).ok().stdout;
-    let after = acknowledged.lock().unwrap().clone();
+    let after = acknowledged.known.lock().unwrap().clone();
     let names: std::collections::BTreeSet<&str> = tree.lines().collect();
     for (path, state) in &before {
         // Not when an operation on it began meanwhile.
@@ -79,12 +89,6 @@ fn check(cluster: &TestCluster, acknowledged: &Acknowledged) {
             assert_eq!(names.contains(&**path), state.is_some(), "{path}");
         }
     }
-}
-
-/// Moves acknowledged so far.
-fn moves(acknowledged: &Acknowledged) -> usize {
-    let known = acknowledged.lock().unwrap();
-    known.keys().filter(|path| path.ends_with("/f")).count()
 }
 
 /// Every acknowledged operation outlives every death of the NameNode (50 of them; `HADAL_KILLS` asks for more), and the
@@ -114,16 +118,15 @@ fn acknowledged_operations_outlive_sigkill() {
         });
         let stopper = StopAtEnd(&stop);
         for _ in 0..kills {
-            let known = moves(&acknowledged);
-            let more = 1 + random.below(3) as usize;
-            eventually("further files are acknowledged", SOON, || {
-                let now = moves(&acknowledged);
-                (now >= known + more)
+            let done = || acknowledged.operations.load(Ordering::Relaxed);
+            let wanted = done() + 1 + random.below(MOST_BETWEEN);
+            eventually("further operations are acknowledged", SOON, || {
+                let now = done();
+                (now >= wanted)
                     .then_some(())
-                    .ok_or(format!("{now} are, {known} were"))
+                    .ok_or(format!("{now}, not {wanted}"))
             });
-            // Anywhere within an operation.
-            std::thread::sleep(Duration::from_micros(random.below(40_000)));
+            // The writers go on meanwhile: it dies anywhere within an operation.
             cluster.kill_node("nn1");
             cluster.start_node("nn1");
             check(&cluster, &acknowledged);
@@ -133,7 +136,7 @@ fn acknowledged_operations_outlive_sigkill() {
     });
     assert_eq!(failed, 0, "operations failed that should have been retried");
     check(&cluster, &acknowledged);
-    let known = acknowledged.into_inner().unwrap();
+    let known = acknowledged.known.into_inner().unwrap();
     assert!(known.len() > kills as usize);
     let files: Vec<(&String, &String)> = known
         .iter()

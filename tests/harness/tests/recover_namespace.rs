@@ -22,7 +22,7 @@ fn recover(cluster: &TestCluster, more: &[&str]) -> Output {
     let mut command = Command::new(hadal());
     command.args(["namenode", "-recover"]).args(more);
     command.args(["--id", "nn1", "--config"]);
-    run(command.arg(cluster.root().join("conf/nn1.toml")))
+    run(command.arg(cluster.config_file("nn1")))
 }
 
 /// T-H25, Q19 and the last resort behind them: without a gap nothing is touched; with one the range that is lost is named,

@@ -33,15 +33,6 @@ fn last_block(client: &TestClient, dfs: &Dfs, path: &str) -> (u64, u64, Vec<Stri
     )
 }
 
-fn await_live(cluster: &TestCluster, count: usize) {
-    eventually("all DataNodes are alive", SOON, || {
-        let live = cluster.debug(&["nn-stats"])?["live_datanodes"].clone();
-        (live == count)
-            .then_some(())
-            .ok_or(format!("{live} are alive"))
-    });
-}
-
 /// Everything a file has from `from` on, checked against its pattern; its length.
 async fn check(dfs: &Dfs, path: &str, pattern: Pattern, from: u64) -> u64 {
     let mut file = dfs.open(path).await.expect("open");
@@ -113,7 +104,7 @@ fn a_long_write_outlives_every_member_of_its_pipeline_e21_t_p9_t_p14() {
         } else {
             cluster.signal(&victim, Signal::SIGCONT);
         }
-        await_live(&cluster, 5);
+        cluster.await_live(5, SOON);
     }
     assert!(raised >= STRIKES - 1, "{raised} recoveries of one block");
     client.block_on(write(&mut out, pattern, part));
@@ -243,7 +234,7 @@ fn files_outlive_their_writers_t_l18_t_l24_t_h22() {
     for id in cluster.datanode_ids() {
         cluster.start_node(&id);
     }
-    await_live(&cluster, 4);
+    cluster.await_live(4, SOON);
     recover_lease(&cluster, "/open");
     checked("/open", 14, flushed, written);
     let length = client.block_on(check(&dfs, "/synced", Pattern(12), 0));
@@ -301,7 +292,7 @@ fn a_tailing_reader_sees_what_was_flushed_and_it_stays_f08_t_p17_t_h8() {
     });
     recover_lease(&cluster, path);
     cluster.up().ok();
-    await_live(&cluster, 4);
+    cluster.await_live(4, SOON);
     let length = client.block_on(check(&dfs, path, pattern, 0));
     assert!(length >= seen, "{length} bytes are left of {seen} seen");
     cluster.await_equal_replicas(&client, &dfs, path, 3, SOON);

@@ -1,7 +1,7 @@
 //! Two NameNodes on one shared directory for edits (seeds B and D): only haadmin moves the role, and never past a NameNode
 //! that may still write, unless it was fenced.
 
-use harness::{Output, Ports, alone, eventually, hadal, run};
+use harness::{Output, Ports, alone, eventually, run, without_settings};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -77,12 +77,7 @@ name = "{USER}"
     }
 
     fn command(&self, conf: &str) -> Command {
-        let mut command = Command::new(hadal());
-        for (key, _) in std::env::vars_os() {
-            if key.to_string_lossy().starts_with("HADAL_") {
-                command.env_remove(key);
-            }
-        }
+        let mut command = without_settings();
         command
             .current_dir(self.dir.path())
             .env("HADAL_CONFIG", self.conf(conf));
@@ -98,6 +93,10 @@ name = "{USER}"
     }
 
     fn start(&mut self, id: &'static str) {
+        // One that was killed may hold its port and its directory for a moment.
+        if let Some((_, before)) = self.running.iter_mut().rfind(|(name, _)| *name == id) {
+            before.wait().expect("it ends");
+        }
         let log = std::fs::File::options()
             .append(true)
             .create(true)

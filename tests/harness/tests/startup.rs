@@ -100,7 +100,7 @@ fn a_running_or_formatted_namenode_is_not_formatted_again() {
     let _alone = alone();
     let cluster = TestCluster::start(1);
     cluster.dfs(&["-mkdir", "/kept"]).ok();
-    let config = cluster.root().join("conf/nn1.toml");
+    let config = cluster.config_file("nn1");
     let format = || {
         let mut command = Command::new(hadal());
         command.args([

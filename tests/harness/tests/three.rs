@@ -1,9 +1,12 @@
 //! Three NameNodes: the active dies again and again, images reach all of them, a JournalNode that lost its directory votes
 //! again, rotten images and strangers are refused. One cluster serves all of it.
 
-use harness::{Load, Roles, TestClient, TestCluster, alone, daemon, eventually, hadal, run};
+use harness::{
+    BUSY, Load, Roles, TestClient, TestCluster, alone, daemon, eventually, hadal, processes, run,
+};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -11,8 +14,6 @@ use std::time::{Duration, Instant};
 const LONG: Duration = Duration::from_secs(40);
 /// A JournalNode that lost its directory is filled in this time, under load and however slow the machine.
 const FILLED: Duration = Duration::from_secs(90);
-/// Load before a strike and after the first new change.
-const STEADY: Duration = Duration::from_millis(300);
 const NAMENODES: [&str; 3] = ["nn1", "nn2", "nn3"];
 /// Standbys make images all the time, and send them at once.
 const EAGER: [(&str, &str); 3] = [
@@ -59,15 +60,15 @@ fn three_namenodes_outlive_each_other_t_a10_t_c2_t_n8_t_c8_q23_q33() {
     for round in 0..3 {
         let (active, _) = roles.settled();
         let load = Load::start(&client, &format!("/kill{round}"));
-        std::thread::sleep(STEADY);
+        load.await_changes(BUSY);
         let at = Instant::now();
         cluster.signal(&active, Signal::SIGKILL);
-        load.await_change_after(at, LONG);
+        load.await_change_after(at);
         cluster.start_node(&active);
         if round == 2 {
             a_wiped_journalnode_votes_again(&cluster, &load);
         }
-        std::thread::sleep(STEADY);
+        load.await_changes(BUSY);
         let (changes, longest) = load.end(at);
         let longest = longest.as_millis();
         println!("kill of {active}: longest wait {longest} ms, {changes} changes");
@@ -78,6 +79,19 @@ fn three_namenodes_outlive_each_other_t_a10_t_c2_t_n8_t_c8_q23_q33() {
     roles.await_equal_digests(&NAMENODES);
     rotten_images_are_not_installed(&cluster, &roles);
     a_stranger_is_refused(&cluster, &roles);
+    a_panic_leaves_no_process(cluster);
+}
+
+/// A failed test takes every process along that it started, whatever their ids.
+fn a_panic_leaves_no_process(cluster: TestCluster) {
+    let root = cluster.root();
+    no_other_daemon(&cluster);
+    let panicked = std::panic::catch_unwind(AssertUnwindSafe(move || {
+        let _cluster = cluster;
+        panic!("on purpose");
+    }));
+    panicked.expect_err("it panicked");
+    assert_eq!(processes(&root), [""; 0]);
 }
 
 /// Q33: nothing runs besides the daemons named in the configuration: whoever elects is among them.
@@ -126,7 +140,7 @@ fn a_wiped_journalnode_votes_again(cluster: &TestCluster, load: &Load<'_>) {
             .ok_or_else(|| format!("{wiped} {other}"))
     });
     cluster.kill_node("jn1");
-    load.await_change_after(Instant::now(), LONG);
+    load.await_change_after(Instant::now());
     cluster.start_node("jn1");
 }
 
@@ -274,28 +288,23 @@ fn a_stranger_is_refused(cluster: &TestCluster, roles: &Roles<'_>) {
         .spawn()
         .expect("the stranger");
     let texts = ["CID-other", "two clusters"];
-    let told = std::panic::catch_unwind(|| {
-        eventually("the active says who that is", LONG, || {
-            let log = cluster.log(&active);
-            let all = texts.iter().all(|text| log.contains(text));
-            all.then_some(())
-                .ok_or_else(|| log[log.len().saturating_sub(500)..].to_owned())
-        });
-        let refused = cluster.run(&["haadmin", "-failover", &active, stranger]);
-        refused.fails(255, &texts);
-        eventually("the DataNode says so", LONG, || {
-            let log = cluster.log("dn1");
-            let told = log.contains("mismatch: previously connected to");
-            told.then_some(())
-                .ok_or_else(|| log[log.len().saturating_sub(500)..].to_owned())
-        });
-        cluster.dfs(&["-mkdir", "/undisturbed"]).ok();
+    eventually("the active says who that is", LONG, || {
+        let log = cluster.log(&active);
+        let all = texts.iter().all(|text| log.contains(text));
+        all.then_some(())
+            .ok_or_else(|| log[log.len().saturating_sub(500)..].to_owned())
     });
+    let refused = cluster.run(&["haadmin", "-failover", &active, stranger]);
+    refused.fails(255, &texts);
+    eventually("the DataNode says so", LONG, || {
+        let log = cluster.log("dn1");
+        let told = log.contains("mismatch: previously connected to");
+        told.then_some(())
+            .ok_or_else(|| log[log.len().saturating_sub(500)..].to_owned())
+    });
+    cluster.dfs(&["-mkdir", "/undisturbed"]).ok();
     daemon_of_it.kill().expect("it runs");
     daemon_of_it.wait().expect("it ends");
-    if let Err(panic) = told {
-        std::panic::resume_unwind(panic);
-    }
     // What it left is refused in the cluster's place.
     let mixed = cluster
         .config(stranger)
