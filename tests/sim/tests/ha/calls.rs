@@ -63,22 +63,22 @@ fn q12_many_calls_share_a_slow_sync() {
 fn q13_whoever_cannot_be_answered_holds_up_nobody() {
     let cluster = Cluster::start(32, &manual());
     assert_eq!(cluster.order_active(0), Ok(()));
-    cluster.mkdirs_for_all("/work");
+    cluster.mkdirs_for_all("/home");
     let (alice_at, alice) = cluster.client("alice", &[0, 1], 60_000);
     let (bob_at, bob) = cluster.client("bob", &[0, 1], 15_000);
     for (node, dfs) in [(alice_at, &alice), (bob_at, &bob)] {
         let dfs = dfs.clone();
-        let seen = cluster.timed(node, async move { dfs.try_file_status("/work").await });
+        let seen = cluster.timed(node, async move { dfs.try_file_status("/home").await });
         assert!(seen.0.is_ok());
     }
     let active = cluster.namenodes[0];
     cluster.world.cut_one_way(active, alice_at);
     let cut_off: Vec<_> = (0..50)
-        .map(|at| mkdirs(&cluster, &alice, alice_at, format!("/work/alice-{at}")))
+        .map(|at| mkdirs(&cluster, &alice, alice_at, format!("/home/alice-{at}")))
         .collect();
     cluster.world.pause(cluster.journalnodes[2]);
     for at in 0..30 {
-        let (dfs, path) = (bob.clone(), format!("/work/bob-{at}"));
+        let (dfs, path) = (bob.clone(), format!("/home/bob-{at}"));
         let (made, ms) = cluster.timed(bob_at, async move { dfs.mkdirs(&path, 0o755, true).await });
         assert!(made.expect("the active and two JournalNodes are well"));
         assert!(ms <= AT_ONCE_MS, "bob waited {ms} ms");
