@@ -78,6 +78,16 @@ impl<D: Disk> Extent<D> {
         u64::from(slot) * self.class.slot()
     }
 
+    /// What the header of one of its slots names.
+    pub(crate) fn place(&self, volume: &Volume<D>, slot: u32) -> SlotPlace {
+        SlotPlace {
+            storage: volume.storage,
+            class: self.class.0,
+            extent: self.number,
+            slot,
+        }
+    }
+
     /// A write of this sequence completed.
     pub(crate) fn wrote(&self, sequence: u64) {
         self.written.borrow_mut().push(sequence);
@@ -152,12 +162,7 @@ impl<D: Disk> SlotLease<D> {
     }
 
     pub(crate) fn place(&self) -> SlotPlace {
-        SlotPlace {
-            storage: self.volume.storage,
-            class: self.extent.class.0,
-            extent: self.extent.number,
-            slot: self.slot,
-        }
+        self.extent.place(&self.volume, self.slot)
     }
 
     pub(crate) fn offset(&self) -> u64 {

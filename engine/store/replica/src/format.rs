@@ -403,6 +403,40 @@ mod tests {
         }
     }
 
+    const PLACE: SlotPlace = SlotPlace {
+        storage: StorageUuid(1),
+        class: 2,
+        extent: 4,
+        slot: 5,
+    };
+
+    /// A slot's header with these checksums.
+    fn slot(length: u64, bytes_per_checksum: u32, checksums: &[u32]) -> SlotHeader {
+        SlotHeader {
+            state: StoredState::Rbw,
+            id: BlockId(1),
+            stamp: GenerationStamp(2),
+            length,
+            synced_length: 0,
+            sequence: 6,
+            synced_sequence: 4,
+            bytes_per_checksum,
+            place: PLACE,
+            checksums: checksums.to_vec(),
+        }
+    }
+
+    fn tail() -> TailRecord {
+        TailRecord {
+            id: BlockId(9),
+            unit: 3,
+            bytes: 1500,
+            sequence: 77,
+            synced_length: 0,
+            checksums: vec![1, 2, 3],
+        }
+    }
+
     /// C7: the bytes of version 1, fixed for ever.
     #[test]
     fn c7_golden_file_header() {
@@ -433,14 +467,7 @@ mod tests {
             sector[bit / 8] ^= 1 << (bit % 8);
         }
         let geometry = Geometry::new(512, 1 << 20).unwrap();
-        let record = TailRecord {
-            id: BlockId(9),
-            unit: 3,
-            bytes: 1500,
-            sequence: 77,
-            synced_length: 0,
-            checksums: vec![1, 2, 3],
-        };
+        let record = tail();
         let mut page = vec![0; 4096];
         record.encode(&geometry, &mut page);
         assert_eq!(TailRecord::decode(&geometry, &page), Some(record.clone()));
@@ -454,29 +481,12 @@ mod tests {
 
     #[test]
     fn a_slot_header_in_another_place_is_damaged() {
-        let place = SlotPlace {
-            storage: StorageUuid(1),
-            class: 2,
-            extent: 4,
-            slot: 5,
-        };
-        let slot = SlotHeader {
-            state: StoredState::Rbw,
-            id: BlockId(1),
-            stamp: GenerationStamp(2),
-            length: 9000,
-            synced_length: 0,
-            sequence: 6,
-            synced_sequence: 4,
-            bytes_per_checksum: 4096,
-            place,
-            checksums: vec![5, 6, 7],
-        };
+        let slot = slot(9000, 4096, &[5, 6, 7]);
         let mut bytes = vec![1; 4096];
         slot.encode(&mut bytes);
-        assert_eq!(SlotHeader::decode(place, &bytes), Found::Valid(slot));
+        assert_eq!(SlotHeader::decode(PLACE, &bytes), Found::Valid(slot));
         assert_eq!(
-            SlotHeader::decode(SlotPlace { slot: 6, ..place }, &bytes),
+            SlotHeader::decode(SlotPlace { slot: 6, ..PLACE }, &bytes),
             Found::Damaged(None)
         );
         bytes[SLOT_FIXED] ^= 1;
@@ -486,7 +496,7 @@ mod tests {
             length: 9000,
         };
         assert_eq!(
-            SlotHeader::decode(place, &bytes),
+            SlotHeader::decode(PLACE, &bytes),
             Found::Damaged(Some((block, 6)))
         );
     }
@@ -502,32 +512,8 @@ mod tests {
             random
         };
         let geometry = Geometry::new(512, 1 << 20).unwrap();
-        let place = SlotPlace {
-            storage: StorageUuid(1),
-            class: 2,
-            extent: 4,
-            slot: 5,
-        };
-        let slot = SlotHeader {
-            state: StoredState::Rbw,
-            id: BlockId(1),
-            stamp: GenerationStamp(2),
-            length: 1000,
-            synced_length: 0,
-            sequence: 6,
-            synced_sequence: 4,
-            bytes_per_checksum: 512,
-            place,
-            checksums: vec![5, 6],
-        };
-        let tail = TailRecord {
-            id: BlockId(9),
-            unit: 3,
-            bytes: 1500,
-            sequence: 77,
-            synced_length: 0,
-            checksums: vec![1, 2, 3],
-        };
+        let slot = slot(1000, 512, &[5, 6]);
+        let tail = tail();
         let (mut valid, mut refused) = (0, 0);
         for _ in 0..60_000 {
             let (mut sector, mut page, mut bytes) = ([0; 512], vec![0; 4096], vec![0; 4096]);
@@ -550,7 +536,7 @@ mod tests {
             for read in [
                 matches!(FileHeader::decode(&sector), Found::Valid(_)),
                 TailRecord::decode(&geometry, &page).is_some(),
-                matches!(SlotHeader::decode(place, &bytes), Found::Valid(_)),
+                matches!(SlotHeader::decode(PLACE, &bytes), Found::Valid(_)),
             ] {
                 valid += u32::from(read);
                 refused += u32::from(!read);

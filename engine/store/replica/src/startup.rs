@@ -367,12 +367,7 @@ async fn read_headers<D: Disk>(
         .await?;
     let found = |index: u32| {
         let at = index as usize * slot;
-        let place = crate::format::SlotPlace {
-            storage: volume.storage,
-            class: extent.class.0,
-            extent: extent.number,
-            slot: first + index,
-        };
+        let place = extent.place(volume, first + index);
         let mut found = SlotHeader::decode(place, &buf.as_ref()[at..at + header]);
         if let Found::Valid(header) = &mut found {
             header.checksums = Vec::new();
@@ -473,12 +468,7 @@ async fn verify_slot<D: Disk>(
     let buf = volume
         .read(block.id, &extent.file, buf, 0..bytes, extent.offset(slot))
         .await?;
-    let place = crate::format::SlotPlace {
-        storage: volume.storage,
-        class: extent.class.0,
-        extent: extent.number,
-        slot,
-    };
+    let place = extent.place(volume, slot);
     let Found::Valid(found) = SlotHeader::decode(place, &buf.as_ref()[..header]) else {
         return Ok(0);
     };

@@ -5,13 +5,6 @@ use crate::testing::{Keep, block_on};
 use crate::{DirectoryFindings, VerifyOutcome};
 use std::path::{Path, PathBuf};
 
-fn files_only() -> StoreOptions {
-    StoreOptions {
-        small_bytes: 0,
-        ..small()
-    }
-}
-
 fn file(n: u64) -> PathBuf {
     format!("/d1/replicas/blk_{n}").into()
 }

@@ -6,13 +6,6 @@ use crate::testing::{Fault, Keep, block_on, poll_and_drop};
 use futures_util::future::join_all;
 use hadal_env::{Disk, File, OpenOptions};
 
-fn files_only() -> StoreOptions {
-    StoreOptions {
-        small_bytes: 0,
-        ..small()
-    }
-}
-
 /// E-08: what was written is read, whatever its length, chunk size and home; also after a restart.
 #[test]
 fn round_trips() {

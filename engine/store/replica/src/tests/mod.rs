@@ -33,6 +33,14 @@ fn small() -> StoreOptions {
     }
 }
 
+/// Every replica in a file of its own.
+fn files_only() -> StoreOptions {
+    StoreOptions {
+        small_bytes: 0,
+        ..small()
+    }
+}
+
 fn identity() -> StoreIdentity {
     let namespace = NamespaceInfo {
         namespace_id: 7,

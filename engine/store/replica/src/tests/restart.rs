@@ -4,13 +4,6 @@ use super::*;
 use crate::testing::{Keep, block_on};
 use std::path::{Path, PathBuf};
 
-fn files_only() -> StoreOptions {
-    StoreOptions {
-        small_bytes: 0,
-        ..small()
-    }
-}
-
 fn file_of(disk: &TestDisk, prefix: &str) -> PathBuf {
     let named = |path: &PathBuf| {
         path.file_name()

@@ -5,13 +5,6 @@ use crate::VerifyOutcome;
 use crate::testing::{Keep, block_on};
 use std::path::PathBuf;
 
-fn files_only() -> StoreOptions {
-    StoreOptions {
-        small_bytes: 0,
-        ..small()
-    }
-}
-
 fn file_with(disk: &TestDisk, n: u64, options: StoreOptions) -> PathBuf {
     if options.small_bytes == 0 {
         return format!("/d1/replicas/blk_{n}").into();
