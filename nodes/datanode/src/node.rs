@@ -368,6 +368,12 @@ impl<E: Env> Node<E> {
         for corrupt in &report.corrupt {
             tracing::warn!("{} is damaged: {}", corrupt.id, corrupt.what);
         }
+        for (extent, offset) in &report.unreadable_slots {
+            let extent = extent.display();
+            tracing::warn!(
+                "{extent}: the slot at byte {offset} cannot be read; it is left out until the next start"
+            );
+        }
         tracing::info!(
             "replica store: {} finalized, {} waiting for recovery, {} leftovers removed",
             report.finalized,

@@ -92,6 +92,9 @@ pub struct StartupReport {
     pub corrupt: Vec<CorruptReplica>,
     /// Slots whose header cannot be read and whose block is therefore unknown.
     pub damaged_slots: usize,
+    /// Extents with the byte offset of a slot in them whose header the device does not give: nothing is known of what is
+    /// in it. It is left as it is, and out of use until the next start.
+    pub unreadable_slots: Vec<(PathBuf, u64)>,
     /// Files in the data directories that the store does not know; left alone.
     pub foreign: Vec<PathBuf>,
 }

@@ -8,7 +8,7 @@ use crate::geometry::{Geometry, PAGE, TAIL_SLOTS};
 use crate::recovery::{Data, Evidence, Header, Home};
 use crate::replica_file::{ReplicaFile, TailRef};
 use crate::volume::Volume;
-use hadal_env::{Disk, File};
+use hadal_env::{Disk, File, OpenOptions};
 use hadal_types::BlockId;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -36,6 +36,29 @@ pub(crate) struct FileFound {
 }
 
 impl FileFound {
+    /// A file of which the device gives too little.
+    pub(crate) fn unreadable(id: BlockId, path: PathBuf, file_length: u64) -> Self {
+        Self {
+            id,
+            path,
+            file_length,
+            header: None,
+            next_page: 0,
+            geometry: None,
+            evidence: Evidence {
+                home: Home::File,
+                header: Header::Unreadable,
+                settled: true,
+                whole: true,
+                data: Data::All,
+            },
+            length: 0,
+            durable: 0,
+            tail: None,
+            last_sequence: 0,
+        }
+    }
+
     /// The open file of a replica of this length.
     pub(crate) fn into_file<D: Disk>(self, volume: &Rc<Volume<D>>, length: u64) -> ReplicaFile<D> {
         let geometry = self.geometry.expect("a sound replica has a geometry");
@@ -56,9 +79,11 @@ pub(crate) async fn inspect<D: Disk>(
     volume: &Rc<Volume<D>>,
     id: BlockId,
     path: PathBuf,
-    file: &D::File,
     file_length: u64,
 ) -> Result<FileFound, StoreError> {
+    // What an error of this one file means is for the caller to say.
+    let options = OpenOptions::write().direct();
+    let file = &volume.disk.open(&path, options).await?;
     let mut buf = volume.disk.buf(LOOK_BYTES).await;
     buf.as_mut()[..LOOK_BYTES].fill(0);
     let (result, buf) = file.read_at(buf, 0..LOOK_BYTES, 0).await;

@@ -28,6 +28,7 @@ mod store;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod unreadable;
 mod volume;
 mod writer;
 

@@ -19,6 +19,8 @@ pub(crate) enum Header {
     Unknown,
     /// The block is known, its checksums are not.
     Damaged,
+    /// A sector that had to be read cannot be.
+    Unreadable,
     /// Valid, saying this.
     Valid(StoredState),
 }
@@ -74,7 +76,7 @@ fn valid(evidence: &Evidence, state: StoredState) -> bool {
 /// The order of writes behind it: data and checksums, then (same flush) the state that names them, then, for files,
 /// the settled mark; a slot's header and data are one write. So a valid FINALIZED header proves that its data were
 /// *submitted*, and *settled* that they are durable.
-const TABLE: [Row; 12] = [
+const TABLE: [Row; 13] = [
     Row {
         name: "a free slot",
         applies: |e| e.header == Header::Empty && e.home == Home::Slot,
@@ -88,6 +90,11 @@ const TABLE: [Row; 12] = [
     Row {
         name: "a damaged header that names no block",
         applies: |e| e.header == Header::Unknown,
+        decision: Decision::Corrupt,
+    },
+    Row {
+        name: "a sector that cannot be read",
+        applies: |e| e.header == Header::Unreadable,
         decision: Decision::Corrupt,
     },
     Row {
@@ -215,6 +222,7 @@ mod tests {
             Header::Empty,
             Header::Unknown,
             Header::Damaged,
+            Header::Unreadable,
             Header::Valid(StoredState::Rbw),
             Header::Valid(StoredState::Temporary),
             Header::Valid(StoredState::Finalized),

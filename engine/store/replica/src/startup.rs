@@ -1,12 +1,13 @@
 //! Opening a store: formats empty volumes, and finds out what every replica is after whatever happened.
 
 use crate::counters::Counters;
-use crate::extent::{Extent, SlotLease, parse_extent_name};
+use crate::extent::{Extent, SlotLease, extent_path, parse_extent_name};
 use crate::format::{Found, SlotHeader, StoredState, verified};
 use crate::geometry::{Geometry, PAGE};
 use crate::inspect::{self, FileFound};
 use crate::map::{Location, Meta, Replica};
 use crate::recovery::{Data, Decision, Evidence, Header, Home, Version, choose, decide};
+use crate::unreadable::Unreadable;
 use crate::volume::{EXTENTS, Volume};
 use crate::{
     CorruptReplica, ReplicaStore, StartupReport, StoreError, StoreIdentity, StoreOptions,
@@ -103,8 +104,9 @@ impl<D: Disk> ReplicaStore<D> {
         report: &mut StartupReport,
     ) -> Result<(), StoreError> {
         let mut blocks: BTreeMap<BlockId, Vec<Candidate<D>>> = BTreeMap::new();
-        let slots = scan_extents(volume, report).await?;
-        let files = list_files(volume, report).await?;
+        let unreadable = Unreadable::default();
+        let slots = scan_extents(volume, &unreadable, report).await?;
+        let files = list_files(volume, &unreadable, report).await?;
         let mut synced = 0;
         for slot in &slots {
             let (sequence, synced_here) = match &slot.found {
@@ -117,7 +119,7 @@ impl<D: Disk> ReplicaStore<D> {
         }
         let mut free: BTreeMap<(u8, u32), BTreeSet<u32>> = BTreeMap::new();
         for slot in slots {
-            match judge_slot(volume, slot, synced).await? {
+            match judge_slot(volume, &unreadable, slot, synced).await? {
                 Judged::Free(extent, index) => {
                     free.entry((extent.class.0, extent.number))
                         .or_default()
@@ -310,6 +312,7 @@ async fn remove<D: Disk>(volume: &Rc<Volume<D>>, home: Place<D>) -> Result<(), S
 /// Every slot's header.
 async fn scan_extents<D: Disk>(
     volume: &Rc<Volume<D>>,
+    unreadable: &Unreadable,
     report: &mut StartupReport,
 ) -> Result<Vec<SlotFound<D>>, StoreError> {
     let dir = volume.dir.join(EXTENTS);
@@ -330,20 +333,53 @@ async fn scan_extents<D: Disk>(
             1
         };
         let firsts = (0..extent.slots).step_by(per_read as usize);
-        let reads = firsts
-            .map(|first| read_headers(volume, &extent, first, per_read.min(extent.slots - first)));
+        let reads = firsts.map(|first| {
+            let count = per_read.min(extent.slots - first);
+            read_each(volume, &extent, first, count, unreadable)
+        });
         let mut reads = stream::iter(reads).buffered(SCAN_READS);
         while let Some(found) = reads.next().await {
             for (slot, found) in found? {
-                slots.push(SlotFound {
-                    extent: extent.clone(),
-                    slot,
-                    found,
-                });
+                match found {
+                    Some(found) => slots.push(SlotFound {
+                        extent: extent.clone(),
+                        slot,
+                        found,
+                    }),
+                    None => {
+                        let path = extent_path(volume, class, number);
+                        report.unreadable_slots.push((path, extent.offset(slot)));
+                    }
+                }
             }
         }
     }
     Ok(slots)
+}
+
+/// The headers of `count` slots; `None` for one that cannot be read. Where one read of all of them fails, each is read
+/// by itself.
+async fn read_each<D: Disk>(
+    volume: &Rc<Volume<D>>,
+    extent: &Rc<Extent<D>>,
+    first: u32,
+    count: u32,
+    unreadable: &Unreadable,
+) -> Result<Vec<(u32, Option<Found<SlotHeader>>)>, StoreError> {
+    match read_headers(volume, extent, first, count).await {
+        Err(error) if Unreadable::is_local(&error) => {}
+        all => {
+            let some = |(slot, found)| (slot, Some(found));
+            return Ok(all?.into_iter().map(some).collect());
+        }
+    }
+    let mut each = Vec::new();
+    for slot in first..first + count {
+        let found = unreadable.twice(|| read_headers(volume, extent, slot, 1));
+        let header = found.await?.and_then(|mut found| found.pop());
+        each.push((slot, header.map(|(_, header)| header)));
+    }
+    Ok(each)
 }
 
 /// The headers of `count` slots, in one read. Checksums are dropped: most slots are not looked at again.
@@ -385,6 +421,7 @@ enum Judged<D: Disk> {
 
 async fn judge_slot<D: Disk>(
     volume: &Rc<Volume<D>>,
+    unreadable: &Unreadable,
     slot: SlotFound<D>,
     synced: u64,
 ) -> Result<Judged<D>, StoreError> {
@@ -427,7 +464,11 @@ async fn judge_slot<D: Disk>(
     let torn = matches!(evidence.header, Header::Valid(StoredState::Rbw))
         || (matches!(evidence.header, Header::Valid(StoredState::Finalized)) && !evidence.settled);
     if torn {
-        verified_length = verify_slot(volume, &extent, slot, &block).await?;
+        let verified = unreadable.twice(|| verify_slot(volume, &extent, slot, &block));
+        match verified.await? {
+            Some(length) => verified_length = length,
+            None => evidence.header = Header::Unreadable,
+        }
         evidence.data = match verified_length {
             length if length < durable => Data::Short,
             length if length < block.length => Data::Prefix,
@@ -479,6 +520,7 @@ async fn verify_slot<D: Disk>(
 /// Opens and inspects every replica file; removes what was deleted.
 async fn list_files<D: Disk>(
     volume: &Rc<Volume<D>>,
+    unreadable: &Unreadable,
     report: &mut StartupReport,
 ) -> Result<Vec<FileFound>, StoreError> {
     let dir = volume.replicas_dir();
@@ -506,8 +548,9 @@ async fn list_files<D: Disk>(
         }
     }
     let inspect = |(id, path, length): (BlockId, PathBuf, u64)| async move {
-        let file = volume.check(volume.disk.open(&path, OpenOptions::write().direct()).await)?;
-        inspect::inspect(volume, id, path, &file, length).await
+        let found = unreadable.twice(|| inspect::inspect(volume, id, path.clone(), length));
+        let found = found.await?;
+        Ok::<_, StoreError>(found.unwrap_or_else(|| FileFound::unreadable(id, path, length)))
     };
     let mut found = Vec::new();
     let mut all = stream::iter(ids.into_iter().map(inspect)).buffered(FILES_AT_ONCE);

@@ -122,6 +122,8 @@ struct Shared {
     room: Cell<Option<u64>>,
     rng: Cell<u64>,
     bad_paths: RefCell<Vec<PathBuf>>,
+    /// Bytes of files that the device does not give.
+    unreadable: RefCell<Vec<(PathBuf, Range<u64>)>>,
 }
 
 /// The disk. Clones share it.
@@ -192,6 +194,14 @@ impl TestDisk {
     /// Everything on this path prefix fails from now on.
     pub(crate) fn break_path(&self, prefix: &Path) {
         self.0.bad_paths.borrow_mut().push(prefix.to_owned());
+    }
+
+    /// Every read of any of these bytes fails from now on.
+    pub(crate) fn break_sector(&self, path: &Path, bytes: Range<u64>) {
+        self.0
+            .unreadable
+            .borrow_mut()
+            .push((path.to_owned(), bytes));
     }
 
     pub(crate) fn set_room(&self, bytes: u64) {
@@ -565,6 +575,18 @@ impl File for TestFile {
         self.check_aligned(&range, offset);
         if let Err(error) = self.disk.operate(DiskOp::Read, &self.path).await {
             return (Err(error), buf);
+        }
+        let end = offset + range.len() as u64;
+        let unreadable = self
+            .disk
+            .0
+            .unreadable
+            .borrow()
+            .iter()
+            .any(|(path, bytes)| *path == self.path && bytes.start < end && offset < bytes.end);
+        if unreadable {
+            let source = io::Error::from_raw_os_error(5);
+            return (Err(DiskError::new(DiskOp::Read, &self.path, source)), buf);
         }
         let world = self.disk.0.world.borrow();
         let content = &world.inodes[&self.inode].now;

@@ -6,6 +6,7 @@ mod flow;
 mod matrix;
 mod restart;
 mod rot;
+mod unreadable;
 
 use crate::testing::{Rng, TestDisk};
 use crate::{
