@@ -76,6 +76,38 @@ fn synced_bytes_survive_a_kill_and_then_a_power_failure() {
     }
 }
 
+/// What a killed process left to the kernel only is flushed at the start: the next durable write elsewhere says of every
+/// slot before it that it is durable, and a power failure must not make a lie of that.
+#[test]
+fn slots_left_to_the_kernel_are_durable_before_the_next_one_is_d12() {
+    for keep in (0..24)
+        .map(Keep::Torn)
+        .chain([Keep::Mask(0), Keep::Mask(0b10)])
+    {
+        block_on(async {
+            let disk = TestDisk::default();
+            let (store, _) = open(&disk, small()).await;
+            let (data, other) = (content(1, 3_000), content(2, 12_000));
+            let mut writer = store.create_rbw(id(1), gs(10), chunk(512)).await.unwrap();
+            send(&mut writer, &data, 0, 3_000).await.unwrap();
+            writer.finish(false).await.unwrap();
+            let disk = disk.after_crash(Keep::Cached);
+            let (store, report) = open(&disk, small()).await;
+            assert_eq!(report.finalized, 1);
+            // Of another size, and so in another file, which alone is flushed for it.
+            put(&store, 2, 10, &other, chunk(512)).await;
+            assert_ne!(
+                store.locate(id(1)).map(|(path, _)| path),
+                store.locate(id(2)).map(|(path, _)| path)
+            );
+            let (store, report) = open(&disk.after_crash(keep), small()).await;
+            assert_eq!((report.finalized, report.waiting), (2, 0), "{keep:?}");
+            assert_eq!(read_all(&store, 1).await, Ok(data), "{keep:?}");
+            assert_eq!(read_all(&store, 2).await, Ok(other), "{keep:?}");
+        });
+    }
+}
+
 /// T-R3, second half: 515 bytes whose last one is lost are 512 (the last chunk that verifies).
 #[test]
 fn t_r3_a_cut_rbw_is_its_last_verified_chunk() {
