@@ -64,18 +64,7 @@ impl<S: Seam> DfsInputStream<S> {
         path: &str,
     ) -> Result<Self, ClientError> {
         let located = dfs.locations(path, 0, LOCATIONS_SPAN).await?;
-        let mut stream = Self {
-            length: located.file_length,
-            dfs,
-            path: path.to_owned(),
-            located,
-            position: 0,
-            ready: VecDeque::new(),
-            source: None,
-            choice: ReplicaChoice::default(),
-            chunk: None,
-            local: LocalReads::default(),
-        };
+        let mut stream = Self::new(dfs, path, located);
         if stream.located.under_construction {
             stream.see_open_block().await?;
         }
@@ -90,18 +79,26 @@ impl<S: Seam> DfsInputStream<S> {
         block: LocatedBlock,
     ) -> Self {
         let end = block.offset + block.block.length;
+        let located = LocatedBlocks {
+            pool,
+            inode: InodeId(0),
+            file_length: end,
+            under_construction: true,
+            blocks: vec![block],
+        };
         Self {
+            position: end,
+            ..Self::new(dfs, path, located)
+        }
+    }
+
+    fn new(dfs: DistributedFileSystem<S>, path: &str, located: LocatedBlocks) -> Self {
+        Self {
+            length: located.file_length,
             dfs,
             path: path.to_owned(),
-            located: LocatedBlocks {
-                pool,
-                inode: InodeId(0),
-                file_length: end,
-                under_construction: true,
-                blocks: vec![block],
-            },
-            length: end,
-            position: end,
+            located,
+            position: 0,
             ready: VecDeque::new(),
             source: None,
             choice: ReplicaChoice::default(),

@@ -54,14 +54,7 @@ impl<S: Seam> DfsOutputStream<S> {
             } => status,
             other => return Err(unexpected(&other)),
         };
-        let file = FileHandle {
-            path: path.to_owned(),
-            inode: status.inode,
-            pool: defaults.pool,
-            block_size: status.block_size,
-            bytes_per_checksum: defaults.bytes_per_checksum,
-            replication: status.replication,
-        };
+        let file = FileHandle::new(path, &status, defaults);
         Ok(Self::opened(dfs, file, None, 0))
     }
 
@@ -106,14 +99,7 @@ impl<S: Seam> DfsOutputStream<S> {
             } => (reopened, last, status),
             other => return Err(unexpected(&other)),
         };
-        let file = FileHandle {
-            path: path.to_owned(),
-            inode: status.inode,
-            pool: defaults.pool,
-            block_size: status.block_size,
-            bytes_per_checksum: defaults.bytes_per_checksum,
-            replication: status.replication,
-        };
+        let file = FileHandle::new(path, &status, defaults);
         let finished = reopened
             .as_ref()
             .map_or(status.length, |block| block.offset);

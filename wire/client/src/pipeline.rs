@@ -10,7 +10,9 @@ use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use hadal_datastream::{BlockStream, Recovery};
 use hadal_env::{Expect, Net, NetError, Seam};
-use hadal_proto::client::{BlockToken, LocatedBlock, ReplicaTarget, Request, Response};
+use hadal_proto::client::{
+    BlockToken, FileStatus, LocatedBlock, ReplicaTarget, Request, Response, ServerDefaults,
+};
 use hadal_proto::frame::{Ack, FrameKind};
 use hadal_proto::transfer::{TransferProtocol, WriteBlock, WriteStage, ack_timeout_ms};
 use hadal_proto::{FaultClass, Protocol};
@@ -35,6 +37,19 @@ pub(crate) struct FileHandle {
     pub(crate) block_size: u64,
     pub(crate) bytes_per_checksum: u32,
     pub(crate) replication: u16,
+}
+
+impl FileHandle {
+    pub(crate) fn new(path: &str, status: &FileStatus, defaults: ServerDefaults) -> Self {
+        Self {
+            path: path.to_owned(),
+            inode: status.inode,
+            pool: defaults.pool,
+            block_size: status.block_size,
+            bytes_per_checksum: defaults.bytes_per_checksum,
+            replication: status.replication,
+        }
+    }
 }
 
 /// What the caller waits for.
