@@ -6,7 +6,7 @@ use crate::error::{Attempt, ClientError};
 use crate::local::LocalReads;
 use crate::timeout::until;
 use bytes::Bytes;
-use hadal_datastream::ReplicaChoice;
+use hadal_datastream::{Doubts, ReplicaChoice};
 use hadal_env::{Conn, Expect, Net, Seam};
 use hadal_proto::client::{BadReplica, LocatedBlock, LocatedBlocks, ReplicaTarget, Request};
 use hadal_proto::frame::FrameKind;
@@ -46,13 +46,16 @@ pub struct DfsInputStream<S: Seam> {
     ready: VecDeque<Bytes>,
     source: Option<Source<NetConn<S>>>,
     choice: ReplicaChoice,
+    doubts: Doubts,
     /// Data bytes per checksum, as the last replica dialled said.
     chunk: Option<u32>,
     local: LocalReads,
 }
 
 enum ReadFailure {
-    /// The replica's bytes are wrong.
+    /// The chunk at this byte of the block does not match its checksum, as this reader sees it.
+    Mismatch(u64),
+    /// The DataNode says that its replica is corrupt.
     Corrupt(String),
     /// The node or the connection.
     Other(String),
@@ -102,6 +105,7 @@ impl<S: Seam> DfsInputStream<S> {
             ready: VecDeque::new(),
             source: None,
             choice: ReplicaChoice::default(),
+            doubts: Doubts::default(),
             chunk: None,
             local: LocalReads::default(),
         }
@@ -452,11 +456,11 @@ impl<S: Seam> DfsInputStream<S> {
         if let Err(bad) = checksum::verify(&frame.payload, source.chunk, &frame.aux)
             && !shared.options.planted.skip_verify
         {
-            let at = source.next + (bad.min(1 << 32) * source.chunk) as u64;
-            return Err((
-                source.node,
-                ReadFailure::Corrupt(format!("wrong checksum at byte {at}")),
-            ));
+            // Without a checksum for each chunk none of them is right.
+            let chunks = frame.payload.iter().map(Bytes::len).sum::<usize>() / source.chunk;
+            let bad = if bad > chunks { 0 } else { bad };
+            let at = source.next + (bad * source.chunk) as u64;
+            return Err((source.node, ReadFailure::Mismatch(at)));
         }
         let mut at = source.next;
         for mut piece in frame.payload {
@@ -474,11 +478,34 @@ impl<S: Seam> DfsInputStream<S> {
             }
             at += length;
         }
+        let (block, verified) = (source.block.block.id, source.next..at);
+        let bad = self
+            .doubts
+            .handle_verified(block, source.node.datanode, &verified);
         source.next = at;
         if source.next < source.end {
             self.source = Some(source);
         }
+        self.report_bad(bad).await;
         Ok(())
+    }
+
+    /// Tells the NameNode of corrupt replicas.
+    async fn report_bad(&mut self, blocks: Vec<BadReplica>) {
+        if blocks.is_empty() {
+            return;
+        }
+        for bad in &blocks {
+            tracing::warn!(
+                "the replica of {} on {} is corrupt",
+                bad.block,
+                bad.datanode
+            );
+        }
+        let report = Request::ReportBadBlocks { blocks };
+        if let Err(error) = self.dfs.call(report).await {
+            tracing::warn!("corrupt replicas could not be reported: {error}");
+        }
     }
 
     async fn replica_failed(
@@ -489,29 +516,24 @@ impl<S: Seam> DfsInputStream<S> {
     ) -> Result<(), ClientError> {
         self.choice.handle_failure(node.datanode);
         self.source = None;
-        let reason = match failure {
-            ReadFailure::Corrupt(reason) => {
-                tracing::warn!(
-                    "replica of {} on {} is corrupt: {reason}",
-                    block.block,
-                    node.name
-                );
-                let bad = BadReplica {
-                    block: block.block,
-                    datanode: node.datanode,
-                    storage: node.storage,
-                };
-                let report = Request::ReportBadBlocks { blocks: vec![bad] };
-                if let Err(error) = self.dfs.call(report).await {
-                    tracing::warn!("could not report it: {error}");
-                }
-                reason
-            }
-            ReadFailure::Other(reason) => {
-                tracing::debug!("reading {} from {}: {reason}", block.block, node.name);
-                reason
-            }
+        let bad = BadReplica {
+            block: block.block,
+            datanode: node.datanode,
+            storage: node.storage,
         };
+        let (reason, is_bad) = match failure {
+            ReadFailure::Mismatch(at) => {
+                let locations = block.locations.len();
+                let is_bad = self.doubts.handle_mismatch(&bad, at, locations);
+                (format!("wrong checksum at byte {at}"), is_bad)
+            }
+            ReadFailure::Corrupt(reason) => (reason, true),
+            ReadFailure::Other(reason) => (reason, false),
+        };
+        tracing::debug!("reading {} from {}: {reason}", block.block, node.name);
+        if is_bad {
+            self.report_bad(vec![bad]).await;
+        }
         if self
             .choice
             .choose(block.locations.iter().map(|node| node.datanode))

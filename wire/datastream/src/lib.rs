@@ -8,6 +8,7 @@ extern crate alloc;
 
 pub mod avoided;
 pub mod block_stream;
+pub mod doubts;
 pub mod failover;
 pub mod observers;
 pub mod packet;
@@ -16,6 +17,7 @@ pub mod replica_choice;
 
 pub use avoided::AvoidedNodes;
 pub use block_stream::{BlockStream, PipelineError, Recovery};
+pub use doubts::Doubts;
 pub use failover::{Failover, FailoverOptions, LastWord, Verdict};
 pub use observers::{Observers, ReadFrom};
 pub use packet::{Packet, Packetizer};

@@ -2,6 +2,7 @@
 //! over virtual time. Scenarios of behaviour.md 6.11 and 6.12 by id.
 
 mod pipelines;
+mod reads;
 mod restarts;
 
 use hadal_blockpool::{ActorConfig, ScannerConfig};
