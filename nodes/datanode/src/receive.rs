@@ -61,6 +61,8 @@ struct Progress {
     slow_behind: Cell<u64>,
     /// This node's last write or flush took too long.
     slow_here: Cell<bool>,
+    /// The end of the block is to be on the device, whatever its header says.
+    durable_end: Cell<bool>,
 }
 
 pub(crate) async fn receive<E: Env, C: Conn>(
@@ -150,6 +152,7 @@ async fn receive_block<E: Env, C: Conn>(
         established: RefCell::new(downstream.is_none()),
         slow_behind: Cell::new(0),
         slow_here: Cell::new(false),
+        durable_end: Cell::new(header.sync_on_close),
     };
     let (mut sender, mut next_acks) = downstream.unzip();
     let timeout_ms = ack_timeout_ms(node.config.stream_timeout_ms, header.targets.len());
@@ -188,7 +191,7 @@ async fn receive_block<E: Env, C: Conn>(
     // Every node behind has the bytes: finalising here and there goes on side by side.
     let writer = writer.expect("the frame loop leaves the writer");
     let storage = writer.info().storage;
-    let durably = header.sync_on_close && !node.config.actor.planted.skip_sync;
+    let durably = progress.durable_end.get() && !node.config.actor.planted.skip_sync;
     let (finished, kind) = if header.stage == WriteStage::TransferRbw {
         (
             join_pipeline(node, header, writer).await,
@@ -617,6 +620,9 @@ async fn frame_loop<E: Env, C: Conn>(
                 }
                 if let Some(downstream) = downstream {
                     downstream.finish();
+                }
+                if flags & FLAG_HSYNC != 0 {
+                    progress.durable_end.set(true);
                 }
                 finishing = Some(head.sequence);
                 continue;

@@ -29,6 +29,8 @@ pub struct DfsOutputStream<S: Seam> {
     /// Bytes of finished blocks.
     finished: u64,
     avoided: AvoidedNodes,
+    /// hsync was called: the ends of later blocks are durable, too.
+    syncing: bool,
     open: bool,
 }
 
@@ -76,6 +78,7 @@ impl<S: Seam> DfsOutputStream<S> {
             last,
             finished,
             avoided: AvoidedNodes::default(),
+            syncing: false,
             open: true,
         }
     }
@@ -167,7 +170,8 @@ impl<S: Seam> DfsOutputStream<S> {
         self.settle(outcome)
     }
 
-    /// As [`hflush`](Self::hflush), and on the devices.
+    /// As [`hflush`](Self::hflush), and on the devices. With `client.sync_on_close` off, blocks that ended before the first
+    /// call are left out, as in HDFS (HDFS-744): their ends were not to be durable.
     ///
     /// # Errors
     /// As [`DfsOutputStream::write_bytes`].
@@ -248,9 +252,16 @@ impl<S: Seam> DfsOutputStream<S> {
         }
     }
 
+    fn block_is_full(&self) -> bool {
+        self.cutter.position() == self.file.block_size
+    }
+
     async fn write_inner(&mut self, mut data: Bytes) -> Result<(), ClientError> {
         self.settle_block().await?;
         while !data.is_empty() {
+            if self.block_is_full() {
+                self.end_block().await?;
+            }
             let room = self.file.block_size - self.cutter.position();
             let mut part =
                 data.split_to(data.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
@@ -266,7 +277,8 @@ impl<S: Seam> DfsOutputStream<S> {
                     pipeline.drive(Goal::Room).await?;
                 }
             }
-            if self.cutter.position() == self.file.block_size {
+            // An end that is not durable waits for what follows: an hsync may still come for this block (F-08).
+            if self.block_is_full() && (self.syncing || self.dfs.shared.options.sync_on_close) {
                 self.end_block().await?;
             }
         }
@@ -286,16 +298,23 @@ impl<S: Seam> DfsOutputStream<S> {
             let avoid = self.avoided.list(self.dfs.shared.seam.now());
             let avoided = avoid.len();
             let (dfs, file) = (self.dfs.clone(), self.file.clone());
-            let fresh = Pipeline::create(dfs, file, self.last, avoid).await?;
+            let mut fresh = Pipeline::create(dfs, file, self.last, avoid).await?;
             if fresh.avoid.len() < avoided {
                 self.avoided.keep_newest();
             }
+            fresh.durable = self.syncing;
             self.pipeline = Some(fresh);
         }
         Ok(self.pipeline.as_mut().expect("made above"))
     }
 
     async fn flush_inner(&mut self, sync: bool) -> Result<(), ClientError> {
+        if sync {
+            self.syncing = true;
+            if let Some(pipeline) = &mut self.pipeline {
+                pipeline.durable = true;
+            }
+        }
         self.settle_block().await?;
         self.push_rest().await?;
         match &mut self.pipeline {

@@ -13,7 +13,7 @@ use hadal_env::{Expect, Net, NetError, Seam};
 use hadal_proto::client::{
     BlockToken, FileStatus, LocatedBlock, ReplicaTarget, Request, Response, ServerDefaults,
 };
-use hadal_proto::frame::{Ack, FrameKind};
+use hadal_proto::frame::{Ack, FLAG_HSYNC, FrameKind};
 use hadal_proto::transfer::{TransferProtocol, WriteBlock, WriteStage, ack_timeout_ms};
 use hadal_proto::{FaultClass, Protocol};
 use hadal_quic::{AckReceiver, AppendSender, open_append};
@@ -110,6 +110,8 @@ pub(crate) struct Pipeline<S: Seam> {
     pub(crate) state: BlockStream,
     /// A call is at work; still so at the next one, it was dropped in the middle.
     busy: bool,
+    /// Its end is to be durable even when `client.sync_on_close` is off: the caller relies on hsync.
+    pub(crate) durable: bool,
     wire: Option<Wire<NetConn<S>>>,
     /// When a node that restarts is waited for no more.
     restart_deadline: Option<Tick>,
@@ -141,6 +143,7 @@ impl<S: Seam> Pipeline<S> {
             avoid,
             state,
             busy: false,
+            durable: false,
             wire: None,
             restart_deadline: None,
         })
@@ -162,6 +165,7 @@ impl<S: Seam> Pipeline<S> {
             avoid: Vec::new(),
             state,
             busy: false,
+            durable: false,
             wire: None,
             restart_deadline: None,
         };
@@ -240,7 +244,10 @@ impl<S: Seam> Pipeline<S> {
         {
             // Known beforehand: its acknowledgement may come while it is being sent.
             wire.finish_sequence = Some(wire.frames);
-            let end = OutFrame::bare(FrameKind::Finish, length);
+            let end = OutFrame {
+                flags: if self.durable { FLAG_HSYNC } else { 0 },
+                ..OutFrame::bare(FrameKind::Finish, length)
+            };
             send(seam, timeout_ms, &mut self.state, wire, end).await?;
             wire.sender.finish();
             return Ok(false);

@@ -98,7 +98,8 @@ pub enum FrameKind {
     Flush = 2,
     /// No payload: everything so far must be on the device (hsync).
     Sync = 3,
-    /// The stream is complete; `offset` is its final length.
+    /// The stream is complete; `offset` is its final length. With [`FLAG_HSYNC`] the finished replica is durable, whatever
+    /// the header of the stream says.
     Finish = 4,
     /// Keeps the stream alive.
     KeepAlive = 5,

@@ -4,6 +4,7 @@
 mod pipelines;
 mod reads;
 mod restarts;
+mod syncs;
 
 use hadal_blockpool::{ActorConfig, ScannerConfig};
 use hadal_blocks::BlockConfig;
