@@ -29,6 +29,9 @@ pub use disk::{DirLock, ShardDisk};
 pub use env::ShardEnv;
 pub use file::ShardFile;
 pub use panic::PANIC_EXIT_CODE;
-pub use pool::{Pool, ShardBuf};
+pub use pool::{Pool, ShardBuf, pool_bytes_for};
 pub use start::StartError;
-pub use thread::{DEFAULT_BUFFER_POOL_BYTES, Shard, ShardHandle, ShardOptions, run_on_this_thread};
+pub use thread::{
+    DEFAULT_BUFFER_POOL_BYTES, Shard, ShardHandle, ShardOptions, machine_memory_bytes,
+    run_on_this_thread,
+};

@@ -5,14 +5,30 @@
 //! more is mapped than the bound.
 
 use crate::region::{HUGE_BYTES, Region};
+use futures_util::future::{Either, select};
 use hadal_env::{ALIGN, DiskBuf};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::pin::pin;
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
 use tokio_uring::buf::{IoBuf, IoBufMut};
+
+/// Pages beyond the bound, for buffers of one page: headers and records. Who holds large buffers often needs a page to get
+/// rid of them, and must not wait for others to do so first.
+const RESERVED_PAGES: usize = 64;
+/// What an open block stream holds at most while it waits for its peer: one buffer of the 1 MiB class.
+const STREAM_BYTES: usize = 1 << 20;
+
+/// A bound for a node that may have so many block streams open, on a machine with so much memory: a buffer for each of
+/// them, as far as a quarter of the memory goes. At least `least_bytes`.
+#[must_use]
+pub fn pool_bytes_for(streams: usize, memory_bytes: usize, least_bytes: usize) -> usize {
+    let wanted = streams.saturating_mul(STREAM_BYTES);
+    wanted.min(memory_bytes / 4).max(least_bytes)
+}
 
 /// Size classes in bytes. What is larger gets a mapping of its own size.
 const CLASSES: [usize; 5] = [ALIGN, 64 << 10, 256 << 10, 1 << 20, HUGE_BYTES];
@@ -30,6 +46,8 @@ struct Shared {
     bound_bytes: usize,
     /// One permit per page ([`ALIGN`] bytes) not in use; fair, so a large request is not overtaken for ever.
     pages: Semaphore,
+    /// As `pages`, for single pages only.
+    reserved: Semaphore,
     shelves: Mutex<Shelves>,
 }
 
@@ -138,6 +156,7 @@ impl Pool {
         let shared = Shared {
             bound_bytes,
             pages: Semaphore::new(bound_bytes / ALIGN),
+            reserved: Semaphore::new(RESERVED_PAGES),
             shelves: Mutex::default(),
         };
         Self {
@@ -146,7 +165,8 @@ impl Pool {
     }
 
     /// A buffer of `capacity` bytes rounded up to [`ALIGN`] (at least one unit); waits while the
-    /// bound is reached. First come, first served. A dropped call has taken nothing.
+    /// bound is reached. First come, first served, but for single pages, of which a few are always left over. A dropped
+    /// call has taken nothing.
     ///
     /// # Panics
     /// When `capacity` is more than the whole bound: it could never be had.
@@ -164,13 +184,16 @@ impl Pool {
         let class = CLASSES.iter().position(|size| *size >= bytes);
         let charged = class.map_or(bytes, |class| CLASSES[class]);
         let pages = u32::try_from(charged / ALIGN).expect("a buffer is less than 16 TiB");
-        let permit = self
-            .shared
-            .pages
-            .acquire_many(pages)
-            .await
-            .expect("the semaphore is never closed");
-        permit.forget();
+        let (permit, reserved) = if pages == 1 {
+            let any = pin!(self.shared.pages.acquire());
+            match select(any, pin!(self.shared.reserved.acquire())).await {
+                Either::Left((permit, _)) => (permit, false),
+                Either::Right((permit, _)) => (permit, true),
+            }
+        } else {
+            (self.shared.pages.acquire_many(pages).await, false)
+        };
+        permit.expect("the semaphore is never closed").forget();
         let (start, home) = match class {
             Some(class) => {
                 let (shelf, slot, start) = self.shared.shelves().take(class, bound_bytes);
@@ -185,6 +208,7 @@ impl Pool {
             start,
             bytes,
             charged,
+            reserved,
             home,
             pool: Arc::clone(&self.shared),
         }
@@ -199,7 +223,9 @@ impl Pool {
     /// Bytes in use now.
     #[must_use]
     pub fn used_bytes(&self) -> usize {
-        self.shared.bound_bytes - self.shared.pages.available_permits() * ALIGN
+        let reserved = RESERVED_PAGES - self.shared.reserved.available_permits();
+        let others = self.shared.pages.available_permits() * ALIGN;
+        self.shared.bound_bytes - others + reserved * ALIGN
     }
 
     /// Bytes mapped for size classes, used and free. Larger buffers are mapped while they are used.
@@ -236,6 +262,8 @@ pub struct ShardBuf {
     start: NonNull<u8>,
     bytes: usize,
     charged: usize,
+    /// It is one of the reserved pages.
+    reserved: bool,
     home: Home,
     pool: Arc<Shared>,
 }
@@ -302,7 +330,10 @@ impl Drop for ShardBuf {
             Home::Own(region) => drop(region),
             Home::Gone => {}
         }
-        self.pool.pages.add_permits(self.charged / ALIGN);
+        match self.reserved {
+            true => self.pool.reserved.add_permits(1),
+            false => self.pool.pages.add_permits(self.charged / ALIGN),
+        }
     }
 }
 
@@ -403,7 +434,7 @@ mod tests {
         let pool = Pool::new(4 << 20);
         let held = (now(&pool, 2 << 20), now(&pool, 2 << 20));
         let mut large = Box::pin(pool.buf(2 << 20));
-        let mut small = Box::pin(pool.buf(4096));
+        let mut small = Box::pin(pool.buf(8192));
         assert!((&mut large).now_or_never().is_none());
         assert!((&mut small).now_or_never().is_none());
         drop(held.0);
@@ -415,6 +446,33 @@ mod tests {
         assert!((&mut small).now_or_never().is_some());
         drop(held.1);
         assert_eq!(pool.used_bytes(), 0);
+    }
+
+    /// Who holds a large buffer gets the page it needs to write it out, whoever waits for large ones.
+    #[test]
+    fn single_pages_are_left_when_the_bound_is_reached() {
+        let pool = Pool::new(4 << 20);
+        let held: Vec<_> = (0..4).map(|_| now(&pool, 1 << 20)).collect();
+        let mut large = Box::pin(pool.buf(1 << 20));
+        assert!((&mut large).now_or_never().is_none());
+        let pages: Vec<_> = (0..RESERVED_PAGES).map(|_| now(&pool, 100)).collect();
+        assert!(pool.buf(100).now_or_never().is_none(), "only so many");
+        assert_eq!(pool.used_bytes(), (4 << 20) + RESERVED_PAGES * ALIGN);
+        drop(pages);
+        assert_eq!(pool.used_bytes(), 4 << 20);
+        drop(now(&pool, 4096));
+        drop(held);
+        assert!((&mut large).now_or_never().is_some());
+        assert_eq!(pool.used_bytes(), 0);
+    }
+
+    #[test]
+    fn the_bound_follows_from_the_streams_that_may_be_open_d9() {
+        let (least, gib) = (256 << 20, 1 << 30);
+        assert_eq!(pool_bytes_for(64, 16 * gib, least), least);
+        assert_eq!(pool_bytes_for(1024, 16 * gib, least), gib);
+        assert_eq!(pool_bytes_for(4096, 8 * gib, least), 2 * gib, "a quarter");
+        assert_eq!(pool_bytes_for(4096, 0, least), least, "not known");
     }
 
     #[test]

@@ -5,13 +5,21 @@ use crate::ring::{COMPLETION_ENTRIES, SUBMISSION_ENTRIES};
 use crate::{Pool, ShardClock, ShardDisk, ShardEnv, StartError};
 use hadal_env::Net;
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 use std::future::Future;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 /// Bytes of I/O buffers a shard may have in use at once, unless told otherwise.
 pub const DEFAULT_BUFFER_POOL_BYTES: usize = 256 << 20;
+
+/// Bytes of memory this machine has; 0 when the kernel does not say.
+#[must_use]
+pub fn machine_memory_bytes() -> usize {
+    let of = |name| sysconf(name).ok().flatten().unwrap_or(0);
+    let (pages, page) = (of(SysconfVar::_PHYS_PAGES), of(SysconfVar::PAGE_SIZE));
+    usize::try_from(pages.saturating_mul(page)).unwrap_or(0)
+}
 
 /// How to start a shard.
 #[derive(Clone, PartialEq, Eq, Debug)]

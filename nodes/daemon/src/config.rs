@@ -248,6 +248,9 @@ pub struct Datanode {
     pub stream_timeout: Duration,
     /// Open block streams at once.
     pub streams_max: u32,
+    /// Buffers of all block streams together; 0: 1 MiB for each of `streams_max`, of at most a quarter of the machine's
+    /// memory and at least 256 MiB. Taken as needed; a stream that finds none in time is refused.
+    pub buffer_pool: Size,
     /// After a restart for an upgrade open replicas go on as they were when it took no longer than this (HDFS
     /// `dfs.datanode.restart.replica.expiration`).
     pub restart_replica_expiration: Duration,
@@ -295,6 +298,7 @@ impl Default for Datanode {
             failed_volumes_tolerated: 0,
             stream_timeout: Duration(60_000),
             streams_max: 4096,
+            buffer_pool: Size(0),
             restart_replica_expiration: Duration(50_000),
             slow_write: Duration(0),
             balance_bandwidth: Size(100 * MIB),

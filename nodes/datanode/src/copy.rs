@@ -270,20 +270,23 @@ async fn stream<E: Env, C: Conn>(
     length: u64,
 ) -> Result<u64, Broken> {
     let lost = |error: hadal_env::NetError| Broken::lost(error.to_string());
-    while let Some(part) = reader.next_verified().await.map_err(Broken::Source)? {
+    loop {
+        let part = node.within(node.work_timeout_ms(), reader.next_verified());
+        let part = part
+            .await
+            .ok_or_else(|| Broken::Here(node.busy("a copy")))?;
+        let Some(part) = part.map_err(Broken::Source)? else {
+            break;
+        };
         if matches!(stage, WriteStage::Replace { .. }) {
             node.pay(part.data.len() as u64).await;
         }
-        sender
-            .send(
-                FrameKind::Data,
-                0,
-                part.offset,
-                part.checksums,
-                &mut [part.data],
-            )
-            .await
-            .map_err(lost)?;
+        let mut data = [part.data];
+        let sent = sender.send(FrameKind::Data, 0, part.offset, part.checksums, &mut data);
+        match node.within(node.send_timeout_ms(), sent).await {
+            Some(sent) => sent.map_err(lost)?,
+            None => return Err(Broken::lost("the target takes nothing")),
+        };
     }
     let last = sender
         .send(FrameKind::Finish, 0, length, Bytes::new(), &mut [])

@@ -14,6 +14,7 @@ mod error;
 mod farewell;
 mod local;
 mod node;
+mod patience;
 mod read;
 mod receive;
 mod recovery;

@@ -41,45 +41,45 @@ pub(crate) async fn serve_read<E: Env, C: Conn>(node: Rc<Node<E>>, stream: ReadR
         }
     };
     loop {
-        let sent = match reader.next().await {
-            Ok(Some(part)) => {
-                sender
-                    .send(
-                        FrameKind::Data,
-                        0,
-                        part.offset,
-                        part.checksums,
-                        &mut [part.data],
-                    )
-                    .await
-            }
-            Ok(None) => {
-                let end = sender
-                    .send(FrameKind::Finish, 0, reply.end, Bytes::new(), &mut [])
-                    .await;
-                sender.finish();
-                if let Err(error) = end {
-                    tracing::debug!("reader of {} left: {error}", header.block);
-                }
-                return;
-            }
-            Err(error) => {
+        let part = node.within(node.work_timeout_ms(), reader.next()).await;
+        let (kind, offset, aux, data) = match part {
+            Some(Ok(Some(part))) => (FrameKind::Data, part.offset, part.checksums, part.data),
+            Some(Ok(None)) => (FrameKind::Finish, reply.end, Bytes::new(), Bytes::new()),
+            Some(Err(error)) => {
                 tracing::warn!("reading {}: {error}", header.block);
-                let fault = fault_of(&error);
-                let sent = sender
-                    .send(FrameKind::Abort, 0, 0, encode(&fault), &mut [])
-                    .await;
-                sender.finish();
-                drop(sent);
                 if matches!(error, StoreError::Corrupt { .. } | StoreError::Disk(_)) {
                     scanner::suspect(&node, header.block.id);
                 }
-                return;
+                let fault = encode(&fault_of(&error));
+                (FrameKind::Abort, 0, fault, Bytes::new())
+            }
+            None => {
+                let fault = encode(&node.busy(header.block));
+                (FrameKind::Abort, 0, fault, Bytes::new())
             }
         };
-        if let Err(error) = sent {
-            tracing::debug!("reader of {} left: {error}", header.block);
-            return;
+        let mut data = [data];
+        let payload = match kind {
+            FrameKind::Data => &mut data[..],
+            _ => &mut [],
+        };
+        let sent = sender.send(kind, 0, offset, aux, payload);
+        match node.within(node.send_timeout_ms(), sent).await {
+            Some(Ok(_)) if kind == FrameKind::Data => {}
+            Some(Ok(_)) => return sender.finish(),
+            Some(Err(error)) => {
+                tracing::debug!("reader of {} left: {error}", header.block);
+                return;
+            }
+            // It is reset with that, and what it did not take is free.
+            None => {
+                let waited_ms = node.send_timeout_ms();
+                tracing::info!(
+                    "a reader of {} took nothing for {waited_ms} ms: given up",
+                    header.block
+                );
+                return;
+            }
         }
     }
 }

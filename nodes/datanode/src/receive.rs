@@ -3,6 +3,7 @@
 use crate::calls::only_datanodes;
 use crate::error::fault_of;
 use crate::node::{NetConn, Node};
+use crate::patience::IDLE_MS;
 use crate::read::check_pool;
 use futures_util::future::{Either, select};
 use futures_util::{FutureExt, select_biased};
@@ -125,7 +126,7 @@ async fn receive_block<E: Env, C: Conn>(
     }
     let (writer, downstream) = {
         // Both at once: the disk of this node and the way to the next.
-        let open = pin!(open_writer(node, header));
+        let open = pin!(open_in_time(node, header));
         let dial = pin!(open_downstream(node, header));
         match select(open, dial).await {
             Either::Left((writer, dial)) => (writer?, dial.await),
@@ -135,7 +136,7 @@ async fn receive_block<E: Env, C: Conn>(
     let downstream = match downstream {
         Ok(downstream) => downstream,
         Err(broken) => {
-            park(header, writer).await;
+            park(node, header, writer).await;
             return Err(broken);
         }
     };
@@ -183,7 +184,7 @@ async fn receive_block<E: Env, C: Conn>(
                 sender.reset(0);
             }
             if let Some(writer) = writer {
-                park(header, writer).await;
+                park(node, header, writer).await;
             }
             return Err(broken);
         }
@@ -333,9 +334,12 @@ fn established() -> Ack {
     }
 }
 
-async fn park<D: hadal_env::Disk>(header: &WriteBlock, writer: ReplicaWriter<D>) {
-    if let Err(error) = writer.park().await {
-        tracing::warn!("parking {}: {error}", header.block);
+async fn park<E: Env>(node: &Node<E>, header: &WriteBlock, writer: ReplicaWriter<E::Disk>) {
+    // The writer is told of what went wrong after this, and in time.
+    match node.within(node.work_timeout_ms() / 2, writer.park()).await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::warn!("parking {}: {error}", header.block),
+        None => tracing::warn!("parking {}: {}", header.block, node.busy(header.block)),
     }
 }
 
@@ -379,6 +383,15 @@ async fn discard_copy<E: Env>(node: &Rc<Node<E>>, header: &WriteBlock) {
     if let Err(error) = outcome {
         tracing::warn!("removing the copy of {block}: {error}");
     }
+}
+
+async fn open_in_time<E: Env>(
+    node: &Rc<Node<E>>,
+    header: &WriteBlock,
+) -> Result<ReplicaWriter<E::Disk>, Broken> {
+    let opened = node.within(node.work_timeout_ms(), open_writer(node, header));
+    let busy = || Err(Broken::here(node.busy(header.block)));
+    opened.await.unwrap_or_else(busy)
 }
 
 async fn open_writer<E: Env>(
@@ -514,6 +527,7 @@ async fn frame_loop<E: Env, C: Conn>(
 ) -> Result<u64, Broken> {
     let writer = writer.as_mut().expect("the writer was just opened");
     let mut told_established = false;
+    let mut rested = false;
     // Frames before the last: what must be acknowledged downstream before the replica is finalised.
     let mut before_finish = None;
     let mut finishing = None;
@@ -534,7 +548,11 @@ async fn frame_loop<E: Env, C: Conn>(
             progress.changed.changed(mark).await;
             continue;
         }
-        let deadline = node.env.now().after_ms(node.config.stream_timeout_ms);
+        let patience_ms = match rested {
+            true => node.config.stream_timeout_ms,
+            false => IDLE_MS.min(node.config.stream_timeout_ms),
+        };
+        let deadline = node.env.now().after_ms(patience_ms);
         let frame = {
             let mut timeout = pin!(node.env.sleep_until(deadline).fuse());
             let mut changed = pin!(progress.changed.changed(mark).fuse());
@@ -545,8 +563,17 @@ async fn frame_loop<E: Env, C: Conn>(
                 () = timeout => match writer.is_current() {
                     // A program may pause as long as it likes (T-P19): that the writer lives, and every node between,
                     // the connections' own keep-alives say, both ways and at a third of their time-out; one that is
-                    // gone ends the stream. Only a replica that is another's by now need not be waited for.
-                    true => continue,
+                    // gone ends the stream. Only a replica that is another's by now need not be waited for. Meanwhile
+                    // its buffers are others'.
+                    true => {
+                        if !rested && !node.config.actor.planted.skip_hflush {
+                            let rest = node.within(node.work_timeout_ms(), writer.rest());
+                            let rest = rest.await.unwrap_or(Ok(()));
+                            rest.map_err(|error| Broken::here(fault_of(&error)))?;
+                        }
+                        rested = true;
+                        continue;
+                    }
                     false => return Err(Broken::upstream("another took the replica over")),
                 },
             }
@@ -560,6 +587,7 @@ async fn frame_loop<E: Env, C: Conn>(
             }
             Err(error) => return Err(Broken::upstream(error.to_string())),
         };
+        rested = false;
         let head = frame.head;
         let end = match head.kind {
             FrameKind::Data => head
@@ -597,9 +625,10 @@ async fn frame_loop<E: Env, C: Conn>(
         let began = node.env.now();
         match head.kind {
             FrameKind::Data => {
-                writer
-                    .write(head.offset, &frame.payload, &frame.aux)
-                    .await
+                let write = writer.write(head.offset, &frame.payload, &frame.aux);
+                let written = node.within(node.work_timeout_ms(), write).await;
+                written
+                    .ok_or_else(|| Broken::here(node.busy(header.block)))?
                     .map_err(|error| Broken::here(fault_of(&error)))?;
                 if matches!(header.stage, WriteStage::Replace { .. }) {
                     node.pay(u64::from(head.payload_length)).await;

@@ -16,7 +16,10 @@ use hadal_namenode::{
 };
 use hadal_namesystem::{CheckpointConfig, NamesystemConfig};
 use hadal_quic::{Identity, QuicNet, TransportOptions};
-use hadal_shard::{ShardEnv, ShardOptions, run_on_this_thread, udp};
+use hadal_shard::{
+    DEFAULT_BUFFER_POOL_BYTES, ShardEnv, ShardOptions, machine_memory_bytes, pool_bytes_for,
+    run_on_this_thread, udp,
+};
 use hadal_types::Role;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -129,7 +132,7 @@ pub(crate) fn endpoint(
 
 /// Runs a daemon's future on a shard until it ends or SIGTERM comes.
 fn run_daemon<F>(
-    name: &str,
+    shard: ShardOptions,
     address: SocketAddr,
     identity: Identity,
     timeout: Duration,
@@ -138,7 +141,8 @@ fn run_daemon<F>(
 where
     F: Future<Output = Result<()>>,
 {
-    let outcome = run_on_this_thread(ShardOptions::new(name), |shard| async move {
+    let outcome = run_on_this_thread(shard, |shard| async move {
+        let name = shard.name().to_owned();
         let net = endpoint(address, &identity, timeout, true)?;
         tracing::info!("{name} listens on {}", net.local_addr());
         let env = shard.env(net.clone());
@@ -299,7 +303,7 @@ pub(crate) fn namenode(args: &DaemonArgs) -> Result<i32> {
     let settings = namenode_config(&config, &member.id)?;
     let identity = identity(&config, Role::Namenode, &member.id)?;
     run_daemon(
-        &member.id,
+        ShardOptions::new(&member.id),
         member.address,
         identity,
         config.cluster.connection_timeout,
@@ -481,7 +485,7 @@ pub(crate) fn journalnode(args: &DaemonArgs) -> Result<i32> {
     settings.lease_ttl_ms =
         u32::try_from(ttl.0).with_context(|| format!("ha.lease_ttl is {ttl}, far too long"))?;
     run_daemon(
-        &member.id,
+        ShardOptions::new(&member.id),
         member.address,
         identity,
         config.cluster.connection_timeout,
@@ -553,8 +557,16 @@ pub(crate) fn datanode(args: &DaemonArgs) -> Result<i32> {
         balance_moves_max: section.balance_moves_max,
         software: env!("CARGO_PKG_VERSION").into(),
     };
+    let buffers = match section.buffer_pool.0 {
+        0 => pool_bytes_for(
+            section.streams_max as usize,
+            machine_memory_bytes(),
+            DEFAULT_BUFFER_POOL_BYTES,
+        ),
+        bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+    };
     run_daemon(
-        &id,
+        ShardOptions::new(&id).buffer_pool_bytes(buffers),
         section.address,
         identity,
         config.cluster.connection_timeout,

@@ -272,6 +272,9 @@ impl<D: Disk> Body<D> {
         if self.gather.is_none() && self.fill > 0 {
             self.drain(replica).await?;
         }
+        if self.gather.is_none() && self.submitted < self.received() {
+            self.fetch(replica).await?;
+        }
         if self.gather.is_none() {
             // Bytes in place need not be here; a body loaded at the end of a unit has no others.
             assert!(
@@ -300,6 +303,32 @@ impl<D: Disk> Body<D> {
                 .update(|c| c.bytes_copied += self.fill as u64);
             self.gather = Some(wide);
         }
+        Ok(())
+    }
+
+    /// Gives the buffers back, as the writer is idle: what they hold is flushed, and read again when it goes on. A small
+    /// copy in flight is in memory only, and keeps its buffer.
+    pub(crate) async fn rest(&mut self, replica: &Replica<D>) -> Result<(), StoreError> {
+        if self.gather.is_some() || !self.in_flight.is_empty() {
+            self.flush(replica).await?;
+        }
+        self.spare = None;
+        if replica.meta.borrow().on_disk == self.received() {
+            self.gather = None;
+        }
+        Ok(())
+    }
+
+    /// Reads the gathered bytes again after a rest, which left them all on disk.
+    async fn fetch(&mut self, replica: &Replica<D>) -> Result<(), StoreError> {
+        let loaded = Self::load(replica, self.received()).await?;
+        if loaded.checksums != self.checksums {
+            return Err(StoreError::Corrupt {
+                id: replica.id,
+                what: "other bytes are read than were written",
+            });
+        }
+        self.gather = loaded.gather;
         Ok(())
     }
 

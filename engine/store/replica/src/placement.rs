@@ -171,6 +171,7 @@ impl<D: Disk> Body<D> {
                 synced_length: replica.meta.borrow().durable.min(self.received()),
                 checksums: self.checksums[self.geometry.chunks(full)..].to_vec(),
             };
+            self.ensure_gather(replica, fill).await?;
             let handle = file.open().await?;
             let slot = file.free_tail_slot();
             let tail = TailRef {

@@ -13,7 +13,7 @@ use std::rc::Rc;
 /// The one writer of an open replica. A recovery, a take-over by another pipeline or a deletion stops it: its
 /// next call answers [`StoreError::Fenced`].
 ///
-/// It holds one aligned buffer of at most `group_bytes` while bytes are gathered, and up to
+/// It holds one aligned buffer of at most `group_bytes` while bytes are gathered (until [`ReplicaWriter::rest`]), and up to
 /// `writes_in_flight` more. Dropping it leaves the replica as it is, with its buffer; call [`ReplicaWriter::park`] when the
 /// connection is lost.
 pub struct ReplicaWriter<D: Disk> {
@@ -94,6 +94,13 @@ impl<D: Disk> ReplicaWriter<D> {
         let body = held.as_mut().expect("held");
         body.sync(&self.replica).await?;
         Ok(body.received())
+    }
+
+    /// The caller has nothing for a while: what was received is flushed, and the buffers go back. They are taken again with
+    /// the next bytes.
+    pub async fn rest(&mut self) -> Result<(), StoreError> {
+        let mut held = self.hold().await?;
+        held.as_mut().expect("held").rest(&self.replica).await
     }
 
     /// Every node downstream has acknowledged this many bytes (the last node of a pipeline: what it received).

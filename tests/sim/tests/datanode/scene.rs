@@ -1,9 +1,10 @@
 //! DataNodes in a simulated world, scripted NameNodes, and a writer that speaks the transfer protocol by hand.
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use hadal_blockpool::{ActorConfig, ScannerConfig};
 use hadal_datanode::{DatanodeConfig, NamenodeList, NamenodePeer};
-use hadal_env::{Env, Expect, Net, Seam};
+use hadal_env::{Clock, Env, Expect, Net, Seam};
 use hadal_proto::admin::{self, AdminProtocol, ReplicaStatus};
 use hadal_proto::client::ReplicaTarget;
 use hadal_proto::datanode::{
@@ -11,19 +12,21 @@ use hadal_proto::datanode::{
 };
 use hadal_proto::frame::FrameKind;
 use hadal_proto::transfer::{self, ReadBlock, ReadReply, TransferProtocol, WriteBlock, WriteStage};
-use hadal_proto::{Fault, FaultClass, Protocol};
-use hadal_quic::{AckReceiver, AppendSender, CallClient, Incoming, accept, open_append, open_read};
+use hadal_proto::{Fault, FaultClass, Protocol, decode};
+use hadal_quic::{
+    AckReceiver, AppendSender, CallClient, FrameReceiver, Incoming, accept, open_append, open_read,
+};
 use hadal_types::{
     Block, BlockId, BlockPoolId, ClientId, ClusterId, DatanodeUuid, Epoch, GenerationStamp,
     HaState, NamespaceInfo, Role, StorageUuid, TxId,
 };
-use sim::{NodeId, SimConn, SimEnv, Status, World};
+use sim::{NodeId, SimConn, SimEnv, Status, World, WorldConfig};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 use store_record::checksum::crc32c;
@@ -33,6 +36,9 @@ use store_replica::StoreOptions;
 pub(crate) const CHUNK: usize = 512;
 /// Within this much virtual time things happen.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+/// What a reader gets.
+pub(crate) type Frames = FrameReceiver<SimConn>;
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -217,7 +223,6 @@ impl Namenode {
                             namenode.heard.borrow_mut().push((from.clone(), request));
                             let later = env.clone();
                             env.spawn("answer", async move {
-                                use hadal_env::Clock;
                                 later.sleep_until(later.now().after_ms(slow_ms)).await;
                                 responder.answer(answer);
                             });
@@ -249,6 +254,7 @@ pub(crate) struct Plan {
     pub(crate) tolerated: u32,
     pub(crate) clusters: Vec<&'static str>,
     pub(crate) scanner: ScannerConfig,
+    pub(crate) world: WorldConfig,
 }
 
 impl Plan {
@@ -262,6 +268,7 @@ impl Plan {
             tolerated: 0,
             clusters: Vec::new(),
             scanner: ScannerConfig::default(),
+            world: WorldConfig::new(11),
         }
     }
 
@@ -326,7 +333,7 @@ fn config(plan: &Plan, index: usize) -> DatanodeConfig {
 
 impl Scene {
     pub(crate) fn new(plan: &Plan) -> Self {
-        let world = World::new(11);
+        let world = World::with_config(plan.world.clone());
         let namenodes: Vec<Namenode> = plan.claims.iter().cloned().map(Namenode::new).collect();
         for (index, namenode) in namenodes.iter().enumerate() {
             if let Some(cluster) = plan.clusters.get(index) {
@@ -442,6 +449,21 @@ impl Scene {
         self.world.block_on(self.client, task)
     }
 
+    /// What a DataNode answers, or that it does not.
+    fn answered<T: 'static>(
+        &self,
+        task: impl Future<Output = Result<T, Fault>> + 'static,
+    ) -> Result<T, Fault> {
+        let env = self.world.env_of(self.client);
+        self.block_on(async move {
+            let deadline = env.now().after_ms(SOON.as_millis() as u64);
+            match select(pin!(task), pin!(env.sleep_until(deadline))).await {
+                Either::Left((answer, _)) => answer,
+                Either::Right(_) => Err(Fault::new(FaultClass::Retry, "no answer")),
+            }
+        })
+    }
+
     /// Opens a pipeline and waits until it is set up.
     pub(crate) fn open(
         &self,
@@ -495,7 +517,7 @@ impl Scene {
         then: FrameKind,
     ) -> Result<Writer, Fault> {
         let data = Bytes::copy_from_slice(data);
-        self.block_on(async move {
+        self.answered(async move {
             let mut at = from / CHUNK * CHUNK;
             while at < data.len() {
                 let end = (at + 8 * CHUNK).min(data.len());
@@ -587,11 +609,11 @@ impl Scene {
             .find(|replica| replica.block.id == BlockId(id))
     }
 
-    /// All readable bytes of a replica, each chunk checked.
-    pub(crate) fn read(&self, index: usize, id: u64) -> Result<Vec<u8>, Fault> {
+    /// Begins to read a replica: its frames come from now on, and wait.
+    pub(crate) fn open_reader(&self, index: usize, id: u64) -> Result<Frames, Fault> {
         let env = self.world.env_of(self.client);
         let target = self.target(index);
-        self.block_on(async move {
+        self.answered(async move {
             let conn = connect(&env, &target).await?;
             let header = ReadBlock {
                 pool: info("").block_pool_id,
@@ -600,7 +622,7 @@ impl Scene {
                 length: u64::MAX,
                 token: Default::default(),
             };
-            let (_reply, mut frames): (ReadReply, _) = open_read(
+            let (_reply, frames): (ReadReply, _) = open_read(
                 &conn,
                 TransferProtocol::ID,
                 TransferProtocol::VERSION,
@@ -611,6 +633,14 @@ impl Scene {
                 Some(fault) => fault.clone(),
                 None => Fault::new(FaultClass::Retry, error.to_string()),
             })?;
+            Ok(frames)
+        })
+    }
+
+    /// All readable bytes of a replica, each chunk checked.
+    pub(crate) fn read(&self, index: usize, id: u64) -> Result<Vec<u8>, Fault> {
+        let mut frames = self.open_reader(index, id)?;
+        self.answered(async move {
             let mut bytes = Vec::new();
             loop {
                 let frame = frames
@@ -631,9 +661,7 @@ impl Scene {
                         bytes.extend_from_slice(&data);
                     }
                     FrameKind::Finish => return Ok(bytes),
-                    FrameKind::Abort => {
-                        return Err(Fault::new(FaultClass::Corrupt, "the DataNode gave up"));
-                    }
+                    FrameKind::Abort => return Err(decode(frame.aux).expect("a fault")),
                     other => panic!("{other:?}"),
                 }
             }

@@ -51,6 +51,10 @@ async fn write_on(
             writer.sync().await?;
             note(ledger, n, |p| (p.flushed, p.synced) = (to, to));
         }
+        "rest" => {
+            writer.rest().await?;
+            note(ledger, n, |p| p.flushed = to);
+        }
         _ => {}
     }
     Ok(())
@@ -517,7 +521,7 @@ async fn step(
             match rng.below(8) {
                 0..4 => {
                     let to = known + rng.below((length - known) as u64 + 1) as usize;
-                    let how = ["", "flush", "sync"][rng.below(3) as usize];
+                    let how = ["", "flush", "sync", "rest"][rng.below(4) as usize];
                     write_on(ledger, &mut writer, n, to, how).await?;
                     Ok(Now::Open(writer, stamp))
                 }

@@ -478,6 +478,93 @@ fn a_writer_that_ends_in_an_error_keeps_no_buffer() {
     });
 }
 
+/// D9: a writer that rests keeps no buffer, and goes on as if it had not: whatever it wrote and flushed before, wherever its
+/// bytes are, and whatever comes next.
+#[test]
+fn a_resting_writer_keeps_no_buffer_and_goes_on_d9() {
+    for options in [small(), files_only()] {
+        for (before, flushes) in [
+            (0, 0),
+            (1, 0),
+            (515, 1),
+            (4096, 2),
+            (9_000, 3),
+            (16_384, 0),
+            (20_000, 1),
+            (70_001, 2),
+        ] {
+            for then in [
+                "write", "flush", "sync", "recover", "cut", "append", "finish",
+            ] {
+                block_on(async {
+                    let disk = TestDisk::default();
+                    let (store, _) = open(&disk, options).await;
+                    let all = content(3, before + 30_000);
+                    let mut writer = store.create_rbw(id(1), gs(1), chunk(512)).await.unwrap();
+                    for part in 1..=flushes {
+                        let to = before * part / flushes;
+                        send(&mut writer, &all, before * (part - 1) / flushes, to)
+                            .await
+                            .unwrap();
+                        writer.flush().await.unwrap();
+                    }
+                    send(&mut writer, &all, 0, before).await.unwrap();
+                    writer.rest().await.unwrap();
+                    writer.rest().await.unwrap();
+                    let replica = store.find(id(1)).unwrap();
+                    {
+                        let held = replica.body.lock().await;
+                        let body = held.as_ref().expect("the writer goes on");
+                        assert!(body.gather.is_none() && body.spare.is_none());
+                    }
+                    assert_eq!(
+                        read_all(&store, 1).await.as_deref(),
+                        Ok(&all[..before]),
+                        "what was acknowledged is on disk"
+                    );
+                    let mut from = before;
+                    match then {
+                        "flush" => assert_eq!(writer.flush().await.unwrap(), before as u64),
+                        "sync" => assert_eq!(writer.sync().await.unwrap(), before as u64),
+                        "recover" => {
+                            let least = before as u64;
+                            let next = store.recover_rbw(id(1), gs(1), gs(2), least, least).await;
+                            writer = next.unwrap();
+                        }
+                        "cut" => {
+                            let next = store.recover_append(block(1, 1, before as u64), gs(2), 0);
+                            writer = next.await.unwrap();
+                            writer.rest().await.unwrap();
+                        }
+                        "append" => {
+                            writer.finish(true).await.unwrap();
+                            let old = block(1, 1, before as u64);
+                            writer = store.append(old, gs(2), 1 << 17).await.unwrap();
+                            writer.rest().await.unwrap();
+                        }
+                        _ => {}
+                    }
+                    if then != "finish" {
+                        for to in [before + 100, before + 20_000, before + 30_000] {
+                            send(&mut writer, &all, from, to).await.unwrap();
+                            writer.rest().await.unwrap();
+                            from = to;
+                        }
+                    }
+                    writer.finish(true).await.unwrap();
+                    let (store, _) = open(&disk.after_crash(Keep::Mask(0)), options).await;
+                    let case = format!("{before} after {flushes} flushes, {then}");
+                    assert_eq!(
+                        read_all(&store, 1).await.as_deref(),
+                        Ok(&all[..from]),
+                        "{case}"
+                    );
+                });
+            }
+        }
+    }
+}
+
 /// A reader keeps the bytes it opened: the slot of a deleted replica is not given to another one before it is done.
 #[test]
 fn a_reader_outlives_the_replica_it_reads() {
