@@ -159,7 +159,7 @@ async fn send<E: Env>(
     targets: &[ReplicaTarget],
 ) -> Result<(), Broken> {
     let first = targets.first().and_then(|it| it.address_for(block.id));
-    let kept = |node: &Node<E>| first.is_some_and(|address| node.keeps_peer(address));
+    let kept = |node: &Node<E>| first.is_some_and(|address| node.peers.keeps(address));
     let was_kept = kept(node);
     match send_once(node, block, bytes_per_checksum, stage, targets).await {
         Err(Broken::Target(0, fault))
@@ -206,7 +206,7 @@ async fn send_once<E: Env>(
     };
     let expect = Expect::node(Role::Datanode, first.name.clone());
     let dial = async {
-        let conn = node.peer(address, &expect).await?;
+        let conn = node.peers.connect(address, &expect).await?;
         open_append(
             &conn,
             TransferProtocol::ID,

@@ -6,12 +6,13 @@ use crate::config::{DatanodeConfig, NamenodeList, NamenodePeer};
 use crate::error::RunError;
 use crate::farewell::Farewell;
 use crate::local::LocalDoor;
+use crate::peers::Peers;
 use crate::scanner;
 use crate::serve;
 use crate::volumes::{self, EpochRecord};
 use hadal_blockpool::{Actor, BlockScanner, OfferService};
 use hadal_daemon::Notify;
-use hadal_env::{Conn, Env, Net, Seam};
+use hadal_env::{Env, Net, Seam};
 use hadal_proto::client::BadReplica;
 use hadal_proto::datanode::{ChangeKind, DatanodeProtocol, ReplicaChange};
 use hadal_proto::{Fault, FaultClass};
@@ -19,7 +20,6 @@ use hadal_quic::CallClient;
 use hadal_types::{Block, BlockId, DatanodeUuid, GenerationStamp, NamespaceInfo, StorageUuid};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use store_replica::{
@@ -77,13 +77,11 @@ pub(crate) struct Node<E: Env> {
     namenodes: Option<NamenodeList>,
     /// Where readers on this host get descriptors, if they may.
     pub(crate) local: Option<LocalDoor>,
-    peers: RefCell<BTreeMap<SocketAddr, NetConn<E>>>,
+    pub(crate) peers: Peers<E>,
 }
 
 /// So many tries in a row end for a certificate before it is taken for wrong.
 const DISTRUSTED_TRIES: u32 = 4;
-/// Connections to other DataNodes kept.
-const PEERS_MAX: usize = 1024;
 
 /// Runs a DataNode until the process ends.
 ///
@@ -137,7 +135,7 @@ pub async fn run_with<E: Env>(
         doomed: RefCell::default(),
         namenodes,
         local,
-        peers: RefCell::new(BTreeMap::new()),
+        peers: Peers::new(env.clone()),
         env: env.clone(),
         config,
     });
@@ -475,36 +473,6 @@ impl<E: Env> Node<E> {
             }
         }
         self.report_bad(info.block, info.storage);
-    }
-
-    /// Whether a connection to that DataNode is kept which is not known to be over.
-    pub(crate) fn keeps_peer(&self, address: SocketAddr) -> bool {
-        let peers = self.peers.borrow();
-        peers.get(&address).is_some_and(|conn| !conn.is_closed())
-    }
-
-    /// A connection to another DataNode, kept for the next stream.
-    pub(crate) async fn peer(
-        &self,
-        address: SocketAddr,
-        expect: &hadal_env::Expect,
-    ) -> Result<NetConn<E>, hadal_env::NetError> {
-        let known = self
-            .peers
-            .borrow()
-            .get(&address)
-            .filter(|conn| !conn.is_closed())
-            .cloned();
-        if let Some(conn) = known {
-            return Ok(conn);
-        }
-        let conn = self.env.net().connect(address, expect).await?;
-        let mut peers = self.peers.borrow_mut();
-        if peers.len() >= PEERS_MAX {
-            peers.retain(|_, conn| !conn.is_closed());
-        }
-        peers.insert(address, conn.clone());
-        Ok(conn)
     }
 
     /// Counts an open block stream for as long as the returned value lives.

@@ -1,6 +1,7 @@
 //! Receiving a block: verify, store, forward, acknowledge (E-22).
 
 use crate::calls::only_datanodes;
+use crate::downstream::{Broken, open_downstream};
 use crate::error::fault_of;
 use crate::node::{NetConn, Node};
 use crate::patience::IDLE_MS;
@@ -9,47 +10,18 @@ use futures_util::future::{Either, select};
 use futures_util::{FutureExt, select_biased};
 use hadal_blockpool::{AckBook, AckDebt};
 use hadal_daemon::Notify;
-use hadal_env::{Conn, Env, Expect};
-use hadal_proto::Protocol;
+use hadal_env::{Conn, Env};
 use hadal_proto::datanode::ChangeKind;
 use hadal_proto::frame::{Ack, FLAG_HFLUSH, FLAG_HSYNC, FrameKind};
-use hadal_proto::transfer::{TransferProtocol, WriteBlock, WriteStage, ack_timeout_ms};
+use hadal_proto::transfer::{WriteBlock, WriteStage, ack_timeout_ms};
 use hadal_proto::{Fault, FaultClass, decode};
-use hadal_quic::{
-    AckReceiver, AckSender, AppendReceiver, AppendSender, FrameReceiver, open_append,
-};
+use hadal_quic::{AckReceiver, AckSender, AppendReceiver, AppendSender, FrameReceiver};
 use hadal_types::{Block, BlockId, DatanodeUuid, GenerationStamp, ReplicaState, Role};
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use store_replica::{CreateSpec, ReplicaWriter, StoreError};
-
-/// Why a pipeline broke, and which node is to blame counted from here (0 is this one).
-struct Broken {
-    bad_node: u8,
-    fault: Fault,
-}
-
-impl Broken {
-    fn here(fault: Fault) -> Self {
-        Self { bad_node: 0, fault }
-    }
-
-    fn next(reason: impl Into<String>) -> Self {
-        Self {
-            bad_node: 1,
-            fault: Fault::new(FaultClass::Retry, reason),
-        }
-    }
-
-    /// The peer that writes to us is gone: nobody to blame, nobody to tell.
-    fn upstream(reason: impl Into<String>) -> Self {
-        Self {
-            bad_node: u8::MAX,
-            fault: Fault::new(FaultClass::Retry, reason),
-        }
-    }
-}
 
 /// What the frame loop and the reader of downstream acknowledgements share.
 struct Progress {
@@ -102,8 +74,6 @@ pub(crate) async fn receive<E: Env, C: Conn>(
     acks.finish();
 }
 
-type Downstream<E> = (AppendSender<NetConn<E>>, AckReceiver<NetConn<E>>);
-
 async fn receive_block<E: Env, C: Conn>(
     node: &Rc<Node<E>>,
     caller: Role,
@@ -144,18 +114,21 @@ async fn receive_block<E: Env, C: Conn>(
         let info = writer.info();
         node.report_change(info.storage, info.block, ChangeKind::Receiving);
     }
+    let established = downstream.as_ref().is_none_or(|next| next.established);
     let progress = Progress {
         book: RefCell::new(AckBook::new(
             downstream.is_some() && !node.config.actor.planted.ack_before_downstream,
         )),
         debt: Cell::default(),
         changed: Notify::new(),
-        established: RefCell::new(downstream.is_none()),
+        established: RefCell::new(established),
         slow_behind: Cell::new(0),
         slow_here: Cell::new(false),
         durable_end: Cell::new(header.sync_on_close),
     };
-    let (mut sender, mut next_acks) = downstream.unzip();
+    let next = downstream.as_ref().map(|next| next.address);
+    let (mut sender, acks_behind) = downstream.map(|next| (next.sender, next.acks)).unzip();
+    let mut next_acks = acks_behind.zip(next);
     let timeout_ms = ack_timeout_ms(node.config.stream_timeout_ms, header.targets.len());
     let mut writer = Some(writer);
     let streamed = {
@@ -298,19 +271,17 @@ async fn close_recovery<E: Env, C: Conn>(
         Ok::<_, Broken>(())
     };
     let behind = async {
-        let Some((_sender, mut next)) = open_downstream(node, header).await? else {
+        let Some(mut next) = open_downstream(node, header).await? else {
             return Ok(());
         };
+        if next.established {
+            return Ok(());
+        }
         let timeout_ms = ack_timeout_ms(node.config.stream_timeout_ms, header.targets.len());
         let deadline = node.env.now().after_ms(timeout_ms);
-        match select(pin!(next.next()), pin!(node.env.sleep_until(deadline))).await {
-            Either::Left((Ok(Some(ack)), _)) => match ack.fault {
-                None => Ok(()),
-                Some(fault) => Err(Broken {
-                    bad_node: ack.bad_node.saturating_add(1),
-                    fault,
-                }),
-            },
+        let ack = next.acks.next();
+        match select(pin!(ack), pin!(node.env.sleep_until(deadline))).await {
+            Either::Left((Ok(Some(ack)), _)) => Broken::behind(&ack).map_or(Ok(()), Err),
             Either::Left((Ok(None), _)) => Err(Broken::next("the next node ended the stream")),
             Either::Left((Err(error), _)) => Err(Broken::next(error.to_string())),
             Either::Right(_) => Err(Broken::next("the next node does not acknowledge")),
@@ -475,43 +446,6 @@ async fn open_writer<E: Env>(
         WriteStage::CloseRecovery { .. } => unreachable!("a close recovery has no writer"),
     };
     opened.map_err(|error| Broken::here(fault_of(&error)))
-}
-
-async fn open_downstream<E: Env>(
-    node: &Rc<Node<E>>,
-    header: &WriteBlock,
-) -> Result<Option<Downstream<E>>, Broken> {
-    let Some((next, rest)) = header.targets.split_first() else {
-        return Ok(None);
-    };
-    let address = next.address_for(header.block.id).ok_or_else(|| {
-        Broken::next(format!(
-            "{} has the malformed address {}",
-            next.name, next.address
-        ))
-    })?;
-    let forwarded = WriteBlock {
-        storage: next.storage,
-        targets: rest.to_vec(),
-        ..header.clone()
-    };
-    let expect = Expect::node(Role::Datanode, next.name.clone());
-    let dial = async {
-        let conn = node.peer(address, &expect).await?;
-        open_append(
-            &conn,
-            TransferProtocol::ID,
-            TransferProtocol::VERSION,
-            &forwarded,
-        )
-        .await
-    };
-    let deadline = node.env.now().after_ms(node.config.stream_timeout_ms);
-    match select(pin!(dial), pin!(node.env.sleep_until(deadline))).await {
-        Either::Left((Ok(opened), _)) => Ok(Some(opened)),
-        Either::Left((Err(error), _)) => Err(Broken::next(format!("{}: {error}", next.name))),
-        Either::Right(_) => Err(Broken::next(format!("{} does not answer", next.name))),
-    }
 }
 
 /// Takes frames until the end of the block; returns the sequence of its last frame. Acknowledgements due are sent
@@ -711,10 +645,10 @@ async fn send_acks<E: Env, C: Conn>(
 async fn ack_loop<E: Env>(
     node: &Rc<Node<E>>,
     timeout_ms: u64,
-    acks: &mut Option<AckReceiver<NetConn<E>>>,
+    acks: &mut Option<(AckReceiver<NetConn<E>>, SocketAddr)>,
     progress: &Progress,
 ) -> Broken {
-    let Some(acks) = acks else {
+    let Some((acks, address)) = acks else {
         return std::future::pending().await;
     };
     loop {
@@ -730,19 +664,11 @@ async fn ack_loop<E: Env>(
             Either::Right(_) => return Broken::next("the next node does not acknowledge"),
         };
         match ack {
-            Ok(Some(Ack {
-                fault: Some(fault),
-                bad_node,
-                ..
-            })) => {
-                let bad_node = if bad_node == u8::MAX {
-                    1
-                } else {
-                    bad_node.saturating_add(1)
-                };
-                return Broken { bad_node, fault };
-            }
             Ok(Some(ack)) => {
+                if let Some(broken) = Broken::behind(&ack) {
+                    return broken;
+                }
+                node.peers.heard(*address);
                 *progress.established.borrow_mut() = true;
                 if ack.sequence != u64::MAX {
                     progress.slow_behind.set(ack.slow_nodes);

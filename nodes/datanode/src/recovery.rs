@@ -123,7 +123,8 @@ async fn call<E: Env>(
     let expect = Expect::node(Role::Datanode, target.name.clone());
     let talk = async {
         let conn = node
-            .peer(address, &expect)
+            .peers
+            .connect(address, &expect)
             .await
             .map_err(|error| lost(error.to_string()))?;
         let (client, driver) = CallClient::<TransferProtocol>::open(&conn)

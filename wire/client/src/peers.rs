@@ -10,6 +10,7 @@ use hadal_env::{Conn, Expect, Net, Seam};
 use hadal_proto::admin::AdminProtocol;
 use hadal_proto::transfer::TransferProtocol;
 use hadal_quic::CallClient;
+use hadal_types::Tick;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,9 +18,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Idle connections kept; the table is swept when it grows past this.
 const PEERS_MAX: usize = 4096;
 
+/// A connection over which nothing was heard for so long may lead to a process that is gone: one that was killed and
+/// started again answers it, but not before it is used.
+const TRUSTED_MS: u64 = 1_000;
+
 /// One peer: its connection and, once needed, its call streams.
 pub(crate) struct Peer<C> {
     conn: Option<C>,
+    /// When something last came over it.
+    heard: Tick,
     transfer: Option<CallClient<TransferProtocol>>,
     admin: Option<CallClient<AdminProtocol>>,
 }
@@ -63,6 +70,7 @@ impl<S: Seam> Peers<S> {
         let empty = || {
             Arc::new(AsyncMutex::new(Peer {
                 conn: None,
+                heard: Tick(0),
                 transfer: None,
                 admin: None,
             }))
@@ -79,6 +87,27 @@ impl<S: Seam> Peers<S> {
         let slot = self.slot(address);
         let mut peer = slot.lock().await;
         self.live(&mut peer, address, expect).await
+    }
+
+    /// Whether a connection to the node at `address` is kept which is not known to be over.
+    pub(crate) async fn keeps(&self, address: SocketAddr) -> bool {
+        let slot = self.slot(address);
+        let peer = slot.lock().await;
+        peer.conn.as_ref().is_some_and(|conn| !conn.is_closed())
+    }
+
+    /// Whether the connection kept to the node at `address` may lead to a process that is gone.
+    pub(crate) async fn doubts(&self, address: SocketAddr) -> bool {
+        let slot = self.slot(address);
+        let peer = slot.lock().await;
+        let kept = peer.conn.as_ref().is_some_and(|conn| !conn.is_closed());
+        kept && self.seam.now().ms_since(peer.heard) >= TRUSTED_MS
+    }
+
+    /// The node at `address` said something over the connection kept.
+    pub(crate) async fn heard(&self, address: SocketAddr) {
+        let slot = self.slot(address);
+        slot.lock().await.heard = self.seam.now();
     }
 
     /// A call stream for the transfer protocol to the DataNode at `address`.
@@ -127,6 +156,7 @@ impl<S: Seam> Peers<S> {
         let conn = self.seam.net().connect(address, expect).await?;
         *peer = Peer {
             conn: Some(conn.clone()),
+            heard: self.seam.now(),
             transfer: None,
             admin: None,
         };

@@ -18,7 +18,9 @@ use hadal_proto::transfer::{TransferProtocol, WriteBlock, WriteStage, ack_timeou
 use hadal_proto::{FaultClass, Protocol};
 use hadal_quic::{AckReceiver, AppendSender, open_append};
 use hadal_types::{Block, BlockPoolId, DatanodeUuid, GenerationStamp, InodeId, Role, Tick};
+use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 
 /// A node that restarts is tried so often, and each time for so long.
 const RESTART_PAUSE_MS: u64 = 500;
@@ -69,6 +71,8 @@ struct Failure {
     reason: String,
     /// That node announced its restart.
     restarting: bool,
+    /// The connection broke, and nobody said a word.
+    lost: bool,
 }
 
 impl Failure {
@@ -77,11 +81,15 @@ impl Failure {
             bad_node: None,
             reason,
             restarting: false,
+            lost: false,
         }
     }
 
     fn net(error: &NetError) -> Self {
-        Self::unknown(error.to_string())
+        Self {
+            lost: true,
+            ..Self::unknown(error.to_string())
+        }
     }
 
     fn silence(timeout_ms: u64) -> Self {
@@ -185,6 +193,12 @@ impl<S: Seam> Pipeline<S> {
         }
         self.drive_on(goal).await?;
         self.busy = false;
+        let first = self.state.nodes().first();
+        if goal != Goal::Room
+            && let Some(address) = first.and_then(|it| it.address_for(self.state.block().id))
+        {
+            self.dfs.shared.peers.heard(address).await;
+        }
         Ok(())
     }
 
@@ -287,6 +301,10 @@ impl<S: Seam> Pipeline<S> {
     }
 
     /// Opens the append stream to the first node. With `wait` the whole pipeline must report itself set up.
+    ///
+    /// A kept connection may lead to a process that was killed, and whose successor resets it. That is no fault of the
+    /// node: over a connection that was silent for a while nothing is sent before the answer, and one that breaks until
+    /// then is made anew.
     async fn set_up(&mut self, stage: WriteStage, wait: bool) -> Result<(), Failure> {
         let fail = |reason: String| Failure {
             bad_node: Some(0),
@@ -314,31 +332,47 @@ impl<S: Seam> Pipeline<S> {
                 first.name, first.address
             ))
         })?;
-        let shared = &self.dfs.shared;
+        let shared = Arc::clone(&self.dfs.shared);
         let expect = Expect::node(Role::Datanode, first.name.clone());
-        let mut timeout_ms = shared.options.stream_timeout_ms;
+        // The nearer a node is to the one that is at fault, the sooner it says so.
+        let nodes = self.state.nodes().len();
+        let mut timeout_ms = ack_timeout_ms(shared.options.stream_timeout_ms, nodes);
         if self.state.awaits_restart() {
             timeout_ms = timeout_ms.min(RESTART_TRY_MS);
         }
         let deadline = shared.seam.now().after_ms(timeout_ms);
-        let opened = async {
-            let conn = shared
-                .peers
-                .connect(address, &expect)
-                .await
-                .map_err(|error| fail(error.to_string()))?;
-            open_append(
-                &conn,
-                TransferProtocol::ID,
-                TransferProtocol::VERSION,
-                &header,
-            )
-            .await
-            .map_err(|error| fail(error.to_string()))
+        let open = async {
+            let doubted = shared.peers.doubts(address).await;
+            let wait_first = wait || doubted;
+            match self.dial(&header, address, &expect, wait_first).await {
+                Err(failure) if doubted && failure.lost && !shared.peers.keeps(address).await => {
+                    tracing::debug!("{}: {}; connecting anew", first.name, failure.reason);
+                    self.dial(&header, address, &expect, wait).await
+                }
+                outcome => outcome,
+            }
         };
-        let (sender, acks) = until(&shared.seam, deadline, opened)
+        let wire = until(&shared.seam, deadline, open)
             .await
             .unwrap_or_else(|| Err(fail(format!("{} does not answer", first.name))))?;
+        self.wire = Some(wire);
+        Ok(())
+    }
+
+    /// One try to open the stream; `wait`: until the whole pipeline is set up.
+    async fn dial(
+        &mut self,
+        header: &WriteBlock,
+        address: SocketAddr,
+        expect: &Expect,
+        wait: bool,
+    ) -> Result<Wire<NetConn<S>>, Failure> {
+        let shared = &self.dfs.shared;
+        let conn = shared.peers.connect(address, expect).await;
+        let conn = conn.map_err(|error| Failure::unknown(error.to_string()))?;
+        let (protocol, version) = (TransferProtocol::ID, TransferProtocol::VERSION);
+        let opened = open_append(&conn, protocol, version, header).await;
+        let (sender, acks) = opened.map_err(|error| Failure::net(&error))?;
         let mut wire = Wire {
             sender,
             acks,
@@ -348,13 +382,11 @@ impl<S: Seam> Pipeline<S> {
             frames: 0,
         };
         if wait {
-            match until(&shared.seam, deadline, wire.acks.next()).await {
-                Some(ack) => handle_ack(&mut self.state, &mut wire, ack)?,
-                None => return Err(fail(format!("{} does not set the pipeline up", first.name))),
-            }
+            let ack = wire.acks.next().await;
+            handle_ack(&mut self.state, &mut wire, ack)?;
+            self.dfs.shared.peers.heard(address).await;
         }
-        self.wire = Some(wire);
-        Ok(())
+        Ok(wire)
     }
 
     /// After a failure: drops the bad node and goes on with the others, or with another block.
@@ -591,6 +623,7 @@ fn take_ack(
             bad_node,
             restarting: fault.class == FaultClass::Restarting,
             reason: fault.message,
+            lost: false,
         });
     }
     if ack.sequence == u64::MAX {

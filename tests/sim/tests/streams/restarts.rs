@@ -246,3 +246,32 @@ fn t_p12_a_slow_datanode_at_the_end_is_replaced() {
         assert!(scene.read("/f").await == all);
     });
 }
+
+/// A DataNode was killed and is back: the connections that the writer and the other DataNodes kept lead to the process that is
+/// gone. That is nobody's fault: the pipeline is set up with all of them, wherever in it the node is.
+#[test]
+fn t_p2_a_restarted_datanode_is_not_blamed_for_the_connections_of_its_predecessor() {
+    let cluster = Cluster::start(48, 3);
+    cluster.run(|scene| async move {
+        let world = scene.env.world();
+        for round in 0..15_usize {
+            // Connections from each to each.
+            for number in 0..3 {
+                scene.make(&format!("/warm{round}-{number}"), b"warm").await;
+            }
+            scene.wait(2_000).await;
+            let node = scene.datanodes[round % 3];
+            world.crash(node, Crash::Process);
+            world.restart(node);
+            scene.wait(100).await;
+            let path = format!("/f{round}");
+            let mut file = create(&scene, &path, 3).await;
+            file.write_all(b"some bytes").await.expect("written");
+            file.hflush().await.expect("flushed");
+            let nodes = file.pipeline_nodes();
+            assert_eq!(nodes.len(), 3, "round {round}: {nodes:?}");
+            file.close().await.expect("closed");
+            assert!(scene.read(&path).await == b"some bytes");
+        }
+    });
+}
