@@ -4,7 +4,6 @@
 use crate::error::fault_of;
 use crate::node::Node;
 use bytes::Bytes;
-use futures_util::future::{Either, select};
 use hadal_env::{Conn, Env, Expect};
 use hadal_proto::client::ReplicaTarget;
 use hadal_proto::datanode::TransferWork;
@@ -13,7 +12,6 @@ use hadal_proto::transfer::{TransferProtocol, WriteBlock, WriteStage};
 use hadal_proto::{Fault, FaultClass, Protocol};
 use hadal_quic::{AckReceiver, AppendSender, open_append};
 use hadal_types::{Block, BlockId, ClientId, DatanodeUuid, GenerationStamp, ReplicaState, Role};
-use std::pin::pin;
 use std::rc::Rc;
 use store_replica::{ReplicaReader, StoreError};
 
@@ -216,14 +214,9 @@ async fn send_once<E: Env>(
         .await
     };
     let timeout_ms = node.config.stream_timeout_ms;
-    let deadline = node.env.now().after_ms(timeout_ms);
-    let (mut sender, mut acks) =
-        match select(pin!(dial), pin!(node.env.sleep_until(deadline))).await {
-            Either::Left((opened, _)) => opened.map_err(lost)?,
-            Either::Right(_) => {
-                return Err(Broken::lost(format!("{} does not answer", first.name)));
-            }
-        };
+    let opened = node.within(timeout_ms, dial).await;
+    let silent = || Broken::lost(format!("{} does not answer", first.name));
+    let (mut sender, mut acks) = opened.ok_or_else(silent)?.map_err(lost)?;
     let mut reader = node
         .store()
         .map_err(Broken::Here)?
@@ -240,14 +233,9 @@ async fn send_once<E: Env>(
         Err(broken) => return Err(last_word(node, &mut acks).await.unwrap_or(broken)),
     };
     loop {
-        let deadline = node.env.now().after_ms(timeout_ms);
-        let ack = match select(pin!(acks.next()), pin!(node.env.sleep_until(deadline))).await {
-            Either::Left((ack, _)) => ack.map_err(lost)?,
-            Either::Right(_) => {
-                return Err(Broken::lost(format!("{} does not acknowledge", first.name)));
-            }
-        };
-        match ack {
+        let ack = node.within(timeout_ms, acks.next()).await;
+        let silent = || Broken::lost(format!("{} does not acknowledge", first.name));
+        match ack.ok_or_else(silent)?.map_err(lost)? {
             None => return Err(Broken::lost("the target ended the stream")),
             Some(ack) => {
                 if let Some(broken) = refusal(&ack) {
@@ -312,7 +300,6 @@ async fn last_word<E: Env, C: Conn>(
     node: &Rc<Node<E>>,
     acks: &mut AckReceiver<C>,
 ) -> Option<Broken> {
-    let deadline = node.env.now().after_ms(node.config.stream_timeout_ms);
     let read = async {
         while let Ok(Some(ack)) = acks.next().await {
             if let Some(broken) = refusal(&ack) {
@@ -321,8 +308,7 @@ async fn last_word<E: Env, C: Conn>(
         }
         None
     };
-    match select(pin!(read), pin!(node.env.sleep_until(deadline))).await {
-        Either::Left((word, _)) => word,
-        Either::Right(_) => None,
-    }
+    node.within(node.config.stream_timeout_ms, read)
+        .await
+        .flatten()
 }

@@ -102,11 +102,7 @@ async fn lead_recovery<E: Env>(node: &Rc<Node<E>>, work: &RecoveryWork) -> Resul
 
 /// The result of `call`, or `None` after the stream time-out (T-R8).
 async fn timed<E: Env, T>(node: &Rc<Node<E>>, call: impl Future<Output = T>) -> Option<T> {
-    let deadline = node.env.now().after_ms(node.config.stream_timeout_ms);
-    match select(pin!(call), pin!(node.env.sleep_until(deadline))).await {
-        Either::Left((result, _)) => Some(result),
-        Either::Right(_) => None,
-    }
+    node.within(node.config.stream_timeout_ms, call).await
 }
 
 /// One call to another DataNode.
