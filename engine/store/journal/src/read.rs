@@ -54,7 +54,10 @@ impl<D: Disk> Journal<D> {
         let base = place.offset / ALIGN as u64 * ALIGN as u64;
         let skip = usize::try_from(place.offset - base).expect("within a block");
         let max_bytes = max_bytes.min(BATCH_BYTES_MAX);
-        let mut window = skip + max_bytes.max(1);
+        let mut window = skip
+            + max_bytes
+                .max(1)
+                .min(self.bytes_behind(first, place.offset)?);
         loop {
             let wanted = window.next_multiple_of(ALIGN);
             let buf = self.disk.buf(wanted).await;
@@ -95,6 +98,15 @@ impl<D: Disk> Journal<D> {
                 end_of_segment,
             }));
         }
+    }
+
+    /// How much of a segment may be read from a place on: behind its last record stand preallocated zeros, and a reader that
+    /// follows the writer wants a few hundred bytes. Unbounded while the segment was not scanned.
+    fn bytes_behind(&self, first: TxId, offset: u64) -> Result<usize, JournalError> {
+        let end = self.inner.borrow().segment(first)?.offset;
+        let behind = (end > 0).then(|| usize::try_from(end.saturating_sub(offset)).ok());
+        // Never nothing: a record at the place decides by its own length how much is read.
+        Ok(behind.flatten().unwrap_or(usize::MAX).max(1))
     }
 
     /// The segment that holds `txid`, the last txid to be read from it, and where it ends when finalised.

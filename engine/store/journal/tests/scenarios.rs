@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use futures_util::future::join_all;
+use hadal_env::ALIGN;
 use hadal_types::{Epoch, TxId};
 use std::path::Path;
 use store_journal::{BatchError, EMPTY_DIGEST, End, Journal, JournalError, Start};
@@ -51,6 +52,24 @@ fn appends_survive_a_reopen_and_read_back() {
             );
         }
         assert!(journal.digest_at(TxId(402)).await.is_err());
+    });
+}
+
+/// Whoever follows the writer asks for as much as there may be; the zeros written ahead are not read for it.
+#[test]
+fn a_reader_at_the_end_costs_what_is_there() {
+    let disk = new_disk();
+    run(&disk, async {
+        let journal = open_async(&disk).await;
+        start(&journal, 1, 1).await.unwrap();
+        for txid in 1..100 {
+            append(&journal, 1, txid, txid).await.unwrap();
+            let before = disk.bytes_read();
+            let chunk = journal.read(TxId(txid), TxId(txid), 1 << 20).await.unwrap();
+            assert_eq!(chunk.unwrap().batch.last(), TxId(txid));
+            let read = disk.bytes_read() - before;
+            assert!(read <= 2 * ALIGN as u64, "{read} bytes for one record");
+        }
     });
 }
 

@@ -117,6 +117,7 @@ struct State {
     directories: BTreeSet<PathBuf>,
     locked: BTreeSet<PathBuf>,
     operations: u64,
+    bytes_read: u64,
     fail_at: Option<(u64, io::ErrorKind)>,
     crash_at: Option<u64>,
     crashed: bool,
@@ -196,6 +197,12 @@ impl MemDisk {
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.0.borrow().operations
+    }
+
+    /// Bytes read so far.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.0.borrow().bytes_read
     }
 
     /// The `k`-th operation from now (counting from 0) fails with `kind`.
@@ -643,6 +650,7 @@ impl File for MemFile {
                 let length = range.len().min(content.len() - offset);
                 buf.0[range.start..range.start + length]
                     .copy_from_slice(&content[offset..offset + length]);
+                state.bytes_read += length as u64;
                 Ok(length)
             })
             .await;
