@@ -90,4 +90,8 @@ pub trait Env: Seam {
     /// Stops the process at once with this exit code, after logging the reason. In the simulator
     /// it crashes the node. Never returns control to the caller's task: callers `return` after it.
     fn stop(&self, exit_code: i32, reason: &str);
+
+    /// Tells the length of a queue that no push can refuse, because something else bounds it: `most` is what that comes
+    /// to. The simulator takes a longer one for a violated promise (reliability.md P9, O4).
+    fn queue_length(&self, _queue: &'static str, _length: usize, _most: usize) {}
 }

@@ -24,11 +24,32 @@ use store_record::Record;
 
 pub(crate) type NetConn<E> = <<E as Seam>::Net as Net>::Conn;
 
-/// Acks waiting for one append stream. Bounded by the frames of the writer on their way.
+/// Most writes that wait: the frames in flight of a writer and of one that does not know yet that it was deposed, calls,
+/// and what peers told meanwhile.
+const WRITES_MAX: usize = 64;
+/// Most acks that wait for one append stream: one, and a refusal.
+const ACKS_MAX: usize = 2;
+
+/// Acks waiting for one append stream: the newest, as they are cumulative, and the refusal that ends it.
 #[derive(Default)]
 pub(crate) struct AckQueue {
     pub(crate) acks: RefCell<VecDeque<Ack>>,
     pub(crate) wake: Notify,
+}
+
+impl AckQueue {
+    fn push(&self, ack: Ack) {
+        let mut acks = self.acks.borrow_mut();
+        let last_refuses = acks.back().map(|last| last.fault.is_some());
+        match (last_refuses, &ack.fault) {
+            // Nothing goes out behind a refusal.
+            (Some(true), _) => return,
+            (Some(false), None) => drop(acks.pop_back()),
+            (Some(false), Some(_)) | (None, _) => {}
+        }
+        acks.push_back(ack);
+        self.wake.notify();
+    }
 }
 
 /// One JournalNode process.
@@ -115,7 +136,11 @@ impl<E: Env> Node<E> {
             };
             match output {
                 Output::Store { write, op } => {
-                    self.writes.borrow_mut().push_back((write, op));
+                    let mut writes = self.writes.borrow_mut();
+                    writes.push_back((write, op));
+                    self.env
+                        .queue_length("writes of the journal", writes.len(), WRITES_MAX);
+                    drop(writes);
                     self.write_wake.notify();
                 }
                 Output::Reply { ticket, outcome } => {
@@ -126,8 +151,10 @@ impl<E: Env> Node<E> {
                 Output::Ack { stream, ack } => {
                     let queue = self.streams.borrow().get(&stream).cloned();
                     if let Some(queue) = queue {
-                        queue.acks.borrow_mut().push_back(ack);
-                        queue.wake.notify();
+                        queue.push(ack);
+                        let length = queue.acks.borrow().len();
+                        self.env
+                            .queue_length("acks of an append stream", length, ACKS_MAX);
                     }
                 }
                 Output::Read {
@@ -197,5 +224,42 @@ pub(crate) async fn run_timers<E: Env>(node: Rc<Node<E>>) {
                 node.pump();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ACKS_MAX, AckQueue};
+    use hadal_proto::frame::Ack;
+    use hadal_proto::{Fault, FaultClass};
+
+    fn ack(sequence: u64, fault: Option<Fault>) -> Ack {
+        Ack {
+            sequence,
+            offset: sequence,
+            fault,
+            bad_node: 0,
+            slow_nodes: 0,
+        }
+    }
+
+    /// O4: of acks that wait only the newest is kept, and nothing behind a refusal.
+    #[test]
+    fn o4_acks_that_wait_do_not_pile_up() {
+        let queue = AckQueue::default();
+        for sequence in 1..=1_000 {
+            queue.push(ack(sequence, None));
+        }
+        let fenced = Fault::new(FaultClass::Fenced, "a newer writer");
+        queue.push(ack(1_000, Some(fenced)));
+        queue.push(ack(1_001, None));
+        let left: Vec<(u64, bool)> = queue
+            .acks
+            .borrow()
+            .iter()
+            .map(|ack| (ack.sequence, ack.fault.is_some()))
+            .collect();
+        assert_eq!(left, [(1_000, false), (1_000, true)]);
+        assert_eq!(left.len(), ACKS_MAX);
     }
 }

@@ -160,14 +160,7 @@ fn join(mut pieces: Vec<Bytes>) -> Bytes {
 async fn send_acks<C: Conn>(queue: &AckQueue, acks: &mut AckSender<C>) -> String {
     loop {
         let mark = queue.wake.mark();
-        let next = {
-            let mut waiting = queue.acks.borrow_mut();
-            // Acks are cumulative: the last of those that wait says it all.
-            while waiting.len() > 1 && waiting[1].fault.is_none() {
-                waiting.pop_front();
-            }
-            waiting.pop_front()
-        };
+        let next = queue.acks.borrow_mut().pop_front();
         let Some(ack) = next else {
             queue.wake.changed(mark).await;
             continue;

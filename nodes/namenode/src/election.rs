@@ -14,6 +14,10 @@ use std::rc::Rc;
 /// Between two looks at the NameNode's own health.
 const PROBE_INTERVAL_MS: u64 = 1_000;
 
+/// Most orders that wait for the life: the controller gives the next one when the last was carried out, but for one that
+/// ends it.
+const ORDERS_MAX: usize = 8;
+
 /// What the life must do about its role.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Order {
@@ -81,7 +85,11 @@ pub(crate) fn turn<E: Env>(node: &Rc<Node<E>>) -> bool {
 }
 
 fn order<E: Env>(node: &Rc<Node<E>>, order: Order) {
-    node.orders.borrow_mut().push_back(order);
+    let mut orders = node.orders.borrow_mut();
+    orders.push_back(order);
+    node.env
+        .queue_length("orders of the controller", orders.len(), ORDERS_MAX);
+    drop(orders);
     node.kick();
 }
 

@@ -13,7 +13,7 @@ use hadal_proto::qjournal::{
     BatchHead, Call, JournalStream, QjournalProtocol, Request, Response, Standing,
 };
 use hadal_proto::{Fault, FaultClass, Protocol, encode};
-use hadal_qjournal::writer::{Jn, RequestId, StreamId};
+use hadal_qjournal::writer::{BATCHES_MAX, Jn, RequestId, StreamId};
 use hadal_quic::{AckReceiver, AppendSender, CallClient, CallError, open_append};
 use hadal_types::{Role, Tick};
 use std::cell::{Cell, RefCell};
@@ -25,7 +25,11 @@ use std::rc::Rc;
 /// Between two tries to reach a JournalNode.
 const REDIAL_MS: u64 = 200;
 
-/// Batches waiting for one append stream; bounded by the writer's batches in flight.
+/// Most batches and marks waiting for one append stream: the writer's batches in flight, and a mark behind each.
+const WAITING_MAX: usize = 2 * BATCHES_MAX + 1;
+
+/// Batches waiting for one append stream; bounded by the writer's batches in flight. Of marks that wait one behind the
+/// other only the last is kept: it says more.
 #[derive(Default)]
 pub(crate) struct StreamQueue {
     batches: RefCell<VecDeque<(BatchHead, Bytes)>>,
@@ -62,11 +66,17 @@ impl<E: Env> Link<E> {
         }
     }
 
-    pub(crate) fn push(&self, stream: StreamId, head: BatchHead, records: Bytes) {
+    pub(crate) fn push(&self, env: &E, stream: StreamId, head: BatchHead, records: Bytes) {
         if let Some((current, queue)) = &*self.stream.borrow()
             && *current == stream
         {
-            queue.batches.borrow_mut().push_back((head, records));
+            let mut batches = queue.batches.borrow_mut();
+            let is_mark = |head: &BatchHead| head.count == 0;
+            if is_mark(&head) && batches.back().is_some_and(|(last, _)| is_mark(last)) {
+                batches.pop_back();
+            }
+            batches.push_back((head, records));
+            env.queue_length("batches for a JournalNode", batches.len(), WAITING_MAX);
             queue.wake.notify();
         }
     }

@@ -30,6 +30,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use store_journal::{BATCH_BYTES_MAX, Batch, RECORD_HEAD_LEN};
 
+/// Most events of the journal writer that wait for the life: a few of each claim and segment, all of them taken or
+/// dropped before the next claim.
+const EVENTS_MAX: usize = 64;
+
 pub(crate) type NetConn<E> = <<E as Seam>::Net as Net>::Conn;
 
 /// Whom a ticket's answer goes to.
@@ -612,7 +616,7 @@ impl<E: Env> Node<E> {
                 stream,
                 head,
                 records,
-            } => self.links[jn].push(stream, head, records),
+            } => self.links[jn].push(&self.env, stream, head, records),
             Output::CloseStream { jn, stream } => self.links[jn].close_stream(stream),
             Output::Event(Event::Committed { mark }) => {
                 let mut in_flight = self.in_flight.borrow_mut();
@@ -627,7 +631,11 @@ impl<E: Env> Node<E> {
                 }
             }
             Output::Event(event) => {
-                self.events.borrow_mut().push_back(event);
+                let mut events = self.events.borrow_mut();
+                events.push_back(event);
+                self.env
+                    .queue_length("events of the journal writer", events.len(), EVENTS_MAX);
+                drop(events);
                 self.kick();
             }
         }

@@ -24,6 +24,8 @@ pub struct Planted {
     pub longest_wins: bool,
     /// A claimant counts promises of older incarnations (R1).
     pub count_old_incarnations: bool,
+    /// A writer sends batches however many are on their way.
+    pub send_ahead: bool,
     /// A node that may have forgotten votes.
     pub learner_votes: bool,
 }

@@ -3,6 +3,7 @@
 use crate::disk::SimDisk;
 use crate::network::SimNet;
 use crate::node::NodeId;
+use crate::report::Promise;
 use crate::timers::TimerKey;
 use crate::world::{Handle, Shared, disarm, poll_until};
 use hadal_env::{Clock, Env, Random, Seam};
@@ -138,6 +139,16 @@ impl Env for SimEnv {
     fn stop(&self, exit_code: i32, reason: &str) {
         if self.shared.alive(self.node, self.incarnation) && !self.shared.ending() {
             self.world().exit(self.node, exit_code, reason);
+        }
+    }
+
+    fn queue_length(&self, queue: &'static str, length: usize, most: usize) {
+        let world = self.world();
+        world.count("queue lengths told", 1);
+        if length > most {
+            let name = world.name(self.node);
+            let detail = format!("{length} {queue} wait at {name}, {most} are the most");
+            world.violate(Promise::P9, detail);
         }
     }
 }

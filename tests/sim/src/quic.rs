@@ -213,4 +213,8 @@ impl Env for QuicEnv {
     fn stop(&self, exit_code: i32, reason: &str) {
         self.env.stop(exit_code, reason);
     }
+
+    fn queue_length(&self, queue: &'static str, length: usize, most: usize) {
+        self.env.queue_length(queue, length, most);
+    }
 }

@@ -3,6 +3,9 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+/// Batches on their way to one JournalNode, unless configured otherwise.
+pub const BATCHES_MAX: usize = 8;
+
 /// Settings of a [`super::Writer`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WriterConfig {
@@ -40,7 +43,7 @@ impl WriterConfig {
             journalnodes,
             claim_timeout_ms: 20_000,
             slow_quorum_ms: 10_000,
-            max_in_flight: 8,
+            max_in_flight: BATCHES_MAX,
             window_bytes: 64 << 20,
             catch_up: true,
             mark_idle_ms: 5,

@@ -359,7 +359,9 @@ impl Writer {
                 }
                 return;
             }
-            if position >= log.appended.txid || link.in_flight.len() >= self.config.max_in_flight {
+            let is_full = link.in_flight.len() >= self.config.max_in_flight
+                && !self.config.planted.send_ahead;
+            if position >= log.appended.txid || is_full {
                 return;
             }
             if log.window.holding(position.next()).is_none() {

@@ -12,7 +12,7 @@ mod log;
 mod output;
 mod window;
 
-pub use config::WriterConfig;
+pub use config::{BATCHES_MAX, WriterConfig};
 pub use output::{AppendError, ClaimError, EditBatch, Event, Jn, Lag, Output, RequestId, StreamId};
 
 use crate::majority;
