@@ -3,6 +3,7 @@
 mod nightly;
 
 use clap::Parser;
+use nightly::Night;
 use sim::figures::{Record, record, sum_up};
 use sim::runner::{Failure, sweep};
 use sim::scenario::{Run, Scenario, find, registry, run_caught};
@@ -43,9 +44,13 @@ struct Options {
     /// Work the sums in README.md out anew from tests/FIGURES.md, and run nothing.
     #[arg(long, conflicts_with_all = ["planted", "trace", "scenario", "hashes", "record", "nightly"])]
     figures: bool,
-    /// The night's work: determinism, every planted bug, then seeds (0..50000) for two hours, all recorded.
+    /// The night's work: determinism, every planted bug, duels, QUIC in the loop, then seeds (0..50000) until two hours are
+    /// over, all recorded.
     #[arg(long, conflicts_with_all = ["planted", "trace", "scenario", "hashes"])]
     nightly: bool,
+    /// With --nightly: this share of the seeds of everything but whole clusters, to see that it works.
+    #[arg(long, hide = true, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100))]
+    percent: u64,
     /// Print the trace hash of each seed instead of sweeping; for comparisons between processes.
     #[arg(long)]
     hashes: bool,
@@ -115,8 +120,14 @@ fn main() -> ExitCode {
         };
     }
     if options.nightly {
-        let good = nightly::run(options.seeds(), options.minutes, options.threads(), NIGHT);
-        return if good {
+        let night = Night {
+            seeds: options.seeds(),
+            minutes: options.minutes,
+            threads: options.threads(),
+            budget: NIGHT,
+            percent: options.percent,
+        };
+        return if night.run() {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE

@@ -11,6 +11,7 @@ mod blackout;
 mod check;
 mod duel;
 mod durability;
+pub(super) mod images;
 mod model;
 pub(super) mod nodes;
 pub(super) mod planted;
@@ -23,6 +24,7 @@ use crate::rng::Stream;
 use crate::scenario::{Run, Scenario};
 use crate::world::Handle;
 use audit::Audit;
+use images::Images;
 use nodes::Cluster;
 use planted::Planted;
 use std::cell::{Cell, RefCell};
@@ -143,6 +145,10 @@ impl Scenario for WholeCluster {
         &planted::NAMES
     }
 
+    fn unproven(&self) -> &'static [&'static str] {
+        &planted::UNPROVEN
+    }
+
     fn finds_seam_bugs(&self) -> &'static [&'static str] {
         &[
             "skip-fsync",
@@ -154,6 +160,7 @@ impl Scenario for WholeCluster {
 
     fn floors(&self) -> &'static [&'static str] {
         &[
+            "queue lengths told",
             "operations acknowledged",
             "operations unknown",
             "files closed",
@@ -162,9 +169,15 @@ impl Scenario for WholeCluster {
             "hflushes",
             "hsyncs",
             "files left open",
+            "tails at one node",
+            "tails recovered at once",
             "leases recovered",
             "flushed files kept",
             "namenode starts",
+            "namenode starts from an image",
+            "checkpoints",
+            "images saved by order",
+            "NameNode ended behind an image",
             "power failures",
             "unsynced writes lost",
             "edits compared",
@@ -185,10 +198,12 @@ impl Scenario for WholeCluster {
             config.net.handshake_timeout_ms = 3_000;
         });
         let mut rng = world.rng(Stream::Workload, 0);
+        let images = Images::of(&mut world.rng(Stream::Faults, 6));
         let cluster = Cluster::start(
             &world,
             &mut rng,
             namenodes(run),
+            &images,
             Planted::named(run.planted),
         );
         let ctx = Ctx::new(world.handle(), &cluster.datanodes);
@@ -237,6 +252,7 @@ impl Scenario for WholeCluster {
             &cluster.journalnodes,
         )));
         duel::start(&world, &cluster, &audit, world.rng(Stream::Faults, 4), end);
+        images::start(&world, &cluster, &images, world.rng(Stream::Faults, 7), end);
         let watch = audit::watch(
             world.clone(),
             Rc::clone(&audit),

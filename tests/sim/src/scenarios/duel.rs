@@ -16,6 +16,7 @@ mod claims;
 mod roles;
 
 use super::cluster::audit::Audit;
+use super::cluster::images::Images;
 use super::cluster::nodes::{
     JOURNALNODES, SUPERUSER, Task, journalnode, journalnode_address, journalnode_config,
     journalnode_name, namenode, namenode_address, namenode_name,
@@ -233,7 +234,8 @@ fn start_nodes(world: &Handle, run: &Run<'_>) -> (Vec<NodeId>, Vec<NodeId>) {
     let namenodes = (0..count)
         .map(|index| {
             let start = move |env: SimEnv| -> Task {
-                Box::pin(namenode(env, index, count, !leases, planted))
+                let images = Images::never();
+                Box::pin(namenode(env, index, count, !leases, images, planted))
             };
             let (name, address) = (namenode_name(index), namenode_address(index));
             world.add_node(&name, Role::Namenode, address, start)
@@ -257,6 +259,7 @@ impl Scenario for Duel {
 
     fn floors(&self) -> &'static [&'static str] {
         &[
+            "queue lengths told",
             "directories made",
             "directories found again",
             "reads of a pair",

@@ -41,8 +41,47 @@ struct Edit {
     hash: u64,
 }
 
-/// The records of one segment file, by txid.
-type Segment = Rc<BTreeMap<u64, Edit>>;
+/// What is readable of one segment file.
+#[derive(Clone, Default)]
+struct Segment {
+    /// The file up to the first record that is not readable.
+    bytes: Vec<u8>,
+    /// Its records, by txid.
+    edits: BTreeMap<u64, Edit>,
+    /// How many of them are of an epoch.
+    by_epoch: BTreeMap<u64, usize>,
+}
+
+impl Segment {
+    /// Takes in what the file holds now. Returns the records that are not known from before.
+    fn read(&mut self, bytes: &[u8]) -> Vec<(u64, Edit)> {
+        let mut before = BTreeMap::new();
+        if !bytes.starts_with(&self.bytes) || self.bytes.is_empty() {
+            before = std::mem::take(self).edits;
+            let Some(head) = bytes.get(..SEGMENT_HEAD) else {
+                return Vec::new();
+            };
+            self.bytes.extend_from_slice(head);
+        }
+        let mut fresh = Vec::new();
+        while let Some((txid, edit, length)) = record(&bytes[self.bytes.len()..]) {
+            let at = self.bytes.len();
+            self.bytes.extend_from_slice(&bytes[at..at + length]);
+            if let Some(old) = self.edits.insert(txid, edit) {
+                *self.by_epoch.entry(old.epoch).or_default() -= 1;
+            }
+            *self.by_epoch.entry(edit.epoch).or_default() += 1;
+            if before.get(&txid) != Some(&edit) {
+                fresh.push((txid, edit));
+            }
+        }
+        fresh
+    }
+
+    fn last(&self) -> Option<u64> {
+        self.edits.keys().next_back().copied()
+    }
+}
 
 /// Changes when the synced bytes of a file do.
 type Mark = (u64, u64);
@@ -69,7 +108,7 @@ impl Journal {
     /// All edits of that txid: an abandoned segment may hold another one than its successor.
     fn edits(&self, txid: u64) -> impl Iterator<Item = Edit> + '_ {
         let segments = self.segments.values();
-        segments.filter_map(move |(_, segment)| segment.get(&txid).copied())
+        segments.filter_map(move |(_, segment)| segment.edits.get(&txid).copied())
     }
 
     fn holds(&self, txid: u64, edit: Edit) -> bool {
@@ -101,28 +140,21 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// The readable records of a segment file, up to the first that is not.
-fn records(bytes: &[u8]) -> BTreeMap<u64, Edit> {
-    let mut edits = BTreeMap::new();
-    let mut at = SEGMENT_HEAD;
-    while let Some(head) = bytes.get(at..at + RECORD_HEAD) {
-        let Some(record) = bytes.get(at..at + RECORD_HEAD + u32_at(head, 0) as usize) else {
-            break;
-        };
-        let txid = u64_at(head, 16);
-        if txid == 0 || u32_at(head, 4) != crc32c_append(crc32c(&record[..4]), &record[8..]) {
-            break;
-        }
-        let mut hash = std::hash::DefaultHasher::new();
-        hash.write(&record[8..]);
-        let edit = Edit {
-            epoch: u64_at(head, 8),
-            hash: hash.finish(),
-        };
-        edits.insert(txid, edit);
-        at += record.len();
+/// The record at the start of these bytes of a segment file, and its length; `None` when it is not readable.
+fn record(bytes: &[u8]) -> Option<(u64, Edit, usize)> {
+    let head = bytes.get(..RECORD_HEAD)?;
+    let record = bytes.get(..RECORD_HEAD + u32_at(head, 0) as usize)?;
+    let txid = u64_at(head, 16);
+    if txid == 0 || u32_at(head, 4) != crc32c_append(crc32c(&record[..4]), &record[8..]) {
+        return None;
     }
-    edits
+    let mut hash = std::hash::DefaultHasher::new();
+    hash.write(&record[8..]);
+    let edit = Edit {
+        epoch: u64_at(head, 8),
+        hash: hash.finish(),
+    };
+    Some((txid, edit, record.len()))
 }
 
 /// What the small record says, by the newest of its two slots that is whole.
@@ -315,21 +347,18 @@ impl Audit {
             let Some(bytes) = disk.peek_synced(&path) else {
                 continue;
             };
-            let new = Rc::new(records(&bytes));
             let segments = &mut self.journals[index].segments;
-            let old = segments.insert(path.clone(), (mark, Rc::clone(&new)));
-            for (txid, edit) in new.iter() {
-                let known = |(_, old): &(Mark, Segment)| old.get(txid) == Some(edit);
-                if old.as_ref().is_some_and(known) {
-                    continue;
-                }
-                self.take(index, *txid, *edit, fresh);
+            let entry = segments.entry(path.clone()).or_default();
+            entry.0 = mark;
+            let new = entry.1.read(&bytes);
+            for (txid, edit) in new {
+                self.take(index, txid, edit, fresh);
                 if is_finalised(&path) {
-                    self.take_final(index, *txid, *edit);
+                    self.take_final(index, txid, edit);
                 }
             }
             if is_finalised(&path) {
-                self.take_end(index, &new);
+                self.take_end(index, &path);
             }
         }
     }
@@ -374,15 +403,18 @@ impl Audit {
         }
     }
 
-    fn take_end(&mut self, index: usize, segment: &Segment) {
-        if self.journals[index].forgetful {
+    fn take_end(&mut self, index: usize, path: &Path) {
+        let journal = &self.journals[index];
+        if journal.forgetful {
             return;
         }
-        let Some((first, last)) = segment.keys().next().zip(segment.keys().next_back()) else {
+        let segment = &journal.segments[path].1;
+        let Some((first, last)) = segment.edits.keys().next().zip(segment.last()) else {
             return;
         };
-        let (other, end) = *self.ends.entry(*first).or_insert((index, *last));
-        if end != *last {
+        let first = *first;
+        let (other, end) = *self.ends.entry(first).or_insert((index, last));
+        if end != last {
             let detail = format!(
                 "{} finalised segment {first} at {end}, {} at {last}",
                 self.name(other),
@@ -479,9 +511,9 @@ impl Audit {
 
     /// Records of that epoch at a JournalNode, as of the last step.
     pub(in crate::scenarios) fn written(&self, index: usize, epoch: u64) -> usize {
-        let edits = self.journals[index].segments.values();
-        let edits = edits.flat_map(|(_, segment)| segment.values());
-        edits.filter(|edit| edit.epoch == epoch).count()
+        let segments = self.journals[index].segments.values();
+        let counts = segments.filter_map(|(_, segment)| segment.by_epoch.get(&epoch));
+        counts.sum()
     }
 
     /// Finalised segments of a JournalNode, as of the last step.

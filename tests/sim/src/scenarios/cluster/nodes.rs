@@ -1,5 +1,6 @@
 //! The daemons and where they are.
 
+use super::images::{self, Images};
 use super::planted::Planted;
 use crate::env::SimEnv;
 use crate::node::{NodeId, NodeSpec};
@@ -15,7 +16,7 @@ use hadal_namenode::{
     BootstrapError, FormatError, FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig,
     RunError,
 };
-use hadal_namesystem::{CheckpointConfig, NamesystemConfig};
+use hadal_namesystem::NamesystemConfig;
 use hadal_types::Role;
 use std::future::{Future, pending};
 use std::net::SocketAddr;
@@ -28,6 +29,8 @@ use store_replica::StoreOptions;
 pub(in crate::scenarios) const SUPERUSER: &str = "hdfs";
 /// Bytes per block: small, so that files have several.
 pub(super) const BLOCK_BYTES: u64 = 64 << 10;
+/// Where a NameNode keeps identity and images.
+pub(super) const NAMENODE_DIR: &str = "/name";
 /// Exit code of a daemon that could not start or go on.
 const EXIT_FAILED: i32 = 1;
 
@@ -88,11 +91,16 @@ pub(in crate::scenarios) fn journalnode_config(
     config
 }
 
-fn namenode_config(index: usize, namenodes: usize, planted: Planted) -> NamenodeConfig {
+fn namenode_config(
+    index: usize,
+    namenodes: usize,
+    images: &Images,
+    planted: Planted,
+) -> NamenodeConfig {
     NamenodeConfig {
         shared_edits_dir: None,
         name: namenode_name(index),
-        dir: PathBuf::from("/name"),
+        dir: PathBuf::from(NAMENODE_DIR),
         journalnodes: (0..JOURNALNODES)
             .map(|index| JournalnodePeer {
                 name: journalnode_name(index),
@@ -134,12 +142,12 @@ fn namenode_config(index: usize, namenodes: usize, planted: Planted) -> Namenode
         hosts: Arc::new(|| Ok(Default::default())),
         batches_in_flight: 4,
         software: "simulated".into(),
-        images_retained: 2,
+        images_retained: images.retained,
         extra_edits_retained: 1_000_000,
         planted: planted.journal,
         election_planted: planted.election,
-        checkpoint: CheckpointConfig::default(),
-        image_bytes_per_second: 0,
+        checkpoint: images.checkpoint.clone(),
+        image_bytes_per_second: images.bytes_per_second,
     }
 }
 
@@ -205,10 +213,14 @@ pub(in crate::scenarios) async fn namenode(
     index: usize,
     namenodes: usize,
     alone: bool,
+    images: Images,
     planted: Planted,
 ) {
     env.world().count("namenode starts", 1);
-    let config = namenode_config(index, namenodes, planted);
+    let config = namenode_config(index, namenodes, &images, planted);
+    let image = images::newest(env.disk(), &config.dir);
+    env.world()
+        .count("namenode starts from an image", u64::from(image.is_some()));
     let mut serving = config.clone();
     if alone {
         serving.peers.clear();
@@ -254,7 +266,13 @@ async fn datanode(env: SimEnv, index: usize, namenodes: usize, planted: Planted)
 
 impl Cluster {
     /// Adds and starts all nodes.
-    pub(super) fn start(world: &Handle, rng: &mut Rng, namenodes: usize, planted: Planted) -> Self {
+    pub(super) fn start(
+        world: &Handle,
+        rng: &mut Rng,
+        namenodes: usize,
+        images: &Images,
+        planted: Planted,
+    ) -> Self {
         let journalnodes = (0..JOURNALNODES)
             .map(|index| {
                 let start = move |env: SimEnv| -> Task {
@@ -266,8 +284,10 @@ impl Cluster {
             .collect();
         let namenode_ids = (0..namenodes)
             .map(|index| {
+                let images = images.clone();
                 let start = move |env: SimEnv| -> Task {
-                    Box::pin(namenode(env, index, namenodes, false, planted))
+                    let images = images.clone();
+                    Box::pin(namenode(env, index, namenodes, false, images, planted))
                 };
                 let (name, address) = (namenode_name(index), namenode_address(index));
                 world.add_node(&name, Role::Namenode, address, start)

@@ -24,7 +24,7 @@ pub(in crate::scenarios) fn needs_two(name: &str) -> bool {
 }
 
 /// Found by this scenario, each within 300 seeds.
-pub(in crate::scenarios) const NAMES: [&str; 20] = [
+pub(in crate::scenarios) const NAMES: [&str; 23] = [
     "forget-promise",
     "ack-before-persist",
     "commit-on-one",
@@ -43,9 +43,15 @@ pub(in crate::scenarios) const NAMES: [&str; 20] = [
     "skip-hflush",
     "hide-tail",
     "ack-before-downstream",
+    "show-unacked",
+    "send-ahead",
+    "trust-any-digest",
     "skip-verify",
     "skip-permissions",
 ];
+
+/// Rules that others stand behind: the README says why.
+pub(in crate::scenarios) const UNPROVEN: [&str; 1] = ["trust-remembered-locations"];
 
 impl Planted {
     /// The bug of that name; nothing for bugs planted elsewhere.
@@ -61,6 +67,10 @@ impl Planted {
             Some("forget-leases-on-replay") => planted.namesystem.forget_leases_on_replay = true,
             Some("order-before-commit") => planted.blocks.order_before_commit = true,
             Some("accept-stale-replicas") => planted.blocks.accept_stale_replicas = true,
+            Some("trust-any-digest") => planted.blocks.trust_any_digest = true,
+            Some("trust-remembered-locations") => {
+                planted.blocks.trust_remembered_locations = true;
+            }
             Some("skip-replication") => planted.blocks.skip_replication = true,
             Some("forget-received") => planted.datanode.forget_received = true,
             Some("ignore-register") => planted.datanode.ignore_register = true,
@@ -71,6 +81,7 @@ impl Planted {
             Some("show-unacked") => planted.datanode.show_unacked = true,
             Some("ack-before-downstream") => planted.datanode.ack_before_downstream = true,
             Some("skip-verify") => planted.client.skip_verify = true,
+            Some("send-ahead") => planted.journal.send_ahead = true,
             Some("forget-promise") => planted.journal.forget_promise = true,
             Some("skip-epoch-check") => planted.journal.skip_epoch_check = true,
             Some("forget-acceptance") => planted.journal.forget_acceptance = true,
@@ -92,11 +103,11 @@ impl Planted {
 
 #[cfg(test)]
 mod tests {
-    use super::{NAMES, Planted};
+    use super::{NAMES, Planted, UNPROVEN};
 
     #[test]
     fn every_name_switches_something_off() {
-        for name in NAMES {
+        for name in NAMES.into_iter().chain(UNPROVEN) {
             assert_ne!(Planted::named(Some(name)), Planted::default(), "{name}");
         }
     }

@@ -1,6 +1,8 @@
 //! What a client does: seeded operations on its own directory, and races in one shared by all.
 
-use super::durability::{LastBlow, Witness};
+mod abandoned;
+
+use super::durability::Witness;
 use super::model::{File, Tree, content};
 use super::nodes::{BLOCK_BYTES, Dfs, wait_ms};
 use super::{Ctx, Operation};
@@ -347,33 +349,6 @@ impl Client {
         self.ctx.handle.count(kind, 1);
     }
 
-    /// The writer goes away after a flush, perhaps with bytes on their way that a reader has seen.
-    async fn leave_open(&mut self, id: usize, path: &str, mut stream: Stream, written: u64) {
-        self.ctx.handle.count("files left open", 1);
-        let room = BLOCK_BYTES - written % BLOCK_BYTES;
-        if written.is_multiple_of(BLOCK_BYTES) || self.rng.chance(1, 2) {
-            return;
-        }
-        let more = self.rng.range(1, room);
-        let number = self.file(id, |file| {
-            file.written = written + more;
-            file.number
-        });
-        let before = stream.pipeline_nodes();
-        let result = stream.write_all(&content(number, written, more)).await;
-        if self.gave_up(path, "write", result) || more == room || stream.pipeline_nodes() != before
-        {
-            // Another pipeline, or none.
-            self.file(id, |file| file.witness.is_last = false);
-            return;
-        }
-        if let Some(seen) = self.see_flushed(id, path).await
-            && stream.pipeline_nodes() == before
-        {
-            self.file(id, |file| file.seen = seen);
-        }
-    }
-
     fn file<T>(&self, id: usize, change: impl FnOnce(&mut File) -> T) -> T {
         let mut tree = self.tree_mut();
         change(tree.entry_mut(id).file.as_mut().expect("it is a file"))
@@ -385,31 +360,6 @@ impl Client {
         tracing::info!("{what} of {path}: {error}");
         self.check_error(&error);
         true
-    }
-
-    /// What was flushed is visible to new readers (P4), if anything is: how much was.
-    async fn see_flushed(&self, id: usize, path: &str) -> Option<u64> {
-        let file = self.tree().entry(id).file.clone()?;
-        let read = async { self.dfs.open(path).await?.read_to_end().await };
-        let bytes = match read.await {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                tracing::info!("read of the open {path}: {error}");
-                self.ctx.handle.count("reads of open files failed", 1);
-                return None;
-            }
-        };
-        self.ctx.handle.count("reads of open files", 1);
-        if let Err(words) = check_bytes(path, &file, &bytes) {
-            self.violate(Promise::P5, &words);
-        }
-        let seen = bytes.len() as u64;
-        let owed = file.owed(&self.ctx.handle, &LastBlow::default());
-        if seen < owed {
-            let words = format!("{path}: a reader sees {seen} bytes, {owed} are owed");
-            self.violate(Promise::P4, &words);
-        }
-        Some(seen)
     }
 
     /// Goes where it may not.

@@ -1,0 +1,198 @@
+//! Images: in half of all seeds standbys make them often, in some of those the superuser orders more, and NameNodes end
+//! behind them. Whoever starts from an image remembers where blocks were; the DataNodes' digests must prove it.
+
+use super::nodes::{Cluster, Dfs, NAMENODE_DIR, namenode_address, namenode_name};
+use crate::disk::SimDisk;
+use crate::node::{Crash, NodeId};
+use crate::rng::Rng;
+use crate::world::Handle;
+use futures_util::future::{Either, select};
+use hadal_client::ClientError;
+use hadal_env::Expect;
+use hadal_namesystem::CheckpointConfig;
+use hadal_proto::admin::{Request, Response, SafeModeAction};
+use hadal_types::Role;
+use std::path::Path;
+use std::pin::pin;
+use std::time::Duration;
+
+/// Between two orders to save an image.
+const ORDER_EVERY_MS: (u64, u64) = (3_000, 30_000);
+/// An order that is not answered for so long is given up.
+const ORDER_LIMIT: Duration = Duration::from_secs(20);
+/// Between two looks at the images there are.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two tries to leave safe mode.
+const LEAVE_EVERY: Duration = Duration::from_millis(500);
+
+/// How the NameNodes of a seed make images.
+#[derive(Clone)]
+pub(in crate::scenarios) struct Images {
+    pub(super) checkpoint: CheckpointConfig,
+    pub(super) retained: usize,
+    pub(super) bytes_per_second: u64,
+    /// The superuser orders some.
+    ordered: bool,
+    /// NameNodes end behind them.
+    ends: bool,
+}
+
+impl Images {
+    /// No run is long enough for one.
+    pub(in crate::scenarios) fn never() -> Self {
+        Self {
+            checkpoint: CheckpointConfig::default(),
+            retained: 2,
+            bytes_per_second: 0,
+            ordered: false,
+            ends: false,
+        }
+    }
+
+    /// As the seed has it.
+    pub(super) fn of(rng: &mut Rng) -> Self {
+        if rng.chance(1, 2) {
+            return Self::never();
+        }
+        let slow = rng.chance(1, 4);
+        Self {
+            checkpoint: CheckpointConfig {
+                txns: rng.range(10, 400),
+                period_ms: rng.range(2_000, 60_000),
+                check_ms: 1_000,
+                ..CheckpointConfig::default()
+            },
+            retained: rng.range(1, 2) as usize,
+            bytes_per_second: if slow { rng.range(1_000, 20_000) } else { 0 },
+            ordered: rng.chance(1, 2),
+            ends: rng.chance(1, 2),
+        }
+    }
+}
+
+/// The txid of the newest image that a NameNode with this directory would find if it started now.
+pub(super) fn newest(disk: &SimDisk, dir: &Path) -> Option<u64> {
+    let images = dir.join("images");
+    let txid = |path: &Path| {
+        let name = path.file_name()?.to_str()?;
+        name.strip_prefix("fsimage_")?.parse().ok()
+    };
+    let files = disk.files().into_iter().map(|(path, _)| path);
+    let files = files.filter(|path| path.parent() == Some(&images));
+    files.filter_map(|path| txid(&path)).max()
+}
+
+/// Counts images and orders some, and ends NameNodes behind those, until `end`, as the seed has it.
+pub(super) fn start(world: &Handle, cluster: &Cluster, images: &Images, rng: Rng, end: Duration) {
+    if images.checkpoint == CheckpointConfig::default() {
+        return;
+    }
+    let namenodes = cluster.namenodes.clone();
+    world.spawn("count images", count(world.clone(), namenodes.clone(), end));
+    if images.ordered || namenodes.len() == 1 {
+        let operator = Operator {
+            handle: world.clone(),
+            dfs: cluster.admin_dfs(world),
+            namenodes,
+            ends: images.ends,
+            rng,
+        };
+        world.spawn_on(cluster.admin, "images", operator.run(end));
+    }
+}
+
+async fn count(handle: Handle, namenodes: Vec<NodeId>, end: Duration) {
+    let mut known = vec![None; namenodes.len()];
+    while handle.now() < end {
+        handle.sleep(LOOK_EVERY).await;
+        for (node, known) in namenodes.iter().zip(&mut known) {
+            let found = newest(&handle.disk_of(*node), Path::new(NAMENODE_DIR));
+            if std::mem::replace(known, found) != found {
+                handle.count("checkpoints", 1);
+            }
+        }
+    }
+}
+
+/// The superuser.
+struct Operator {
+    handle: Handle,
+    dfs: Dfs,
+    namenodes: Vec<NodeId>,
+    ends: bool,
+    rng: Rng,
+}
+
+impl Operator {
+    async fn run(mut self, end: Duration) {
+        loop {
+            let wait = self.rng.range(ORDER_EVERY_MS.0, ORDER_EVERY_MS.1);
+            self.handle.sleep(Duration::from_millis(wait)).await;
+            if self.handle.now() >= end {
+                return;
+            }
+            let index = self.rng.below(self.namenodes.len() as u64) as usize;
+            self.save(index).await;
+        }
+    }
+
+    /// Safe mode, an image, safe mode off. A NameNode that ended meanwhile has left safe mode by that.
+    async fn save(&mut self, index: usize) {
+        let (handle, node) = (self.handle.clone(), self.namenodes[index]);
+        let life = handle.life(node);
+        let ask = Request::SafeMode {
+            action: SafeModeAction::Get,
+        };
+        let Some(Ok(Response::SafeMode { on: false, .. })) = self.order(index, &ask).await else {
+            return;
+        };
+        let enter = Request::SafeMode {
+            action: SafeModeAction::Enter,
+        };
+        let entered = self.order(index, &enter).await;
+        let saved = match entered {
+            Some(Ok(_)) => self.order(index, &Request::SaveNamespace).await,
+            _ => None,
+        };
+        let ends = self.ends && self.rng.chance(1, 2);
+        match saved {
+            Some(Ok(Response::AtTxid { .. })) => handle.count("images saved by order", 1),
+            Some(_) => handle.count("images refused", 1),
+            None => {}
+        }
+        if ends && handle.life(node) == life && matches!(saved, Some(Ok(_))) {
+            handle.count("NameNode ended behind an image", 1);
+            let wait = Duration::from_millis(self.rng.below(3_000));
+            handle.sleep(wait).await;
+            let crash = match self.rng.chance(1, 2) {
+                true => Crash::Power,
+                false => Crash::Process,
+            };
+            handle.crash(node, crash);
+            let wait = Duration::from_millis(self.rng.range(10, 5_000));
+            handle.at(wait, move |handle| handle.restart(node));
+        }
+        let leave = Request::SafeMode {
+            action: SafeModeAction::Leave,
+        };
+        while handle.life(node) == life {
+            if let Some(Ok(_)) = self.order(index, &leave).await {
+                return;
+            }
+            handle.sleep(LEAVE_EVERY).await;
+        }
+    }
+
+    async fn order(
+        &self,
+        index: usize,
+        request: &Request,
+    ) -> Option<Result<Response, ClientError>> {
+        let expect = Expect::node(Role::Namenode, namenode_name(index));
+        let asked = pin!(self.dfs.admin(namenode_address(index), &expect, request));
+        match select(asked, pin!(self.handle.sleep(ORDER_LIMIT))).await {
+            Either::Left((outcome, _)) => Some(outcome),
+            Either::Right(_) => None,
+        }
+    }
+}
