@@ -17,7 +17,7 @@ pub(crate) async fn run<E: Env>(
 ) {
     let outcome = match copy(&node, fetch, &source, &segment).await {
         Ok(copy) => {
-            node.copies.borrow_mut().insert(fetch, copy);
+            node.directory.keep_copy(fetch, copy);
             Ok(())
         }
         Err(Stop::Disk(reason)) => {
@@ -41,7 +41,7 @@ pub(crate) async fn run<E: Env>(
             |(_, op)| matches!(op, StoreOp::Install { fetch: wanted, .. } if *wanted == fetch),
         );
     if !wanted {
-        node.copies.borrow_mut().remove(&fetch);
+        node.directory.drop_copy(fetch);
     }
 }
 
@@ -86,7 +86,7 @@ async fn copy<E: Env>(
         info.map(|info| info.namespace_id).ok_or(Stop::Replaced)?
     };
     let client = peers::client(node, peer).await.map_err(retry)?;
-    let journal = node.journal.borrow().clone().ok_or(Stop::Replaced)?;
+    let journal = node.directory.journal().ok_or(Stop::Replaced)?;
     // A finalised segment that rotted keeps its end.
     if let Some(own) = journal.segment(segment.first)
         && own.finalised

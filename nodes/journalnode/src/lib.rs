@@ -15,17 +15,21 @@
 
 mod admin;
 mod config;
+mod directory;
 mod election;
 mod fetch;
 mod load;
 mod node;
 mod peers;
 mod read;
+mod records;
 mod serve;
 mod store;
 
 pub use config::{JournalnodeConfig, RunError};
+pub use directory::{Directory, store_record};
 pub use load::{Opened, edits_dir, loaded, open_directory, promises, promises_path};
+pub use records::{edits, journal_fault, log_digest};
 
 use hadal_env::Env;
 use node::Node;

@@ -1,6 +1,7 @@
 //! Opening the data directory.
 
 use crate::config::{JournalnodeConfig, RunError};
+use crate::directory::Directory;
 use bytes::Bytes;
 use hadal_env::{Disk, Env};
 use hadal_proto::qjournal::{LogDigest, SegmentState};
@@ -13,10 +14,8 @@ use store_record::{Contents, Record};
 
 /// The data directory, opened.
 pub struct Opened<D: Disk> {
-    /// The promises.
-    pub record: Record<D>,
-    /// The segments; `None` while unformatted.
-    pub journal: Option<Journal<D>>,
+    /// Promises and segments.
+    pub directory: Directory<D>,
     /// What the core starts from.
     pub loaded: Loaded,
 }
@@ -109,8 +108,7 @@ pub async fn open_directory<D: Disk>(
             });
         }
         return Ok(Opened {
-            record,
-            journal: None,
+            directory: Directory::new(disk, dir, segment_bytes, record, None),
             loaded: Loaded {
                 record: promises,
                 segments: Vec::new(),
@@ -136,8 +134,7 @@ pub async fn open_directory<D: Disk>(
         segments.push(loaded(&segment));
     }
     Ok(Opened {
-        record,
-        journal: Some(journal),
+        directory: Directory::new(disk, dir, segment_bytes, record, Some(journal)),
         loaded: Loaded {
             record: promises,
             segments,

@@ -1,26 +1,25 @@
 //! The shared state of the driver's tasks, and the pump that carries out what the core asks for.
 
 use crate::config::JournalnodeConfig;
+use crate::directory::Directory;
 use crate::load::Opened;
+use crate::records::log_digest;
 use crate::{EXIT_DISK_FAILED, fetch, peers, read};
-use bytes::Bytes;
 use futures_util::future::{Either, select};
 use hadal_daemon::Notify;
 use hadal_env::{Env, Net, Seam};
 use hadal_failover::{Grantor, GrantorConfig};
 use hadal_proto::frame::Ack;
-use hadal_proto::qjournal::{LogDigest, QjournalProtocol};
+use hadal_proto::qjournal::QjournalProtocol;
 use hadal_qjournal::acceptor::{
     Acceptor, AcceptorConfig, FetchId, Output, StoreOp, StreamKey, Ticket, WriteId,
 };
 use hadal_quic::Responder;
-use hadal_types::{Tick, TxId};
+use hadal_types::Tick;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::rc::Rc;
-use store_journal::{Batch, Journal, SegmentCopy};
-use store_record::Record;
 
 pub(crate) type NetConn<E> = <<E as Seam>::Net as Net>::Conn;
 
@@ -59,35 +58,24 @@ pub(crate) struct Node<E: Env> {
     pub(crate) acceptor: RefCell<Acceptor>,
     /// Who holds the active lease here.
     pub(crate) grantor: RefCell<Grantor>,
-    /// `None` while unformatted.
-    pub(crate) journal: RefCell<Option<Rc<Journal<E::Disk>>>>,
-    /// Taken out by the store task.
-    pub(crate) record: RefCell<Option<Record<E::Disk>>>,
+    pub(crate) directory: Directory<E::Disk>,
     /// Writes not begun yet. Bounded by what the core admits: frames on open streams and calls on open call streams.
     pub(crate) writes: RefCell<VecDeque<(WriteId, StoreOp)>>,
     pub(crate) write_wake: Notify,
     pub(crate) responders: RefCell<BTreeMap<Ticket, Responder<QjournalProtocol>>>,
     pub(crate) streams: RefCell<BTreeMap<StreamKey, Rc<AckQueue>>>,
     pub(crate) next_stream: Cell<u64>,
-    /// Complete copies waiting to be put in place; at most one per fetch, and the core has one fetch at a time.
-    pub(crate) copies: RefCell<BTreeMap<FetchId, SegmentCopy<E::Disk>>>,
     /// The fetch under way.
     pub(crate) fetching: Cell<Option<FetchId>>,
     pub(crate) peers: Vec<peers::Peer>,
     timer_wake: Notify,
 }
 
-/// The digest of the store, as the core wants it.
-fn digest(before: LogDigest, first: TxId, records: &Bytes) -> Option<(TxId, LogDigest)> {
-    let batch = Batch::verify(records.clone(), first, before.0).ok()?;
-    Some((batch.last(), LogDigest(batch.digest())))
-}
-
 impl<E: Env> Node<E> {
     pub(crate) fn new(env: E, config: JournalnodeConfig, opened: Opened<E::Disk>) -> Self {
         let names = config.peers.iter().map(|(name, _)| name.clone()).collect();
         let seed = env.random_u64();
-        let mut core = AcceptorConfig::new(config.name.clone(), names, digest, seed);
+        let mut core = AcceptorConfig::new(config.name.clone(), names, log_digest, seed);
         core.planted = config.planted;
         let acceptor = Acceptor::new(core, opened.loaded, env.now());
         let lease = GrantorConfig {
@@ -114,14 +102,12 @@ impl<E: Env> Node<E> {
             config,
             acceptor: RefCell::new(acceptor),
             grantor: RefCell::new(grantor),
-            journal: RefCell::new(opened.journal.map(Rc::new)),
-            record: RefCell::new(Some(opened.record)),
+            directory: opened.directory,
             writes: RefCell::new(VecDeque::new()),
             write_wake: Notify::new(),
             responders: RefCell::new(BTreeMap::new()),
             streams: RefCell::new(BTreeMap::new()),
             next_stream: Cell::new(0),
-            copies: RefCell::new(BTreeMap::new()),
             fetching: Cell::new(None),
             peers,
             timer_wake: Notify::new(),

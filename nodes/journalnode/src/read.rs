@@ -2,13 +2,13 @@
 
 use crate::load::loaded;
 use crate::node::Node;
+use crate::records::journal_fault;
 use hadal_env::Env;
-use hadal_proto::qjournal::{CommitMark, Edits, LogDigest, QjournalProtocol, Response};
+use hadal_proto::qjournal::{CommitMark, Edits, QjournalProtocol, Response};
 use hadal_proto::{Fault, FaultClass};
 use hadal_quic::Responder;
 use hadal_types::TxId;
 use std::rc::Rc;
-use store_journal::JournalError;
 
 /// What the core allows to be read.
 pub(crate) struct Run {
@@ -36,7 +36,7 @@ pub(crate) async fn answer<E: Env>(
 
 /// Tells the core what is left of a segment that could not be read.
 async fn examine<E: Env>(node: &Rc<Node<E>>, first: TxId) {
-    let Some(journal) = node.journal.borrow().clone() else {
+    let Some(journal) = node.directory.journal() else {
         return;
     };
     match journal.scan(first).await {
@@ -60,32 +60,11 @@ async fn read<E: Env>(node: &Rc<Node<E>>, run: &Run) -> Result<Edits, Fault> {
             format!("segment {} changed while it was read", run.segment),
         )
     };
-    let journal = node.journal.borrow().clone().ok_or_else(changed)?;
-    let chunk = journal
-        .read(run.from, run.upto, run.max_bytes as usize)
+    let read = node
+        .directory
+        .read(run.from, run.upto, run.max_bytes, run.committed)
         .await
-        .map_err(|error| fault(&error))?;
-    let chunk = chunk
-        .filter(|chunk| chunk.segment == run.segment)
-        .ok_or_else(changed)?;
-    let batch = chunk.batch;
-    let count = batch.last().0 + 1 - batch.first().0;
-    Ok(Edits {
-        first: batch.first(),
-        count: u32::try_from(count).expect("a run of a few MiB"),
-        records: batch.bytes().clone(),
-        digest_before: LogDigest(batch.digest_before()),
-        digest_end: LogDigest(batch.digest()),
-        committed: run.committed,
-    })
-}
-
-fn fault(error: &JournalError) -> Fault {
-    let class = match error {
-        JournalError::Disk(_) | JournalError::Poisoned(_) => FaultClass::DiskFailed,
-        JournalError::Unreadable { .. } => FaultClass::Corrupt,
-        JournalError::NotHere { .. } | JournalError::NoSegment { .. } => FaultClass::NotFound,
-        _ => FaultClass::Internal,
-    };
-    Fault::new(class, error.to_string())
+        .map_err(|error| journal_fault(&error))?;
+    let edits = read.filter(|(segment, _)| *segment == run.segment);
+    edits.map(|(_, edits)| edits).ok_or_else(changed)
 }

@@ -19,7 +19,7 @@ mod writing;
 use crate::config::NamenodeConfig;
 use futures_util::lock::Mutex;
 use hadal_env::{Disk, Env};
-use hadal_journalnode::{edits_dir, promises, promises_path};
+use hadal_journalnode::{edits, edits_dir, journal_fault, promises, promises_path};
 use hadal_proto::frame::Ack;
 use hadal_proto::qjournal::{
     AWAIT_CAP_MS, BatchHead, Call, CommitMark, Edits, JournalState, LogDigest, Request, Response,
@@ -217,14 +217,7 @@ impl<E: Env> SharedDirectory<E> {
             .await
             .map_err(|error| fault(&error))?;
         *self.follower.borrow_mut() = Some(follower);
-        let edits = batch.map(|batch| Edits {
-            first: batch.first(),
-            count: u32::try_from(batch.last().0 + 1 - batch.first().0).expect("a run of a few MiB"),
-            digest_before: LogDigest(batch.digest_before()),
-            digest_end: LogDigest(batch.digest()),
-            records: batch.bytes().clone(),
-            committed,
-        });
+        let edits = batch.map(|batch| edits(&batch, committed));
         Ok((edits, committed))
     }
 }
@@ -295,13 +288,8 @@ fn disk_fault(error: &dyn std::fmt::Display) -> Fault {
 }
 
 fn fault(error: &JournalError) -> Fault {
-    let class = match error {
-        JournalError::Disk(_) => FaultClass::Retry,
-        JournalError::Poisoned(_) => FaultClass::DiskFailed,
-        JournalError::Unreadable { .. } => FaultClass::Corrupt,
-        JournalError::NotHere { .. } | JournalError::NoSegment { .. } => FaultClass::NotFound,
-        JournalError::OtherNamespace { .. } => FaultClass::IdentityMismatch,
-        _ => FaultClass::Internal,
-    };
-    Fault::new(class, error.to_string())
+    match error {
+        JournalError::Disk(error) => disk_fault(error),
+        other => journal_fault(other),
+    }
 }

@@ -1,18 +1,17 @@
 //! A standby's subscription to committed edits (Q20): carries out what the [`Tail`] wants.
 
-use crate::catch_up::{applied, apply_record};
+use crate::catch_up::{applied, apply};
 use crate::error::RunError;
 use crate::links::{self, in_time};
 use crate::node::Node;
-use bytes::Bytes;
 use hadal_env::Env;
-use hadal_proto::qjournal::{CommitMark, LogDigest, Records};
+use hadal_journalnode::log_digest;
+use hadal_proto::qjournal::{CommitMark, LogDigest};
 use hadal_qjournal::tail::{Output, Tail, TailConfig};
-use hadal_types::{Tick, TxId};
+use hadal_types::Tick;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::rc::Rc;
-use store_journal::Batch;
 
 /// Applies committed edits for ever; `digest` is the journal's at the last applied one. Ends only with what cannot be
 /// mended.
@@ -21,7 +20,7 @@ pub(crate) async fn follow<E: Env>(node: &Rc<Node<E>>, digest: &mut LogDigest) -
     let config = TailConfig::new(
         names.map(|peer| peer.name.clone()).collect(),
         node.config.namesystem.info.namespace_id,
-        verify,
+        log_digest,
     );
     let position = CommitMark {
         txid: applied(node),
@@ -37,15 +36,9 @@ pub(crate) async fn follow<E: Env>(node: &Rc<Node<E>>, digest: &mut LogDigest) -
                     call = Box::pin(async move { (id, links::ask(&node, jn, &request).await) });
                 }
                 Output::Edits(edits) => {
-                    for record in Records::new(edits.records) {
-                        let record = record.expect("the tail verified it");
-                        if let Err(error) = apply_record(node, record.txid, record.op) {
-                            return error;
-                        }
+                    if let Err(error) = apply(node, edits, digest) {
+                        return error;
                     }
-                    *digest = edits.digest_end;
-                    // Checkpoints carry it.
-                    node.start_log(*digest);
                     node.kick();
                 }
                 Output::Missing { from, asked } => tracing::error!(
@@ -69,10 +62,4 @@ pub(crate) async fn follow<E: Env>(node: &Rc<Node<E>>, digest: &mut LogDigest) -
             None => tail.handle_timeout(node.env.now()),
         }
     }
-}
-
-/// Verifies a run of framed records and gives the digest behind it.
-fn verify(before: LogDigest, first: TxId, records: &Bytes) -> Option<(TxId, LogDigest)> {
-    let batch = Batch::verify(records.clone(), first, before.0).ok()?;
-    Some((batch.last(), LogDigest(batch.digest())))
 }

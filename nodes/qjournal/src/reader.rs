@@ -1,18 +1,21 @@
 //! Reading the log from several JournalNodes, none of which needs to have all of it (T-Q2..T-Q4, T-Q13..T-Q18).
 //!
-//! One [`Reader`] is one pass: it asks all nodes what they have, goes on once a majority answered, and then fetches
-//! run after run from any node that has the next txid. Every run must continue the digest of the run before, so
-//! a node with another log is found out and passed over. A pass ends at the last edit that may be read, or
-//! with an error that names what is missing; it never ends silently short (Q19, Q21).
+//! One [`Reader`] is one pass: it asks all nodes what they have, and then fetches run after run from any node that has
+//! the next txid. Every run is verified and must continue the digest of the run before, so a node with another log or
+//! damaged records is found out and passed over. A pass ends at the last edit that may be read, or with an error that names
+//! what is missing; it never ends silently short (Q19, Q21).
+//!
+//! How far there is to read only a majority can tell; an end that is given needs nobody to confirm it, and is read from
+//! finalised segments alone: what they hold is decided, and recovery has finalised everything up to the end at a majority.
 
-use crate::majority;
+use crate::{DigestFn, majority};
 use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use hadal_proto::Fault;
 use hadal_proto::qjournal::{
-    Call, CommitMark, Edits, Manifest, READ_CAP, Request, Response, SegmentState,
+    Call, CommitMark, Edits, LogDigest, Manifest, READ_CAP, Request, Response, SegmentState,
 };
 use hadal_types::TxId;
 use thiserror::Error;
@@ -38,7 +41,7 @@ pub enum Output {
         /// What.
         request: Request,
     },
-    /// The next records, in order, each txid once.
+    /// The next records, verified, in order, each txid once.
     Edits(Edits),
     /// The pass is over; the log was read up to here (txid, digest).
     Done(CommitMark),
@@ -88,6 +91,7 @@ enum Node {
 pub struct Reader {
     names: Vec<String>,
     namespace_id: u64,
+    digest: DigestFn,
     until: Until,
     /// Read so far.
     at: CommitMark,
@@ -96,27 +100,31 @@ pub struct Reader {
     nodes: Vec<Node>,
     /// Node asked for the next run.
     reading: Option<usize>,
-    /// Nodes that could not serve the next txid, with why.
+    /// Nodes that could not serve what they were asked for, with why. They are asked again when nobody else serves, and there
+    /// was progress since they were passed over last: a silent one is waited for once, not once for every run.
     passed_over: Vec<Option<String>>,
+    progressed: bool,
     outputs: VecDeque<Output>,
     over: bool,
 }
 
 impl Reader {
     /// A pass behind `after` (txid and digest of the last edit the caller has; zeros for none). With `digest` unknown
-    /// give `None`: then the first run is believed.
+    /// give `None`: then the first run is believed to continue it. `verify` is how records are verified.
     #[must_use]
     pub fn new(
         names: Vec<String>,
         namespace_id: u64,
         after: TxId,
-        digest: Option<hadal_proto::qjournal::LogDigest>,
+        digest: Option<LogDigest>,
         until: Until,
+        verify: DigestFn,
     ) -> Self {
         let count = names.len();
         let mut reader = Self {
             names,
             namespace_id,
+            digest: verify,
             until,
             at: CommitMark {
                 txid: after,
@@ -126,20 +134,29 @@ impl Reader {
             nodes: vec![Node::Asked; count],
             reading: None,
             passed_over: vec![None; count],
+            progressed: false,
             outputs: VecDeque::new(),
             over: false,
         };
+        if let Until::End(end) = until
+            && after >= end.txid
+        {
+            // Whoever is there already waits for nobody.
+            reader.end_reached();
+            return reader;
+        }
         for jn in 0..count {
             let call = Call::GetManifest {
                 from: after.next(),
-                in_progress: true,
+                in_progress: !matches!(until, Until::End(_)),
             };
             reader.call(jn, call);
         }
         reader
     }
 
-    /// The outcome of a call, at most one per node at a time; a node that cannot be reached is a fault.
+    /// The outcome of a call, at most one per node at a time; a node that cannot be reached, or does not answer in time, is
+    /// a fault.
     pub fn handle_reply(&mut self, jn: usize, outcome: Result<Response, Fault>) {
         if self.over {
             return;
@@ -157,19 +174,6 @@ impl Reader {
                 Ok(other) => Node::Out(other.name().to_string()),
                 Err(fault) => Node::Out(fault.message),
             };
-        }
-        self.advance();
-    }
-
-    /// Gives up on nodes that have not answered yet (a time-out of the driver).
-    pub fn handle_timeout(&mut self) {
-        for node in &mut self.nodes {
-            if matches!(node, Node::Asked) {
-                *node = Node::Out("no answer in time".to_string());
-            }
-        }
-        if let Some(jn) = self.reading.take() {
-            self.pass_over(jn, "no answer in time".to_string());
         }
         self.advance();
     }
@@ -227,7 +231,10 @@ impl Reader {
             return;
         }
         let waiting = self.nodes.iter().any(|node| matches!(node, Node::Asked));
-        let enough = majority(self.nodes.len());
+        let enough = match self.until {
+            Until::End(_) => 0,
+            Until::Committed | Until::Held => majority(self.nodes.len()),
+        };
         if self.manifests().count() < enough {
             let out = |node: &Node| matches!(node, Node::Out(_));
             if self.nodes.iter().filter(|node| out(node)).count() + enough > self.nodes.len() {
@@ -241,13 +248,25 @@ impl Reader {
             self.end_reached();
             return;
         }
-        match self.choose(next) {
-            Some(jn) => {
+        let mut chosen = self.choose(next);
+        if chosen.is_none() && core::mem::take(&mut self.progressed) {
+            self.passed_over.fill(None);
+            chosen = self.choose(next);
+        }
+        match chosen {
+            Some((jn, first)) => {
                 self.reading = Some(jn);
-                let call = Call::ReadEdits {
-                    from: next,
-                    max_bytes: READ_CAP,
-                    durable: self.until == Until::Committed,
+                let call = match self.until {
+                    Until::End(_) => Call::ReadSegment {
+                        first,
+                        from: next,
+                        max_bytes: READ_CAP,
+                    },
+                    Until::Committed | Until::Held => Call::ReadEdits {
+                        from: next,
+                        max_bytes: READ_CAP,
+                        durable: self.until == Until::Committed,
+                    },
                 };
                 self.call(jn, call);
             }
@@ -273,9 +292,19 @@ impl Reader {
         self.finish(output);
     }
 
-    /// A node that should have `next`: finalised before in progress, newer epochs and longer segments first.
-    fn choose(&self, next: TxId) -> Option<usize> {
-        let worth = |segment: &SegmentState| (segment.finalized, segment.epoch, segment.last);
+    /// A node that should have `next`, and in which segment: finalised before in progress, newer epochs and longer segments
+    /// first.
+    fn choose(&self, next: TxId) -> Option<(usize, TxId)> {
+        let worth = |segment: &SegmentState| {
+            let SegmentState {
+                finalized,
+                epoch,
+                last,
+                first,
+                ..
+            } = *segment;
+            (finalized, epoch, last, first)
+        };
         self.manifests()
             .filter(|(jn, _)| self.passed_over[*jn].is_none())
             .filter_map(|(jn, manifest)| {
@@ -287,7 +316,7 @@ impl Reader {
                 Some((holding, jn))
             })
             .max_by_key(|(worth, jn)| (*worth, core::cmp::Reverse(*jn)))
-            .map(|(_, jn)| jn)
+            .map(|((.., first), jn)| (jn, first))
     }
 
     fn take(&mut self, jn: usize, edits: Edits) {
@@ -301,6 +330,11 @@ impl Reader {
             return;
         }
         let last = TxId(edits.first.0 + u64::from(edits.count) - 1);
+        let found = (self.digest)(edits.digest_before, next, &edits.records);
+        if found != Some((last, edits.digest_end)) {
+            self.pass_over(jn, "its records do not verify".to_string());
+            return;
+        }
         if let Until::End(end) = self.until
             && (last > end.txid || (last == end.txid && edits.digest_end != end.digest))
         {
@@ -313,7 +347,7 @@ impl Reader {
             digest: edits.digest_end,
         };
         self.digest_known = true;
-        self.passed_over.fill(None);
+        self.progressed = true;
         self.outputs.push_back(Output::Edits(edits));
     }
 

@@ -28,8 +28,7 @@
 //! that hangs is given up by the tail itself and its late answer ignored.
 //!
 //! Before this NameNode claims the journal it drops the tail. What is left, from [`Tail::position`] to the recovered
-//! end, the driver reads from finalised segments by itself ([`Call::GetManifest`], [`Call::ReadSegment`]), as
-//! [`crate::reader::Reader`] does step by step.
+//! end, a [`crate::reader::Reader`] reads.
 
 use crate::DigestFn;
 use alloc::collections::VecDeque;

@@ -290,7 +290,8 @@ impl Namenode {
             .map(|(name, _)| name.clone())
             .collect();
         let zero = Some(LogDigest::default());
-        let mut pass = Reader::new(names, info().namespace_id, TxId(0), zero, until);
+        let (namespace_id, verify) = (info().namespace_id, hadal_journalnode::log_digest);
+        let mut pass = Reader::new(names, namespace_id, TxId(0), zero, until, verify);
         let mut ops = Vec::new();
         loop {
             match pass.poll_output().expect("a pass has an end") {

@@ -3,18 +3,15 @@
 use super::{NAME, disk_fault, fault, mark_path, record};
 use bytes::Bytes;
 use hadal_env::{Disk, Env};
-use hadal_journalnode::{edits_dir, loaded, open_directory};
+use hadal_journalnode::{Directory, loaded, log_digest, open_directory, store_record};
 use hadal_proto::frame::Ack;
-use hadal_proto::qjournal::{BatchHead, CommitMark, Edits, LogDigest, Request, Response};
+use hadal_proto::qjournal::{BatchHead, CommitMark, Request, Response};
 use hadal_proto::{Fault, FaultClass, encode};
-use hadal_qjournal::acceptor::{
-    Acceptor, AcceptorConfig, Loaded, Output, StoreOp, StreamKey, Ticket,
-};
+use hadal_qjournal::acceptor::{Acceptor, AcceptorConfig, Loaded, Output, StreamKey, Ticket};
 use hadal_types::{Principal, Tick, TxId};
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use store_journal::{Batch, End, Journal, Options, Start};
+use store_journal::{End, Journal};
 use store_record::Record;
 
 /// Room for records a new segment starts with.
@@ -27,20 +24,13 @@ pub(super) struct Writing<E: Env> {
     env: E,
     dir: PathBuf,
     acceptor: RefCell<Acceptor>,
-    journal: RefCell<Option<Rc<Journal<E::Disk>>>>,
-    record: RefCell<Option<Record<E::Disk>>>,
+    directory: Directory<E::Disk>,
     committed: RefCell<Option<Record<E::Disk>>>,
     /// Why nothing is written any more.
     failed: RefCell<Option<String>>,
     /// The mark others know, and since when.
     published: Cell<(TxId, Tick)>,
     _lock: <E::Disk as Disk>::Lock,
-}
-
-/// The store's digest, as the core wants it.
-fn digest(before: LogDigest, first: TxId, records: &Bytes) -> Option<(TxId, LogDigest)> {
-    let batch = Batch::verify(records.clone(), first, before.0).ok()?;
-    Some((batch.last(), LogDigest(batch.digest())))
 }
 
 /// What came out of a turn.
@@ -73,9 +63,9 @@ impl<E: Env> Writing<E> {
             .await
             .map_err(refused)?;
         let known = super::mark(disk, dir).await?;
-        if let Some(journal) = &opened.journal {
+        if let Some(journal) = opened.directory.journal() {
             journal.note_committed(known.txid);
-            decide_tails(journal, &mut opened.loaded).await?;
+            decide_tails(&journal, &mut opened.loaded).await?;
         }
         let path = mark_path(dir);
         let (mut committed, contents) = Record::open(disk, &path)
@@ -87,14 +77,13 @@ impl<E: Env> Writing<E> {
                 .await
                 .map_err(|error| disk_fault(&error))?;
         }
-        let config = AcceptorConfig::new(NAME.into(), Vec::new(), digest, env.random_u64());
+        let config = AcceptorConfig::new(NAME.into(), Vec::new(), log_digest, env.random_u64());
         let acceptor = Acceptor::new(config, opened.loaded, env.now());
         let writing = Self {
             env: env.clone(),
             dir: dir.to_owned(),
             acceptor: RefCell::new(acceptor),
-            journal: RefCell::new(opened.journal.map(Rc::new)),
-            record: RefCell::new(Some(opened.record)),
+            directory: opened.directory,
             committed: RefCell::new(Some(committed)),
             failed: RefCell::new(None),
             published: Cell::new((known.txid, env.now())),
@@ -176,7 +165,7 @@ impl<E: Env> Writing<E> {
             };
             match output {
                 Output::Store { write, op } => {
-                    let outcome = self.perform(op).await.map_err(|fault| fault.message);
+                    let outcome = self.directory.perform(op).await;
                     let now = self.env.now();
                     let mut acceptor = self.acceptor.borrow_mut();
                     acceptor.handle_stored(now, write, outcome);
@@ -204,82 +193,6 @@ impl<E: Env> Writing<E> {
         }
     }
 
-    fn journal(&self) -> Result<Rc<Journal<E::Disk>>, Fault> {
-        let journal = self.journal.borrow().clone();
-        journal.ok_or_else(|| {
-            let message = format!("{} is not formatted", self.dir.display());
-            Fault::new(FaultClass::NotFound, message)
-        })
-    }
-
-    async fn perform(&self, op: StoreOp) -> Result<(), Fault> {
-        match op {
-            StoreOp::Record(content) => {
-                store(&self.record, &encode(&content)).await?;
-                if let Some(journal) = &*self.journal.borrow() {
-                    journal.note_committed(content.mark.txid);
-                }
-            }
-            StoreOp::Format { namespace_id } => {
-                let (disk, edits) = (self.env.disk(), edits_dir(&self.dir));
-                *self.journal.borrow_mut() = None;
-                Journal::erase(disk, &edits)
-                    .await
-                    .map_err(|error| disk_fault(&error))?;
-                let mut options = Options::new(namespace_id);
-                options.initial_bytes = SEGMENT_BYTES;
-                let journal = Journal::open(disk, &edits, options, TxId(0)).await;
-                let journal = journal.map_err(|error| fault(&error))?;
-                *self.journal.borrow_mut() = Some(Rc::new(journal));
-            }
-            StoreOp::Start {
-                first,
-                epoch,
-                digest_before,
-                restart,
-            } => {
-                let start = if restart {
-                    Start::Restart
-                } else {
-                    Start::Fresh
-                };
-                let journal = self.journal()?;
-                let started = journal.start_segment(first, epoch, digest_before.0, start);
-                started.await.map_err(|error| fault(&error))?;
-            }
-            StoreOp::Append {
-                segment,
-                first,
-                records,
-                digest_before,
-                ..
-            } => {
-                let journal = self.journal()?;
-                if journal.tail().is_none_or(|tail| tail.first != segment) {
-                    journal
-                        .resume(segment)
-                        .await
-                        .map_err(|error| fault(&error))?;
-                }
-                let batch = Batch::verify(records, first, digest_before.0)
-                    .map_err(|error| fault(&error.into()))?;
-                journal.append(batch).await.map_err(|error| fault(&error))?;
-            }
-            StoreOp::Finalize { first, last } => {
-                let journal = self.journal()?;
-                let finalised = journal.finalise(first, last, None).await;
-                finalised.map_err(|error| fault(&error))?;
-            }
-            StoreOp::Purge { below } => {
-                let purged = self.journal()?.purge(below).await;
-                let purged = purged.map_err(|error| fault(&error))?;
-                tracing::info!("purged {} segments below {below}", purged.segments.len());
-            }
-            StoreOp::Install { .. } => unreachable!("nothing is fetched"),
-        }
-        Ok(())
-    }
-
     async fn read(
         &self,
         from: TxId,
@@ -287,21 +200,12 @@ impl<E: Env> Writing<E> {
         max_bytes: u32,
         committed: CommitMark,
     ) -> Result<Response, Fault> {
-        let chunk = self.journal()?.read(from, upto, max_bytes as usize).await;
-        let chunk = chunk.map_err(|error| fault(&error))?.ok_or_else(|| {
+        let read = self.directory.read(from, upto, max_bytes, committed).await;
+        let read = read.map_err(|error| fault(&error))?;
+        let (_, edits) = read.ok_or_else(|| {
             let message = format!("txid {from} is not in {}", self.dir.display());
             Fault::new(FaultClass::NotFound, message)
         })?;
-        let batch = chunk.batch;
-        let count = batch.last().0 + 1 - batch.first().0;
-        let edits = Edits {
-            first: batch.first(),
-            count: u32::try_from(count).expect("a run of a few MiB"),
-            records: batch.bytes().clone(),
-            digest_before: LogDigest(batch.digest_before()),
-            digest_end: LogDigest(batch.digest()),
-            committed,
-        };
         Ok(Response::Edits { edits })
     }
 
@@ -312,21 +216,11 @@ impl<E: Env> Writing<E> {
         if mark.txid <= txid || (!at_once && now < at.after_ms(PUBLISH_MS)) {
             return Ok(());
         }
-        store(&self.committed, &encode(&mark)).await?;
+        let stored = store_record(&self.committed, &encode(&mark)).await;
+        stored.map_err(|reason| Fault::new(FaultClass::DiskFailed, reason))?;
         self.published.set((mark.txid, now));
         Ok(())
     }
-}
-
-async fn store<D: Disk>(slot: &RefCell<Option<Record<D>>>, payload: &[u8]) -> Result<(), Fault> {
-    let record = slot.borrow_mut().take();
-    let Some(mut record) = record else {
-        let message = "an earlier write to the directory was abandoned";
-        return Err(Fault::new(FaultClass::DiskFailed, message));
-    };
-    let stored = record.store(payload).await;
-    *slot.borrow_mut() = Some(record);
-    stored.map_err(|error| Fault::new(FaultClass::DiskFailed, error.to_string()))
 }
 
 /// There is one copy, so what cannot be read of a tail is decided here and not by a vote: above the commit mark it is

@@ -251,7 +251,9 @@ impl World {
         until: Until,
     ) -> Result<(Vec<Bytes>, CommitMark), ReadError> {
         let digest = (after == TxId(0)).then(LogDigest::default);
-        let mut pass = Reader::new(self.names(), info().namespace_id, after, digest, until);
+        let namespace_id = info().namespace_id;
+        let verify = framing::digest;
+        let mut pass = Reader::new(self.names(), namespace_id, after, digest, until, verify);
         let mut records = Vec::new();
         loop {
             match pass.poll_output().expect("a pass has an end") {
