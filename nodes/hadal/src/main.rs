@@ -21,6 +21,7 @@ mod pages;
 mod session;
 mod tls;
 
+mod viewer;
 use clap::{CommandFactory, Parser};
 use cli::USAGE;
 use std::ffi::OsString;

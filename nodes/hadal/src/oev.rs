@@ -4,38 +4,23 @@
 //! fields are those of Hadal's edits, which name inodes where HDFS's name paths.
 
 use crate::console::Console;
+use crate::viewer::{ViewerFiles, xml_value};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use hadal_proto::decode;
 use hadal_proto::edit::{Edit, EditOp};
-use hadal_types::{Block, InodeId};
+use hadal_types::{Block, BlockId, ClientId, GenerationStamp, InodeId};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::io::Write;
 use store_journal::{Record, SegmentView};
 
 /// Options of `oev`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct OevArgs {
-    /// Segment file to read
-    #[arg(
-        short = 'i',
-        long = "inputFile",
-        alias = "input-file",
-        value_name = "FILE"
-    )]
-    input: PathBuf,
-    /// Where to write; standard output by default
-    #[arg(
-        short = 'o',
-        long = "outputFile",
-        alias = "output-file",
-        value_name = "FILE"
-    )]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    files: ViewerFiles,
     /// As what
     #[arg(short = 'p', long, value_enum, ignore_case = true, default_value_t = Processor::Xml)]
     processor: Processor,
@@ -56,30 +41,15 @@ type Fields = Vec<(&'static str, Value)>;
 
 /// Runs the viewer. What stands before the first damage is written, then the damage is an error.
 pub(crate) fn run(console: &Console, args: &OevArgs) -> Result<i32> {
-    let shown = args.input.display().to_string();
-    let bytes = std::fs::read(&args.input).with_context(|| format!("cannot read {shown}"))?;
-    let view = SegmentView::new(Bytes::from(bytes)).with_context(|| shown.clone())?;
-    match &args.output {
-        Some(path) => {
-            let file = File::create(path);
-            let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-            let mut out = BufWriter::new(file);
-            let outcome = write(&mut out, view, args.processor);
-            out.flush()?;
-            outcome.with_context(|| shown.clone())?;
-        }
-        None => {
-            let mut text = Vec::new();
-            let outcome = write(&mut text, view, args.processor);
-            console.line(String::from_utf8_lossy(&text).trim_end());
-            console.flush();
-            outcome.with_context(|| shown.clone())?;
-        }
-    }
-    Ok(0)
+    let input = &args.files.input;
+    let shown = || input.display().to_string();
+    let bytes = std::fs::read(input).with_context(|| format!("cannot read {}", shown()))?;
+    let view = SegmentView::new(Bytes::from(bytes)).with_context(shown)?;
+    args.files
+        .show(console, |out| write(out, view, args.processor))
 }
 
-fn write(out: &mut impl Write, view: SegmentView, processor: Processor) -> Result<()> {
+fn write(out: &mut dyn Write, view: SegmentView, processor: Processor) -> Result<()> {
     let layout = view.header().layout;
     if processor == Processor::Xml {
         writeln!(
@@ -130,7 +100,7 @@ fn write(out: &mut impl Write, view: SegmentView, processor: Processor) -> Resul
     }
 }
 
-fn xml(out: &mut impl Write, opcode: &str, fields: &Fields) -> std::io::Result<()> {
+fn xml(out: &mut dyn Write, opcode: &str, fields: &Fields) -> std::io::Result<()> {
     writeln!(out, "  <RECORD>\n    <OPCODE>{opcode}</OPCODE>\n    <DATA>")?;
     for (name, value) in fields {
         xml_value(out, "      ", name, value)?;
@@ -138,55 +108,71 @@ fn xml(out: &mut impl Write, opcode: &str, fields: &Fields) -> std::io::Result<(
     writeln!(out, "    </DATA>\n  </RECORD>")
 }
 
-fn xml_value(out: &mut impl Write, indent: &str, name: &str, value: &Value) -> std::io::Result<()> {
-    match value {
-        Value::Null => Ok(()),
-        Value::Array(values) => values
-            .iter()
-            .try_for_each(|value| xml_value(out, indent, name, value)),
-        Value::Object(values) => {
-            writeln!(out, "{indent}<{name}>")?;
-            let deeper = format!("{indent}  ");
-            for (name, value) in values {
-                xml_value(out, &deeper, name, value)?;
+/// A field as a viewer shows it.
+trait Shown {
+    fn shown(&self) -> Value;
+}
+
+macro_rules! shown_as_numbers {
+    ($($ty:ty: $number:expr),* $(,)?) => {
+        $(impl Shown for $ty {
+            fn shown(&self) -> Value {
+                let number: fn(&$ty) -> u64 = $number;
+                json!(number(self))
             }
-            writeln!(out, "{indent}</{name}>")
-        }
-        Value::String(text) => writeln!(out, "{indent}<{name}>{}</{name}>", escaped(text)),
-        other => writeln!(out, "{indent}<{name}>{other}</{name}>"),
+        })*
+    };
+}
+
+shown_as_numbers! {
+    u16: |number| u64::from(*number),
+    u64: |number| *number,
+    InodeId: |inode| inode.0,
+    BlockId: |block| block.0,
+    GenerationStamp: |stamp| stamp.0,
+}
+
+impl Shown for String {
+    fn shown(&self) -> Value {
+        json!(self)
     }
 }
 
-/// Text as XML has it. Names may hold characters that XML has no way to write: those become U+FFFD.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '\n' | '\r' | '\t' => out.push_str(&format!("&#{};", u32::from(c))),
-            c if c.is_control() => out.push(char::REPLACEMENT_CHARACTER),
-            c => out.push(c),
-        }
+impl Shown for ClientId {
+    fn shown(&self) -> Value {
+        json!(format!("{:032x}", self.0))
     }
-    out
 }
 
-fn block(block: &Block) -> Value {
-    json!({
-        "BLOCK_ID": block.id.0,
-        "NUM_BYTES": block.length,
-        "GENSTAMP": block.generation_stamp.0,
-    })
+impl Shown for Block {
+    fn shown(&self) -> Value {
+        json!({
+            "BLOCK_ID": self.id.0,
+            "NUM_BYTES": self.length,
+            "GENSTAMP": self.generation_stamp.0,
+        })
+    }
 }
 
-fn optional_block(of: Option<&Block>) -> Value {
-    of.map_or(Value::Null, block)
+impl<T: Shown> Shown for Option<T> {
+    fn shown(&self) -> Value {
+        self.as_ref().map_or(Value::Null, Shown::shown)
+    }
 }
 
-fn optional_inode(of: Option<&InodeId>) -> Value {
-    of.map_or(Value::Null, |inode| json!(inode.0))
+impl<T: Shown> Shown for Vec<T> {
+    fn shown(&self) -> Value {
+        self.iter().map(Shown::shown).collect()
+    }
+}
+
+/// One row per operation: what it is, its opcode, and the names of its fields.
+macro_rules! opcode_and_fields {
+    ($op:expr; $($variant:ident $opcode:literal { $($field:ident $name:literal),* })*) => {
+        match $op {
+            $(EditOp::$variant { $($field),* } => ($opcode, vec![$(($name, $field.shown())),*]),)*
+        }
+    };
 }
 
 /// An opcode and the values behind it.
@@ -197,185 +183,36 @@ fn fields(record: &Record, edit: &Edit) -> (&'static str, Fields) {
         ("TIMESTAMP", json!(edit.time_ms)),
     ];
     if edit.client.0 != 0 {
-        fields.push(("RPC_CLIENTID", json!(format!("{:032x}", edit.client.0))));
+        fields.push(("RPC_CLIENTID", edit.client.shown()));
         fields.push(("RPC_CALLID", json!(edit.call.0)));
     }
-    let (opcode, own): (&'static str, Fields) = match &edit.op {
-        EditOp::StartSegment => ("OP_START_LOG_SEGMENT", vec![]),
-        EditOp::EndSegment => ("OP_END_LOG_SEGMENT", vec![]),
-        EditOp::Mkdir {
-            parent,
-            inode,
-            name,
-            permission,
-            owner,
-            group,
-        } => (
-            "OP_MKDIR",
-            vec![
-                ("PARENTID", json!(parent.0)),
-                ("INODEID", json!(inode.0)),
-                ("NAME", json!(name)),
-                ("MODE", json!(permission)),
-                ("USERNAME", json!(owner)),
-                ("GROUPNAME", json!(group)),
-            ],
-        ),
-        EditOp::Create {
-            parent,
-            inode,
-            name,
-            permission,
-            owner,
-            group,
-            replication,
-            block_size,
-            holder,
-            replaced,
-        } => (
-            "OP_ADD",
-            vec![
-                ("PARENTID", json!(parent.0)),
-                ("INODEID", json!(inode.0)),
-                ("NAME", json!(name)),
-                ("MODE", json!(permission)),
-                ("USERNAME", json!(owner)),
-                ("GROUPNAME", json!(group)),
-                ("REPLICATION", json!(replication)),
-                ("BLOCKSIZE", json!(block_size)),
-                ("CLIENT_NAME", json!(format!("{:032x}", holder.0))),
-                ("REPLACED", optional_inode(replaced.as_ref())),
-            ],
-        ),
-        EditOp::AddBlock {
-            inode,
-            block,
-            generation_stamp,
-            previous,
-        } => (
-            "OP_ADD_BLOCK",
-            vec![
-                ("INODEID", json!(inode.0)),
-                ("BLOCK_ID", json!(block.0)),
-                ("GENSTAMP", json!(generation_stamp.0)),
-                ("PREVIOUS", optional_block(previous.as_ref())),
-            ],
-        ),
-        EditOp::AbandonBlock { inode, block } => (
-            "OP_ABANDON_BLOCK",
-            vec![("INODEID", json!(inode.0)), ("BLOCK_ID", json!(block.0))],
-        ),
-        EditOp::Close { inode, last } => (
-            "OP_CLOSE",
-            vec![
-                ("INODEID", json!(inode.0)),
-                ("BLOCK", optional_block(last.as_ref())),
-            ],
-        ),
-        EditOp::UpdateLength { inode, block: of } => (
-            "OP_UPDATE_LENGTH",
-            vec![("INODEID", json!(inode.0)), ("BLOCK", block(of))],
-        ),
-        EditOp::AllocateStamp { generation_stamp } => (
-            "OP_SET_GENSTAMP_V2",
-            vec![("GENSTAMPV2", json!(generation_stamp.0))],
-        ),
-        EditOp::UpdatePipeline { inode, block: of } => (
-            "OP_UPDATE_BLOCKS",
-            vec![("INODEID", json!(inode.0)), ("BLOCK", block(of))],
-        ),
-        EditOp::Rename {
-            inode,
-            to_parent,
-            to_name,
-            replaced,
-        } => (
-            "OP_RENAME",
-            vec![
-                ("INODEID", json!(inode.0)),
-                ("DST_PARENTID", json!(to_parent.0)),
-                ("DST_NAME", json!(to_name)),
-                ("REPLACED", optional_inode(replaced.as_ref())),
-            ],
-        ),
-        EditOp::Delete { inode } => ("OP_DELETE", vec![("INODEID", json!(inode.0))]),
-        EditOp::SetPermission { inode, permission } => (
-            "OP_SET_PERMISSIONS",
-            vec![("INODEID", json!(inode.0)), ("MODE", json!(permission))],
-        ),
-        EditOp::SetOwner {
-            inode,
-            owner,
-            group,
-        } => (
-            "OP_SET_OWNER",
-            vec![
-                ("INODEID", json!(inode.0)),
-                ("USERNAME", json!(owner)),
-                ("GROUPNAME", json!(group)),
-            ],
-        ),
-        EditOp::SetTimes {
-            inode,
-            modified_ms,
-            accessed_ms,
-        } => (
-            "OP_TIMES",
-            vec![
-                ("INODEID", json!(inode.0)),
-                ("MTIME", json!(modified_ms)),
-                ("ATIME", json!(accessed_ms)),
-            ],
-        ),
-        EditOp::SetReplication { inode, replication } => (
-            "OP_SET_REPLICATION",
-            vec![
-                ("INODEID", json!(inode.0)),
-                ("REPLICATION", json!(replication)),
-            ],
-        ),
-        EditOp::ReassignLease { inode, holder } => (
-            "OP_REASSIGN_LEASE",
-            vec![
-                ("INODEID", json!(inode.0)),
-                ("NEWHOLDER", json!(format!("{:032x}", holder.0))),
-            ],
-        ),
-        EditOp::Append {
-            inode,
-            holder,
-            block: of,
-        } => (
-            "OP_APPEND",
-            vec![
-                ("INODEID", json!(inode.0)),
-                ("CLIENT_NAME", json!(format!("{:032x}", holder.0))),
-                ("BLOCK", optional_block(of.as_ref())),
-            ],
-        ),
-        EditOp::Truncate {
-            inode,
-            length,
-            recovering,
-        } => (
-            "OP_TRUNCATE",
-            vec![
-                ("INODEID", json!(inode.0)),
-                ("NEWLENGTH", json!(length)),
-                ("BLOCK", optional_block(recovering.as_ref())),
-            ],
-        ),
-        EditOp::Concat { target, sources } => (
-            "OP_CONCAT_DELETE",
-            vec![
-                ("INODEID", json!(target.0)),
-                (
-                    "SOURCE",
-                    sources.iter().map(|source| json!(source.0)).collect(),
-                ),
-            ],
-        ),
-        EditOp::Outcome => ("OP_OUTCOME", vec![]),
+    let (opcode, own): (&'static str, Fields) = opcode_and_fields! { &edit.op;
+        StartSegment "OP_START_LOG_SEGMENT" {}
+        EndSegment "OP_END_LOG_SEGMENT" {}
+        Mkdir "OP_MKDIR" {
+            parent "PARENTID", inode "INODEID", name "NAME", permission "MODE", owner "USERNAME", group "GROUPNAME"
+        }
+        Create "OP_ADD" {
+            parent "PARENTID", inode "INODEID", name "NAME", permission "MODE", owner "USERNAME", group "GROUPNAME",
+            replication "REPLICATION", block_size "BLOCKSIZE", holder "CLIENT_NAME", replaced "REPLACED"
+        }
+        AddBlock "OP_ADD_BLOCK" { inode "INODEID", block "BLOCK_ID", generation_stamp "GENSTAMP", previous "PREVIOUS" }
+        AbandonBlock "OP_ABANDON_BLOCK" { inode "INODEID", block "BLOCK_ID" }
+        Close "OP_CLOSE" { inode "INODEID", last "BLOCK" }
+        UpdateLength "OP_UPDATE_LENGTH" { inode "INODEID", block "BLOCK" }
+        AllocateStamp "OP_SET_GENSTAMP_V2" { generation_stamp "GENSTAMPV2" }
+        UpdatePipeline "OP_UPDATE_BLOCKS" { inode "INODEID", block "BLOCK" }
+        Rename "OP_RENAME" { inode "INODEID", to_parent "DST_PARENTID", to_name "DST_NAME", replaced "REPLACED" }
+        Delete "OP_DELETE" { inode "INODEID" }
+        SetPermission "OP_SET_PERMISSIONS" { inode "INODEID", permission "MODE" }
+        SetOwner "OP_SET_OWNER" { inode "INODEID", owner "USERNAME", group "GROUPNAME" }
+        SetTimes "OP_TIMES" { inode "INODEID", modified_ms "MTIME", accessed_ms "ATIME" }
+        SetReplication "OP_SET_REPLICATION" { inode "INODEID", replication "REPLICATION" }
+        ReassignLease "OP_REASSIGN_LEASE" { inode "INODEID", holder "NEWHOLDER" }
+        Append "OP_APPEND" { inode "INODEID", holder "CLIENT_NAME", block "BLOCK" }
+        Truncate "OP_TRUNCATE" { inode "INODEID", length "NEWLENGTH", recovering "BLOCK" }
+        Concat "OP_CONCAT_DELETE" { target "INODEID", sources "SOURCE" }
+        Outcome "OP_OUTCOME" {}
     };
     fields.extend(own);
     (opcode, fields)
@@ -384,7 +221,7 @@ fn fields(record: &Record, edit: &Edit) -> (&'static str, Fields) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hadal_types::{BlockId, CallId, ClientId, Epoch, GenerationStamp, TxId};
+    use hadal_types::{CallId, Epoch, TxId};
 
     fn shown(op: EditOp) -> String {
         let record = Record {
