@@ -11,6 +11,8 @@ use hadal_quic::{CallError, Responder};
 use hadal_types::HaState;
 use std::rc::Rc;
 
+/// Who claims the journal begins no image for so long (`preventCheckpointsUntil`): longer than a claim may take.
+const PREVENT_MS: u64 = 30_000;
 /// Between two looks at the NameNode's own health.
 const PROBE_INTERVAL_MS: u64 = 1_000;
 
@@ -75,7 +77,12 @@ pub(crate) fn turn<E: Env>(node: &Rc<Node<E>>) -> bool {
                     node.kick();
                 });
             }
-            Output::StartClaim => order(node, Order::Claim),
+            Output::StartClaim => {
+                // A claim is waited for, an image is not (C-06).
+                let until = node.env.now().after_ms(PREVENT_MS);
+                node.images.policy.borrow_mut().prevent(until);
+                order(node, Order::Claim);
+            }
             Output::StepDown { reason } => order(node, Order::StepDown(reason)),
             Output::HandOver { to, reason } => order(node, Order::HandOver { to, reason }),
             Output::Follow { state } => order(node, Order::Follow(state)),

@@ -522,7 +522,7 @@ impl<E: Env> Node<E> {
         }
     }
 
-    /// What only the journal writer knows of the NameNode's numbers.
+    /// What only the journal writer and the checkpointer know of the NameNode's numbers.
     fn with_journal(&self, response: admin::Response) -> admin::Response {
         let admin::Response::NamenodeStats { mut stats } = response else {
             return response;
@@ -549,6 +549,7 @@ impl<E: Env> Node<E> {
             return None;
         }
         let view = self.namesystem.borrow().as_ref().map(Namesystem::view)?;
+        stats.checkpoints_cancelled = self.images.policy.borrow().cancelled();
         Some((view, self.digest.get()))
     }
 

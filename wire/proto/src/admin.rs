@@ -241,6 +241,8 @@ wire_struct! {
         pub behind_txids: u64,
         /// For how long it has been behind what it knows to be committed, in milliseconds; 0 when it is not.
         pub behind_ms: u64,
+        /// Images and uploads of this process that were given up because it became active (C-06, T-C4).
+        pub checkpoints_cancelled: u64,
     }
 }
 

@@ -212,6 +212,7 @@ fn namenode_json(stats: &NamenodeStats) -> Value {
         "journal_lag": lag,
         "behind_txids": stats.behind_txids,
         "behind_ms": stats.behind_ms,
+        "checkpoints_cancelled": stats.checkpoints_cancelled,
     })
 }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use hadal_env::{Clock, File, OpenOptions, Random};
 use hadal_qjournal::writer::{EditBatch, Event, Output, Writer, WriterConfig};
 use hadal_types::{BlockPoolId, CURRENT_LAYOUT, ClusterId, Epoch};
-use sim::{Crash, NodeId, Omissions, SimEnv, World};
+use sim::{Crash, DiskFault, NodeId, Omissions, SimEnv, World};
 use std::net::SocketAddr;
 use store_journal::Batch;
 
@@ -323,5 +323,46 @@ fn rot_below_the_commit_mark_ends_the_claim_and_a_torn_tail_does_not() {
         let refused = Namenode::new(&env, "nn2").claim().await;
         let refused = refused.expect_err("committed edits are lost");
         assert!(refused.contains("damaged from txid 2 on"), "{refused}");
+    });
+}
+
+/// A write fails, and the core is silent from then on: whoever asks or appends is told, each time.
+#[test]
+fn after_a_failed_write_everybody_is_told() {
+    let scene = Scene::new(true);
+    let disk = scene.world.disk_of(scene.node);
+    scene.run(move |env| async move {
+        let writing = Writing::open(&env, Path::new(DIR)).await.expect("free");
+        let principal = Principal {
+            role: Role::Namenode,
+            name: "nn1".into(),
+        };
+        let claim = |epoch| Request {
+            namespace_id: 7,
+            call: Call::NewEpoch {
+                info: info(),
+                epoch: Epoch(epoch),
+                claim: epoch,
+            },
+        };
+        writing.call(&principal, claim(1)).await.expect("free");
+        disk.fail_op(disk.operations(), DiskFault::Eio);
+        for epoch in 2..4 {
+            let refused = writing.call(&principal, claim(epoch)).await;
+            let fault = refused.expect_err("its disk failed");
+            assert_eq!(fault.class, FaultClass::DiskFailed, "{fault}");
+        }
+        assert_eq!(disk.forget_planned(), 0, "the fault struck");
+        let head = BatchHead {
+            epoch: Epoch(1),
+            segment: TxId(1),
+            first: TxId(1),
+            count: 0,
+            committed: CommitMark::default(),
+            digest_end: LogDigest::default(),
+        };
+        let refused = writing.append(1, &head, Bytes::new()).await;
+        let fault = refused.expect_err("its disk failed");
+        assert_eq!(fault.class, FaultClass::DiskFailed, "{fault}");
     });
 }

@@ -6,4 +6,5 @@ mod calls;
 mod checkpoints;
 mod cluster;
 mod election;
+mod promotion;
 mod roles;
