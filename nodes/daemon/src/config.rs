@@ -434,6 +434,9 @@ pub struct Ha {
     pub lease_ttl: Duration,
     /// Between two renewals of the lease.
     pub renew_interval: Duration,
+    /// A NameNode in safe mode does not become active: it does not stand, and orders to it are refused
+    /// (`dfs.ha.nn.not-become-active-in-safemode`).
+    pub not_become_active_in_safe_mode: bool,
 }
 
 impl Default for Ha {
@@ -442,6 +445,7 @@ impl Default for Ha {
             automatic: true,
             lease_ttl: Duration(600),
             renew_interval: Duration(150),
+            not_become_active_in_safe_mode: false,
         }
     }
 }

@@ -271,6 +271,7 @@ fn namenode_config(config: &Config, id: &str) -> Result<NamenodeConfig> {
             automatic: config.ha.automatic,
             lease_ttl_ms: u32::try_from(config.ha.lease_ttl.0).unwrap_or(u32::MAX),
             renew_interval_ms: config.ha.renew_interval.0,
+            not_become_active_in_safe_mode: config.ha.not_become_active_in_safe_mode,
         },
         namesystem,
         blocks,

@@ -36,6 +36,8 @@ pub struct HaSettings {
     pub lease_ttl_ms: u32,
     /// Between two renewals.
     pub renew_interval_ms: u64,
+    /// While in safe mode it does not become active (T-H23). Not for one that serves alone.
+    pub not_become_active_in_safe_mode: bool,
 }
 
 impl Default for HaSettings {
@@ -44,6 +46,7 @@ impl Default for HaSettings {
             automatic: true,
             lease_ttl_ms: 600,
             renew_interval_ms: 150,
+            not_become_active_in_safe_mode: false,
         }
     }
 }

@@ -77,18 +77,32 @@ pub(crate) fn turn<E: Env>(node: &Rc<Node<E>>) -> bool {
                     node.kick();
                 });
             }
-            Output::StartClaim => {
-                // A claim is waited for, an image is not (C-06).
-                let until = node.env.now().after_ms(PREVENT_MS);
-                node.images.policy.borrow_mut().prevent(until);
-                order(node, Order::Claim);
-            }
+            Output::StartClaim => match look_for_bar(node) {
+                Some(reason) => {
+                    let mut controller = node.controller.borrow_mut();
+                    controller.handle_claim_failed(node.env.now(), &reason);
+                }
+                None => {
+                    // A claim is waited for, an image is not (C-06).
+                    let until = node.env.now().after_ms(PREVENT_MS);
+                    node.images.policy.borrow_mut().prevent(until);
+                    order(node, Order::Claim);
+                }
+            },
             Output::StepDown { reason } => order(node, Order::StepDown(reason)),
             Output::HandOver { to, reason } => order(node, Order::HandOver { to, reason }),
             Output::Follow { state } => order(node, Order::Follow(state)),
             Output::CommandDone { command, outcome } => finish(node, command, outcome),
         }
     }
+}
+
+/// Tells the controller whether this NameNode may become active, as it is now; why not.
+fn look_for_bar<E: Env>(node: &Rc<Node<E>>) -> Option<String> {
+    let reason = node.barred();
+    let mut controller = node.controller.borrow_mut();
+    controller.handle_barred(node.env.now(), reason.clone());
+    reason
 }
 
 fn order<E: Env>(node: &Rc<Node<E>>, order: Order) {
@@ -124,6 +138,7 @@ pub(crate) fn command<E: Env>(node: &Rc<Node<E>>, command: Command, whom: Orderi
     let id = CommandId(node.next_command.get());
     node.next_command.set(id.0 + 1);
     node.commands.borrow_mut().insert(id, whom);
+    look_for_bar(node);
     node.controller
         .borrow_mut()
         .handle_command(node.env.now(), id, command);
@@ -161,6 +176,7 @@ pub(crate) async fn probe<E: Env>(node: Rc<Node<E>>) {
             Err(health.reason)
         };
         node.controller.borrow_mut().handle_health(now, outcome);
+        look_for_bar(&node);
         node.kick();
         node.env.sleep_until(now.after_ms(PROBE_INTERVAL_MS)).await;
     }
@@ -178,6 +194,7 @@ pub(crate) fn peer_call<E: Env>(
             responder.answer(Ok(ha::Response::Health { health }));
         }
         ha::Request::Stand { from } => {
+            look_for_bar(node);
             let stood = node
                 .controller
                 .borrow_mut()

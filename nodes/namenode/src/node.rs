@@ -430,10 +430,7 @@ impl<E: Env> Node<E> {
             }
         };
         let not_ready = if namesystem.in_safe_mode() {
-            format!(
-                "it is in safe mode. {}",
-                namesystem.blocks().safe_mode_message()
-            )
+            in_safe_mode(namesystem)
         } else if !namesystem.blocks().ready_to_become_active() {
             // Whoever can wait for them does (Q5): an ordered hand-over, or one for ill health. An election does not.
             "storages of live DataNodes have not reported to it yet".into()
@@ -456,6 +453,17 @@ impl<E: Env> Node<E> {
     /// The journal's end that the next batch builds on.
     pub(crate) fn start_log(&self, digest: LogDigest) {
         self.digest.set(digest);
+    /// Why it must not become active now, when the configuration says so (T-H23).
+    pub(crate) fn barred(&self) -> Option<String> {
+        let barred = self.config.ha.not_become_active_in_safe_mode && !self.peers.is_empty();
+        let slot = self.namesystem.borrow();
+        let namesystem = slot
+            .as_ref()
+            .filter(|namesystem| barred && namesystem.in_safe_mode())?;
+        let why = in_safe_mode(namesystem);
+        Some(format!("{why} (ha.not_become_active_in_safe_mode is set)"))
+    }
+
         self.edits.borrow_mut().clear();
         self.in_flight.borrow_mut().clear();
     }
@@ -646,6 +654,11 @@ impl<E: Env> Node<E> {
 fn unavailable(silent: &str) -> Fault {
     let message = format!(
         "no majority of JournalNodes answers: waiting for {silent}; what was acknowledged is safe, writes go on by themselves when a majority is back"
+fn in_safe_mode(namesystem: &Namesystem) -> String {
+    let message = namesystem.blocks().safe_mode_message();
+    format!("it is in safe mode. {message}")
+}
+
     );
     Fault::new(FaultClass::JournalUnavailable, message)
 }

@@ -62,6 +62,10 @@ impl Controller {
             let message = format!("{name} is an observer, it cannot take over from {from}");
             return Err(Fault::new(FaultClass::Unsupported, message));
         }
+        if let Some(reason) = &self.barred {
+            let message = format!("{name} cannot take over from {from}: {reason}");
+            return Err(Fault::new(FaultClass::Retry, message));
+        }
         if !self.is_healthy() {
             let message = format!(
                 "{name} is unhealthy, it cannot take over from {from}: {}",
@@ -99,6 +103,10 @@ impl Controller {
                 _ if self.config.automatic && !self.config.alone && !force => {
                     Err(CommandError::Automatic)
                 }
+                _ if self.barred.is_some() => Err(CommandError::NotReady {
+                    peer: self.config.name.clone(),
+                    reason: self.barred.clone().unwrap_or_default(),
+                }),
                 _ if !self.is_healthy() && !force => Err(CommandError::NotReady {
                     peer: self.config.name.clone(),
                     reason: self.reason.clone(),

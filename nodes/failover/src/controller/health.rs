@@ -61,6 +61,14 @@ impl Controller {
         self.advance(now);
     }
 
+    /// Why this NameNode must not become active, whoever wants it to; `None`: it may. Does not touch a role it has, nor one
+    /// it claims already (`ha.not_become_active_in_safe_mode`, T-H23).
+    pub fn handle_barred(&mut self, now: Tick, reason: Option<String>) {
+        self.note_lapse(now);
+        self.barred = reason;
+        self.advance(now);
+    }
+
     /// Whether fewer than three probes in a row were bad.
     #[must_use]
     pub fn is_healthy(&self) -> bool {

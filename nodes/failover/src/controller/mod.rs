@@ -64,6 +64,8 @@ pub struct Controller {
     observer: bool,
     /// The driver could take a claim up at once.
     ready: bool,
+    /// Why it must not become active.
+    barred: Option<String>,
     /// Manual mode: an operator wants this one active.
     ordered: bool,
     /// The epoch claimed last by this process.
@@ -111,6 +113,7 @@ impl Controller {
             random: seed,
             observer: false,
             ready: true,
+            barred: None,
             ordered: false,
             last_epoch: Epoch(0),
             peers,
@@ -499,6 +502,9 @@ impl Controller {
         }
         if !self.is_healthy() {
             line += &format!(", unhealthy: {}", self.reason);
+        }
+        if let Some(reason) = &self.barred {
+            line += &format!(", not to become active: {reason}");
         }
         let silent = self.silent_journalnodes(now);
         if !self.config.leaseless() && !silent.is_empty() {

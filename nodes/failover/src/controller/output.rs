@@ -99,7 +99,7 @@ impl fmt::Display for StepDownReason {
 pub enum Command {
     /// Become active. Runs no fencing and takes no lease over (F-13). `force`: also while `ha.automatic` is on.
     TransitionToActive {
-        /// Also in automatic mode, also when unhealthy.
+        /// Also in automatic mode, also when unhealthy; not while [`super::Controller::handle_barred`] says no.
         force: bool,
     },
     /// Become standby; an active one gives the role up.
@@ -139,7 +139,7 @@ pub enum CommandError {
         /// What was asked for.
         to: HaState,
     },
-    /// T-A5, T-A16.
+    /// T-A5, T-A16, T-H23.
     #[error("{peer} is not ready to become active: {reason}")]
     NotReady {
         /// Who.

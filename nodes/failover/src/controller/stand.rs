@@ -117,7 +117,7 @@ impl Controller {
 
     /// Whether it should stand.
     fn wants_role(&self, now: Tick) -> bool {
-        if !self.ready {
+        if !self.ready || self.barred.is_some() {
             return false;
         }
         match &self.pending {

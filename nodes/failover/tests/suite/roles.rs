@@ -608,3 +608,37 @@ fn a_loading_namenode_does_not_stand() {
     serves(&mut world, 0);
     assert_eq!(world.outcome(id), Some(&Ok(())));
 }
+
+/// T-H23: who must not become active is not made so by anybody, whatever is forced; nothing changes by the attempt, and the
+/// role it has stays with it.
+#[test]
+fn t_h23_who_is_barred_does_not_become_active() {
+    let mut world = world(20);
+    let active = first(&mut world);
+    let other = 1 - active;
+    world.run_for(2_000);
+    world.set_barred(other, Some("in safe mode"));
+    let elections = world.elections;
+    let forced = Command::TransitionToActive { force: true };
+    let error = order(&mut world, other, forced.clone()).expect_err("barred");
+    assert!(error.contains("in safe mode"), "{error}");
+    let peer = crate::world::names()[other].to_string();
+    let hand_over = Command::FailoverTo {
+        peer,
+        force_active: true,
+    };
+    let error = order(&mut world, active, hand_over).expect_err("barred");
+    assert!(error.contains("in safe mode"), "{error}");
+    serves(&mut world, active);
+    world.crash(active);
+    world.run_for(10_000);
+    assert!(world.serving().is_empty(), "it does not stand either");
+    assert_eq!(world.states()[other], Some(HaState::Standby));
+    world.set_barred(other, None);
+    serves(&mut world, other);
+    assert!(world.elections <= elections + 2);
+    // Too late.
+    world.set_barred(other, Some("in safe mode"));
+    world.run_for(5_000);
+    assert_eq!(world.serving(), [other]);
+}

@@ -69,6 +69,8 @@ pub(crate) struct Setup {
     pub(crate) checkpoint: CheckpointConfig,
     /// Of uploads; 0 for no limit.
     pub(crate) image_bytes_per_second: u64,
+    /// No NameNode becomes active in safe mode.
+    pub(crate) not_become_active_in_safe_mode: bool,
 }
 
 pub(crate) fn namenode_config(index: usize, setup: &Setup) -> NamenodeConfig {
@@ -91,6 +93,7 @@ pub(crate) fn namenode_config(index: usize, setup: &Setup) -> NamenodeConfig {
             .collect(),
         ha: HaSettings {
             automatic: setup.automatic,
+            not_become_active_in_safe_mode: setup.not_become_active_in_safe_mode,
             ..HaSettings::default()
         },
         namesystem: NamesystemConfig {
@@ -381,6 +384,7 @@ pub(crate) fn manual() -> Setup {
         automatic: false,
         checkpoint: CheckpointConfig::default(),
         image_bytes_per_second: 0,
+        not_become_active_in_safe_mode: false,
     }
 }
 

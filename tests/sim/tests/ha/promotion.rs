@@ -1,4 +1,5 @@
-//! A standby that makes or sends an image, or would, when it is wanted as active (C-06, F-12). 4 s of CPU together.
+//! A standby that makes or sends an image, or would, when it is wanted as active (C-06, F-12), and one in safe mode. 4 s of
+//! CPU together.
 
 use crate::cluster::{Cluster, Setup, manual, namenode_name};
 use hadal_namesystem::CheckpointConfig;
@@ -139,4 +140,44 @@ fn t_c4_a_hand_over_ends_an_upload() {
         cluster.images(0).pop_last() > cluster.images(1).pop_last()
     });
     assert!(cluster.exists("/a-0") && cluster.exists("/b-0"));
+}
+
+/// T-H23: a NameNode in safe mode is not made active where the configuration says so, by nobody and no force: the order fails
+/// with the reason, and both are what they were. Out of safe mode it may.
+#[test]
+fn t_h23_no_promotion_in_safe_mode_when_configured_so() {
+    let setup = Setup {
+        not_become_active_in_safe_mode: true,
+        ..manual()
+    };
+    let cluster = Cluster::start(31, &setup);
+    assert_eq!(cluster.order_active(0), Ok(()));
+    cluster.mkdirs("/a");
+    let safe_mode = |action| {
+        let answer = cluster.ask(1, Request::SafeMode { action });
+        assert!(answer.is_ok(), "{answer:?}");
+    };
+    safe_mode(SafeModeAction::Enter);
+    let order = Request::Failover {
+        to: namenode_name(1),
+        force_fence: false,
+        force_active: true,
+    };
+    let said = cluster.ask(0, order).expect_err("in safe mode").to_string();
+    assert!(said.contains("safe mode"), "{said}");
+    cluster.until("the first serves again", |cluster| {
+        cluster.state(0) == Some(HaState::Active)
+    });
+    cluster.mkdirs("/b");
+    cluster.world.crash(cluster.namenodes[0], Crash::Process);
+    let life = cluster.world.life(cluster.namenodes[1]);
+    let said = cluster.order_active(1).expect_err("in safe mode");
+    for word in ["safe mode", "ha.not_become_active_in_safe_mode"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    assert_eq!(cluster.state(1), Some(HaState::Standby));
+    assert_eq!(cluster.world.life(cluster.namenodes[1]), life);
+    safe_mode(SafeModeAction::Leave);
+    cluster.until("it may", |cluster| cluster.order_active(1).is_ok());
+    assert!(cluster.exists("/a") && cluster.exists("/b"));
 }

@@ -339,6 +339,12 @@ impl World {
         self.with(nn, |controller, now| controller.handle_ready(now, loaded));
     }
 
+    /// Why this NameNode must not become active.
+    pub fn set_barred(&mut self, nn: usize, reason: Option<&str>) {
+        let reason = reason.map(String::from);
+        self.with(nn, |controller, now| controller.handle_barred(now, reason));
+    }
+
     /// No majority acknowledges edits any more.
     pub fn stall(&mut self, nn: usize) {
         self.with(nn, |controller, now| controller.handle_journal_stalled(now));
