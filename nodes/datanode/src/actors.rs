@@ -7,7 +7,7 @@ use crate::reports::{self, Round};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt, select_biased};
 use hadal_blockpool::{ActorOutput, ClaimOutcome, Failure};
-use hadal_env::{Env, Expect, Net, NetErrorKind};
+use hadal_env::{Env, Expect, Net};
 use hadal_proto::Fault;
 use hadal_proto::FaultClass;
 use hadal_proto::datanode::{
@@ -55,7 +55,7 @@ pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, slot: Rc<ActorSlot>) {
         match opened {
             Ok((conn, (client, driver))) => {
                 quiet = false;
-                *slot.distrust.borrow_mut() = Default::default();
+                slot.distrust.borrow_mut().reached();
                 *slot.client.borrow_mut() = Some(client.clone());
                 serve(&node, &slot, client, driver).await;
                 *slot.client.borrow_mut() = None;
@@ -70,11 +70,7 @@ pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, slot: Rc<ActorSlot>) {
                     );
                     quiet = true;
                 }
-                let tries = match error.kind {
-                    NetErrorKind::Untrusted => slot.distrust.borrow().0.saturating_add(1),
-                    _ => 0,
-                };
-                *slot.distrust.borrow_mut() = (tries, error.to_string());
+                slot.distrust.borrow_mut().failed(&error);
                 node.check_trusted();
             }
         }

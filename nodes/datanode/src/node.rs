@@ -11,7 +11,7 @@ use crate::scanner;
 use crate::serve;
 use crate::volumes::{self, EpochRecord};
 use hadal_blockpool::{Actor, BlockScanner, OfferService};
-use hadal_daemon::Notify;
+use hadal_daemon::{Distrust, Notify};
 use hadal_env::{Env, Net, Seam};
 use hadal_proto::client::BadReplica;
 use hadal_proto::datanode::{ChangeKind, DatanodeProtocol, ReplicaChange};
@@ -40,7 +40,7 @@ pub(crate) struct ActorSlot {
     /// This NameNode is served no more.
     pub(crate) removed: Cell<bool>,
     /// How many of the last tries to connect ended for a certificate, and what was said of it.
-    pub(crate) distrust: RefCell<(u32, String)>,
+    pub(crate) distrust: RefCell<Distrust>,
 }
 
 /// Everything the tasks of one DataNode share. One shard: no locks.
@@ -79,9 +79,6 @@ pub(crate) struct Node<E: Env> {
     pub(crate) local: Option<LocalDoor>,
     pub(crate) peers: Peers<E>,
 }
-
-/// So many tries in a row end for a certificate before it is taken for wrong.
-const DISTRUSTED_TRIES: u32 = 4;
 
 /// Runs a DataNode until the process ends.
 ///
@@ -262,10 +259,7 @@ impl<E: Env> Node<E> {
     /// is read at the start only. One that served before goes on trying, for then a NameNode is at fault (Q37).
     pub(crate) fn check_trusted(&self) {
         let slots = self.slots();
-        let distrusted = |slot: &Rc<ActorSlot>| {
-            let (tries, reason) = &*slot.distrust.borrow();
-            (*tries >= DISTRUSTED_TRIES).then(|| reason.clone())
-        };
+        let distrusted = |slot: &Rc<ActorSlot>| slot.distrust.borrow().reason();
         let reasons: Option<Vec<String>> = slots.iter().map(distrusted).collect();
         if let Some(reasons) = reasons.filter(|reasons| !reasons.is_empty())
             && self.store.borrow().is_none()

@@ -45,5 +45,6 @@ pub use life::run;
 pub use recover::{Damage, Recovered, recover};
 pub use store_fsimage::image_name;
 
-/// Exit code when a majority of JournalNodes holds another namespace than the directory of this NameNode.
+/// Exit code when a majority of JournalNodes holds another namespace than the directory of this NameNode, or none of them
+/// and a NameNode that starts trust each other's certificates.
 pub const EXIT_REFUSED: i32 = 76;

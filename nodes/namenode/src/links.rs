@@ -5,7 +5,7 @@ use crate::node::{NetConn, Node};
 use crate::shared;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
-use hadal_daemon::Notify;
+use hadal_daemon::{Distrust, Notify};
 use hadal_env::{Env, Expect, Net, NetError};
 use hadal_proto::election::ElectionProtocol;
 use hadal_proto::frame::FrameKind;
@@ -53,6 +53,7 @@ pub(crate) struct Link<E: Env> {
     stream: RefCell<Option<(StreamId, Rc<StreamQueue>)>>,
     /// Whose namespace it holds, when that is not ours.
     foreign: RefCell<Option<String>>,
+    distrust: RefCell<Distrust>,
 }
 
 impl<E: Env> Link<E> {
@@ -63,6 +64,7 @@ impl<E: Env> Link<E> {
             election: RefCell::new(None),
             stream: RefCell::new(None),
             foreign: RefCell::new(None),
+            distrust: RefCell::default(),
         }
     }
 
@@ -147,6 +149,8 @@ pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, jn: Jn) {
         match open(&node, jn).await {
             Ok((conn, ended)) => {
                 quiet = false;
+                node.met_journal.set(true);
+                node.links[jn].distrust.borrow_mut().reached();
                 *node.links[jn].conn.borrow_mut() = Some(conn);
                 node.writer
                     .borrow_mut()
@@ -179,12 +183,33 @@ pub(crate) async fn run<E: Env>(node: Rc<Node<E>>, jn: Jn) {
                     );
                     quiet = true;
                 }
+                node.links[jn].distrust.borrow_mut().failed(&error);
+                check_trusted(&node);
             }
         }
         let jitter = node.env.random_u64() % REDIAL_MS;
         node.env
             .sleep_until(node.env.now().after_ms(REDIAL_MS / 2 + jitter))
             .await;
+    }
+}
+
+/// Ends a process that never met a JournalNode, because none of them and this node trust each other: its certificate is read
+/// at the start only. One that met one goes on trying, for then a JournalNode is at fault.
+fn check_trusted<E: Env>(node: &Node<E>) {
+    let all = node.links.iter().zip(&node.config.journalnodes);
+    let reasons: Option<Vec<String>> = all
+        .map(|(link, peer)| {
+            let reason = link.distrust.borrow().reason()?;
+            Some(format!("{}: {reason}", peer.name))
+        })
+        .collect();
+    if let Some(reasons) = reasons
+        && !node.met_journal.get()
+    {
+        let (name, reasons) = (&node.config.name, reasons.join("; "));
+        let text = format!("no JournalNode and {name} trust each other: {reasons}");
+        node.env.stop(crate::EXIT_REFUSED, &text);
     }
 }
 

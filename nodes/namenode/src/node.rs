@@ -57,6 +57,8 @@ pub(crate) struct Node<E: Env> {
     pub(crate) writer: RefCell<Writer>,
     pub(crate) controller: RefCell<Controller>,
     pub(crate) links: Vec<Link<E>>,
+    /// Some JournalNode was reached since the start.
+    pub(crate) met_journal: Cell<bool>,
     /// The journal, when it is a shared directory: link 0 leads there.
     pub(crate) shared: Option<SharedDirectory<E>>,
     pub(crate) peers: Vec<Peer>,
@@ -116,6 +118,7 @@ impl<E: Env> Node<E> {
             writer: RefCell::new(writer),
             controller: RefCell::new(controller),
             links,
+            met_journal: Cell::new(false),
             shared,
             peers,
             orders: RefCell::new(VecDeque::new()),
@@ -450,9 +453,6 @@ impl<E: Env> Node<E> {
         }
     }
 
-    /// The journal's end that the next batch builds on.
-    pub(crate) fn start_log(&self, digest: LogDigest) {
-        self.digest.set(digest);
     /// Why it must not become active now, when the configuration says so (T-H23).
     pub(crate) fn barred(&self) -> Option<String> {
         let barred = self.config.ha.not_become_active_in_safe_mode && !self.peers.is_empty();
@@ -464,6 +464,9 @@ impl<E: Env> Node<E> {
         Some(format!("{why} (ha.not_become_active_in_safe_mode is set)"))
     }
 
+    /// The journal's end that the next batch builds on.
+    pub(crate) fn start_log(&self, digest: LogDigest) {
+        self.digest.set(digest);
         self.edits.borrow_mut().clear();
         self.in_flight.borrow_mut().clear();
     }
@@ -546,6 +549,7 @@ impl<E: Env> Node<E> {
             .collect();
         stats.behind_txids = self.behind_txids.get();
         stats.behind_ms = self.behind_ms();
+        stats.checkpoints_cancelled = self.images.policy.borrow().cancelled();
         admin::Response::NamenodeStats { stats }
     }
 
@@ -557,7 +561,6 @@ impl<E: Env> Node<E> {
             return None;
         }
         let view = self.namesystem.borrow().as_ref().map(Namesystem::view)?;
-        stats.checkpoints_cancelled = self.images.policy.borrow().cancelled();
         Some((view, self.digest.get()))
     }
 
@@ -651,14 +654,14 @@ impl<E: Env> Node<E> {
     }
 }
 
-fn unavailable(silent: &str) -> Fault {
-    let message = format!(
-        "no majority of JournalNodes answers: waiting for {silent}; what was acknowledged is safe, writes go on by themselves when a majority is back"
 fn in_safe_mode(namesystem: &Namesystem) -> String {
     let message = namesystem.blocks().safe_mode_message();
     format!("it is in safe mode. {message}")
 }
 
+fn unavailable(silent: &str) -> Fault {
+    let message = format!(
+        "no majority of JournalNodes answers: waiting for {silent}; what was acknowledged is safe, writes go on by themselves when a majority is back"
     );
     Fault::new(FaultClass::JournalUnavailable, message)
 }

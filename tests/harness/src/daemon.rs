@@ -1,12 +1,8 @@
 //! Daemons started by hand, and what they say.
 
-use crate::{Output, eventually, hadal, run};
+use crate::{Output, hadal, run};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
-/// A daemon says what is wrong with it within this time.
-const SAID_WAIT: Duration = Duration::from_secs(20);
+use std::process::Command;
 
 /// Runs a daemon to its end.
 pub fn daemon(role: &str, id: &str, config: &Path) -> Output {
@@ -34,39 +30,5 @@ impl Output {
                 self.stderr
             );
         }
-    }
-}
-
-/// Starts a command that does not end by itself, and kills it once it has said all of `texts` on standard error.
-/// Returns what it said.
-///
-/// # Panics
-///
-/// When it has not said them after a while, or ends.
-pub fn said(command: &mut Command, texts: &[&str]) -> String {
-    let log = tempfile::NamedTempFile::new().expect("a temporary file");
-    let errors = log.reopen().expect("a second handle");
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(errors);
-    let mut child = Running(child.spawn().expect("the command"));
-    eventually("the daemon says it", SAID_WAIT, || {
-        let ended = child.0.try_wait().expect("the child's status");
-        let text = std::fs::read_to_string(log.path()).expect("what it said");
-        assert!(ended.is_none(), "it ended, {ended:?}: {text}");
-        let all = texts.iter().all(|wanted| text.contains(wanted));
-        if all { Ok(text) } else { Err(text) }
-    })
-}
-
-/// Killed when this is dropped.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended.
-        drop(self.0.kill());
-        drop(self.0.wait());
     }
 }

@@ -20,7 +20,7 @@ mod writer;
 pub use binary::{hadal, without_settings};
 pub use client::{TestClient, refusal};
 pub use cluster::TestCluster;
-pub use daemon::{daemon, said};
+pub use daemon::daemon;
 pub use disk::{ReadOnly, SmallDisk};
 pub use load::{BUSY, CALLERS, Load};
 pub use output::{Output, run};
