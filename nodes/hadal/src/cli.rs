@@ -13,8 +13,9 @@ use crate::files::verbs::DfsArgs;
 use crate::fsck::FsckArgs;
 use crate::getconf::GetconfArgs;
 use crate::oev::OevArgs;
+use crate::oiv::OivArgs;
 use crate::tls::Tls;
-use crate::{admin, doctor, files, fsck, getconf, oev, pages, session, tls};
+use crate::{admin, doctor, files, fsck, getconf, oev, oiv, pages, session, tls};
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -141,9 +142,8 @@ pub(crate) enum Command {
     ClientConfig(Rest),
     /// Move blocks from full DataNodes to empty ones
     Balancer(BalancerArgs),
-    /// Offline image viewer (not in this version)
-    #[command(hide = true)]
-    Oiv(Rest),
+    /// Show the namespace in an image file
+    Oiv(OivArgs),
     /// Show the edits of a segment file
     Oev(OevArgs),
 }
@@ -347,7 +347,7 @@ pub(crate) fn run(cli: Cli) -> Result<i32> {
         }
         Command::ClientConfig(_) => Ok(admin::missing(&console, "client-config")),
         Command::Balancer(args) => balancer::run(&global, console, args),
-        Command::Oiv(_) => Ok(admin::missing(&console, "oiv")),
+        Command::Oiv(args) => oiv::run(&console, args),
         Command::Oev(args) => oev::run(&console, &args),
     }
 }

@@ -17,11 +17,12 @@ mod hosts;
 mod humanize;
 mod local_door;
 mod oev;
+mod oiv;
 mod pages;
 mod session;
 mod tls;
-
 mod viewer;
+
 use clap::{CommandFactory, Parser};
 use cli::USAGE;
 use std::ffi::OsString;

@@ -124,7 +124,7 @@ fn what_is_not_there_says_so_by_name() {
         (&["fsck", "/", "-delete"], "fsck -delete"),
         (&["namenode", "-rollback"], "namenode -rollback"),
         (&["balancer", "-asService"], "balancer -asService"),
-        (&["oiv", "-i", "f"], "oiv"),
+        (&["oiv", "-i", "f", "-p", "Web"], "oiv -p Web"),
     ] {
         let answer = shell.run(args);
         assert_eq!(answer.code, 1, "{args:?}: {}", answer.err);

@@ -9,13 +9,13 @@ use crate::images::images_dir;
 use crate::node::Node;
 use crate::transfer::{Pace, stopped};
 use bytes::{Buf, BytesMut};
-use hadal_env::Env;
+use hadal_env::{Disk, Env};
 use hadal_namesystem::{
     ImageLoader, ImageSource, LocationSource, Namesystem, NamesystemConfig, Section, View,
 };
 use hadal_proto::qjournal::LogDigest;
 use hadal_proto::{Fault, FaultClass};
-use hadal_types::TxId;
+use hadal_types::{NamespaceInfo, TxId};
 use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
@@ -59,13 +59,34 @@ pub(crate) async fn load<E: Env>(node: &Rc<Node<E>>) -> Result<(Namesystem, LogD
     ))
 }
 
+/// An image file as it is shown to whoever looks into it.
+pub struct ImageContents {
+    /// Whose namespace.
+    pub namespace: NamespaceInfo,
+    /// The namespace, at the image's txid.
+    pub view: View,
+}
+
+/// Reads and verifies a whole image file, of whatever namespace and by whatever name; no cluster is needed.
+///
+/// # Errors
+/// [`RunError::Image`], [`RunError::BrokenImage`], or the disk fails.
+pub async fn read_image<D: Disk>(disk: &D, path: &Path) -> Result<ImageContents, RunError> {
+    let image = Image::open_file(disk, path).await?;
+    image.verify().await?;
+    let (loaded, _) = read(&image, &NamesystemConfig::default()).await?;
+    Ok(ImageContents {
+        namespace: image.info().namespace.clone(),
+        view: loaded.view(),
+    })
+}
+
 async fn disk_ready<E: Env>(node: &Rc<Node<E>>, dir: &Path) -> Result<(), RunError> {
-    use hadal_env::Disk;
     node.env.disk().create_dir_all(dir).await?;
     Ok(())
 }
 
-async fn read<D: hadal_env::Disk>(
+async fn read<D: Disk>(
     image: &Image<D>,
     config: &NamesystemConfig,
 ) -> Result<(hadal_namesystem::Loaded, LogDigest), RunError> {

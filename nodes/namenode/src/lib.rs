@@ -34,6 +34,7 @@ mod transfer;
 mod upload;
 
 pub use bootstrap::{Bootstrapped, bootstrap_standby};
+pub use checkpoint::{ImageContents, read_image};
 pub use config::{
     GroupLookup, HaSettings, HostLookup, JournalnodePeer, NamenodeConfig, NamenodePeer,
 };

@@ -96,6 +96,49 @@ fn t_h25_q19_what_a_gap_took_is_named_and_dropped_on_demand_only() {
     );
     let again = recover(&cluster, &[]);
     assert!(again.stderr.contains("in use"), "{}", again.stderr);
+    the_viewer_shows_an_image(&cluster);
+}
+
+/// `oiv` of a saved image, also under another name; what is no image, or rotted, is named.
+fn the_viewer_shows_an_image(cluster: &TestCluster) {
+    cluster.write_local("f", "thirteen byte");
+    cluster.dfs(&["-put", "f", "/kept-0/f"]).ok();
+    cluster.run(&["dfsadmin", "-safemode", "enter"]).ok();
+    cluster.run(&["dfsadmin", "-saveNamespace"]).ok();
+    cluster.run(&["dfsadmin", "-safemode", "leave"]).ok();
+    let mut images = Vec::new();
+    find(&cluster.data("nn1"), "fsimage_", &mut images);
+    images.sort();
+    let image = std::fs::read(images.last().expect("an image")).expect("readable");
+    cluster.write_local("image", &image);
+    let xml = cluster.run(&["oiv", "-i", "image"]).ok().stdout;
+    for text in [
+        "<fsimage>",
+        "<name>kept-4</name>",
+        "<name>new</name>",
+        "<numBytes>13</numBytes>",
+        "</fsimage>\n",
+    ] {
+        assert!(xml.contains(text), "{text}: {xml}");
+    }
+    let written = ["oiv", "-i", "image", "-o", "table", "-p", "Delimited"];
+    assert_eq!(cluster.run(&written).ok().stdout, "");
+    let table = std::fs::read_to_string(cluster.local("table")).expect("a table");
+    let file = table.lines().find(|line| line.starts_with("/kept-0/f\t"));
+    let file = file.expect("the file's line");
+    assert!(file.contains("\t1\t13\t"), "{file}");
+    let counts = cluster.run(&["oiv", "-i", "image", "-p", "FileDistribution"]);
+    let counts = counts.ok().stdout;
+    assert!(counts.contains("totalFiles = 1\n"), "{counts}");
+    let mut rotten = image;
+    let middle = rotten.len() / 2;
+    rotten[middle] ^= 1;
+    cluster.write_local("rotten-image", rotten);
+    let refused = cluster.run(&["oiv", "-i", "rotten-image"]);
+    refused.fails(1, &["rotten-image", "does not verify"]);
+    assert_eq!(refused.stdout, "");
+    let refused = cluster.run(&["oiv", "-i", "table"]);
+    refused.fails(1, &["table", "header does not verify"]);
 }
 
 /// `oev` of a segment: every edit, and the first damage by its place.

@@ -34,6 +34,21 @@ impl<D: Disk> Image<D> {
         Self::open_path(disk, &directory.join(image_name(txid)), txid, namespace_id).await
     }
 
+    /// Opens an image file by any name, whatever its namespace and txid; else as [`Image::open`].
+    ///
+    /// # Errors
+    /// As [`Image::open`]; where not even the header can be read, the txid is 0.
+    pub async fn open_file(disk: &D, path: &Path) -> Result<Self, ImageError> {
+        let file = disk.open(path, OpenOptions::read().direct()).await?;
+        let block = read_block(disk, &file, 0).await?;
+        let header = Header::decode(&block).ok_or(ImageError::Damaged {
+            txid: TxId(0),
+            what: "header",
+            offset: 0,
+        })?;
+        Self::open_path(disk, path, header.txid, header.namespace.namespace_id).await
+    }
+
     pub(crate) async fn open_path(
         disk: &D,
         path: &Path,
