@@ -301,7 +301,9 @@ async fn write_image<E: Env>(
             pause().await;
         }
     }
-    let info = writer.finish().await?;
+    let Some(info) = writer.finish_unless(stop).await? else {
+        return Ok(Saved::Cancelled);
+    };
     tracing::info!("image {txid} saved: {} bytes", info.length);
     let oldest = retain(disk, &dir, node.config.images_retained).await?;
     node.images.oldest_kept.set(oldest);

@@ -257,7 +257,20 @@ impl<D: Disk> ImageWriter<D> {
     ///
     /// # Errors
     /// When the disk fails; whether the image was published is then known from the directory only.
-    pub async fn finish(mut self) -> Result<ImageInfo, ImageError> {
+    pub async fn finish(self) -> Result<ImageInfo, ImageError> {
+        let finished = self.finish_unless(&|| false).await?;
+        Ok(finished.expect("nobody gives it up"))
+    }
+
+    /// As [`ImageWriter::finish`], unless `stop` says to give up before it is published: asked between two writes, since most
+    /// images are smaller than what is written at a time (C-06). `None`: nothing is left of it.
+    ///
+    /// # Errors
+    /// As [`ImageWriter::finish`].
+    pub async fn finish_unless(
+        mut self,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<ImageInfo>, ImageError> {
         self.end_section();
         let table = encode_table(&self.sections);
         let table_offset = self.sink.length();
@@ -268,6 +281,10 @@ impl<D: Disk> ImageWriter<D> {
             usize::try_from(padding).expect("less than a block")
         ]);
         self.sink.flush_all().await?;
+        if stop() {
+            self.sink.abort().await?;
+            return Ok(None);
+        }
         let footer = Footer {
             txid: self.txid,
             length: self.sink.length() + BLOCK_LEN as u64,
@@ -279,15 +296,19 @@ impl<D: Disk> ImageWriter<D> {
         };
         self.sink.put(&footer.encode());
         self.sink.flush_all().await?;
+        if stop() {
+            self.sink.abort().await?;
+            return Ok(None);
+        }
         self.sink.publish(self.txid).await?;
-        Ok(ImageInfo {
+        Ok(Some(ImageInfo {
             namespace: self.namespace,
             txid: self.txid,
             length: footer.length,
             file_digest: footer.file_digest,
             content_digest: footer.content_digest,
             sections: self.sections,
-        })
+        }))
     }
 
     /// Gives up and removes the unfinished file (C-06).
