@@ -33,6 +33,7 @@
 #![forbid(unsafe_code)]
 
 mod control;
+pub mod daemons;
 mod disk;
 mod env;
 mod executor;

@@ -4,8 +4,8 @@ use crate::scene::{Plan, Scene, block, content};
 use hadal_proto::FaultClass;
 use hadal_proto::datanode::ChangeKind;
 use hadal_proto::frame::FrameKind;
-use hadal_proto::transfer::{Request, WriteStage};
-use hadal_types::{BlockPoolId, GenerationStamp, ReplicaState};
+use hadal_proto::transfer::WriteStage;
+use hadal_types::{GenerationStamp, ReplicaState};
 use sim::Crash;
 
 fn gs(stamp: u64) -> GenerationStamp {
@@ -120,12 +120,7 @@ fn t_r1_an_append_that_was_not_set_up_everywhere_is_set_up_again() {
 fn e21_a_failed_close_is_done_again() {
     let scene = Scene::ready(&Plan::new(3));
     let data = content(3, 3_000);
-    let writer = scene
-        .open(block(1, 1, 0), WriteStage::Create, &[0, 1])
-        .expect("set up");
-    let writer = scene
-        .send(writer, &data, 0, FrameKind::Flush)
-        .expect("flushed");
+    let writer = scene.begin(block(1, 1, 0), &[0, 1], &data, FrameKind::Flush);
     drop(writer);
     // Node 2 had finished already.
     scene.put(block(1, 1, 0), &data, &[2]);
@@ -176,13 +171,9 @@ fn e21_t_p8_t_p9_a_replacement_gets_the_bytes_and_joins() {
         };
         scene.world.crash(scene.nodes[1], Crash::Process);
         drop(writer);
-        let request = Request::TransferReplica {
-            pool: BlockPoolId("BP-test".into()),
-            block: block(1, 1, flushed as u64),
-            targets: scene.targets(&[2]),
-            token: Default::default(),
-        };
-        scene.call(0, request).expect("copied");
+        scene
+            .copy(0, block(1, 1, flushed as u64), 2)
+            .expect("copied");
         let joined = scene.replica(2, 1).expect("here");
         assert_eq!(joined.state, ReplicaState::Rbw);
         assert_eq!(joined.block, block(1, 1, flushed as u64));
@@ -207,12 +198,7 @@ fn e21_t_p8_t_p9_a_replacement_gets_the_bytes_and_joins() {
 fn e21_a_node_joins_after_a_recovery_that_failed_half_way() {
     let scene = Scene::ready(&Plan::new(3));
     let data = content(9, 9_000);
-    let writer = scene
-        .open(block(1, 1, 0), WriteStage::Create, &[0, 1])
-        .expect("set up");
-    let writer = scene
-        .send(writer, &data[..5_001], 0, FrameKind::Flush)
-        .expect("flushed");
+    let writer = scene.begin(block(1, 1, 0), &[0, 1], &data[..5_001], FrameKind::Flush);
     scene.world.crash(scene.nodes[1], Crash::Process);
     drop(writer);
     let stage = WriteStage::StreamingRecovery {
@@ -226,13 +212,7 @@ fn e21_a_node_joins_after_a_recovery_that_failed_half_way() {
         block(1, 2, 5_001),
         "raised already"
     );
-    let request = Request::TransferReplica {
-        pool: BlockPoolId("BP-test".into()),
-        block: block(1, 1, 5_001),
-        targets: scene.targets(&[2]),
-        token: Default::default(),
-    };
-    scene.call(0, request).expect("copied");
+    scene.copy(0, block(1, 1, 5_001), 2).expect("copied");
     let writer = scene
         .open(block(1, 3, 5_001), stage, &[0, 2])
         .expect("the pipeline goes on");
@@ -249,12 +229,7 @@ fn e21_a_node_joins_after_a_recovery_that_failed_half_way() {
 fn e21_a_restarted_node_joins_the_pipeline_it_had_left() {
     let scene = Scene::ready(&Plan::new(3));
     let data = content(9, 9_000);
-    let writer = scene
-        .open(block(1, 1, 0), WriteStage::Create, &[0, 1])
-        .expect("set up");
-    let writer = scene
-        .send(writer, &data[..3_000], 0, FrameKind::Sync)
-        .expect("on the device");
+    let writer = scene.begin(block(1, 1, 0), &[0, 1], &data[..3_000], FrameKind::Sync);
     scene.world.crash(scene.nodes[1], Crash::Process);
     drop(writer);
     let streaming = |old, acked| WriteStage::StreamingRecovery {
@@ -274,13 +249,7 @@ fn e21_a_restarted_node_joins_the_pipeline_it_had_left() {
     });
     let outdated = scene.replica(1, 1).expect("kept");
     assert_eq!(outdated.state, ReplicaState::Rwr);
-    let request = Request::TransferReplica {
-        pool: BlockPoolId("BP-test".into()),
-        block: block(1, 2, 7_000),
-        targets: scene.targets(&[1]),
-        token: Default::default(),
-    };
-    scene.call(0, request).expect("copied");
+    scene.copy(0, block(1, 2, 7_000), 1).expect("copied");
     let writer = scene
         .open(block(1, 3, 7_000), streaming(2, 7_000), &[0, 1])
         .expect("the pipeline goes on");
@@ -296,19 +265,8 @@ fn e21_a_restarted_node_joins_the_pipeline_it_had_left() {
 fn e21_a_node_that_joins_gets_what_was_acknowledged_and_not_flushed() {
     let scene = Scene::ready(&Plan::new(2));
     let data = content(9, 1_535);
-    let writer = scene
-        .open(block(1, 1, 0), WriteStage::Create, &[0])
-        .expect("set up");
-    let writer = scene
-        .send(writer, &data, 0, FrameKind::KeepAlive)
-        .expect("acknowledged");
-    let request = Request::TransferReplica {
-        pool: BlockPoolId("BP-test".into()),
-        block: block(1, 1, 1_535),
-        targets: scene.targets(&[1]),
-        token: Default::default(),
-    };
-    scene.call(0, request).expect("copied");
+    let writer = scene.begin(block(1, 1, 0), &[0], &data, FrameKind::KeepAlive);
+    scene.copy(0, block(1, 1, 1_535), 1).expect("copied");
     assert_eq!(scene.replica(1, 1).expect("here").block, block(1, 1, 1_535));
     drop(writer);
 }
@@ -353,13 +311,7 @@ fn e12_a_transfer_of_what_is_not_there_leaves_nothing() {
         (9, 1, FaultClass::NotFound),
         (1, 4, FaultClass::StaleReplica),
     ] {
-        let request = Request::TransferReplica {
-            pool: BlockPoolId("BP-test".into()),
-            block: block(id, stamp, 0),
-            targets: scene.targets(&[1]),
-            token: Default::default(),
-        };
-        let refused = scene.call(0, request);
+        let refused = scene.copy(0, block(id, stamp, 0), 1);
         assert_eq!(refused.err().map(|fault| fault.class), Some(class));
     }
     assert!(scene.replicas(1).is_empty());

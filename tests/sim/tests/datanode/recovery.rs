@@ -87,12 +87,7 @@ fn e18_t_l11_open_replicas_agree_and_the_writer_is_stopped() {
     for length in [1_535, 40_000] {
         let scene = Scene::ready(&Plan::new(3));
         let data = content(4, length);
-        let writer = scene
-            .open(block(ID, 1, 0), WriteStage::Create, &[0, 1, 2])
-            .expect("set up");
-        let writer = scene
-            .send(writer, &data, 0, FrameKind::Flush)
-            .expect("flushed");
+        let writer = scene.begin(block(ID, 1, 0), &[0, 1, 2], &data, FrameKind::Flush);
         recover(&scene, 0, 1, 9, None);
         let commit = committed(&scene, 0);
         assert_eq!(commit.recovery_id, GenerationStamp(9));
@@ -110,12 +105,7 @@ fn e18_t_l11_open_replicas_agree_and_the_writer_is_stopped() {
 fn t_l13_t_r8_dead_and_silent_nodes_are_left_out() {
     let scene = Scene::ready(&Plan::new(3));
     let data = content(4, 3_000);
-    let writer = scene
-        .open(block(ID, 1, 0), WriteStage::Create, &[0, 1, 2])
-        .expect("set up");
-    let _writer = scene
-        .send(writer, &data, 0, FrameKind::Flush)
-        .expect("flushed");
+    let _writer = scene.begin(block(ID, 1, 0), &[0, 1, 2], &data, FrameKind::Flush);
     scene.world.crash(scene.nodes[1], Crash::Process);
     scene.world.pause(scene.nodes[2]);
     recover(&scene, 0, 1, 9, None);
@@ -132,12 +122,7 @@ fn t_l5_t_l6_restarted_replicas_count_only_among_themselves() {
     for restarted in [&[1][..], &[0, 1][..]] {
         let scene = Scene::ready(&Plan::new(2));
         let data = content(4, 3_000);
-        let writer = scene
-            .open(block(ID, 1, 0), WriteStage::Create, &[0, 1])
-            .expect("set up");
-        let writer = scene
-            .send(writer, &data, 0, FrameKind::Sync)
-            .expect("on the device");
+        let writer = scene.begin(block(ID, 1, 0), &[0, 1], &data, FrameKind::Sync);
         for node in restarted {
             scene.world.crash(scene.nodes[*node], Crash::Power);
             scene.world.restart(scene.nodes[*node]);
@@ -166,12 +151,7 @@ fn t_l5_t_l6_restarted_replicas_count_only_among_themselves() {
 fn t_l7_a_pre_empted_recovery_commits_nothing() {
     let scene = Scene::ready(&Plan::new(2));
     let data = content(4, 3_000);
-    let writer = scene
-        .open(block(ID, 1, 0), WriteStage::Create, &[0, 1])
-        .expect("set up");
-    let _writer = scene
-        .send(writer, &data, 0, FrameKind::Flush)
-        .expect("flushed");
+    let _writer = scene.begin(block(ID, 1, 0), &[0, 1], &data, FrameKind::Flush);
     // The second node leads one of its own, of which the first does not hear.
     let work = RecoveryWork {
         block: block(ID, 1, 0),
@@ -223,12 +203,7 @@ fn f10_a_truncation_cuts_every_replica() {
 fn e20_the_commit_goes_to_the_namenode_that_is_active_by_then() {
     let scene = Scene::ready(&Plan::pair(2));
     let data = content(4, 3_000);
-    let writer = scene
-        .open(block(ID, 1, 0), WriteStage::Create, &[0, 1])
-        .expect("set up");
-    let _writer = scene
-        .send(writer, &data, 0, FrameKind::Flush)
-        .expect("flushed");
+    let _writer = scene.begin(block(ID, 1, 0), &[0, 1], &data, FrameKind::Flush);
     // The silent node keeps the recovery waiting for its time-out.
     scene.world.pause(scene.nodes[1]);
     recover(&scene, 0, 1, 9, None);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
-use hadal_blockpool::{ActorConfig, ScannerConfig};
+use hadal_blockpool::ScannerConfig;
 use hadal_datanode::{DatanodeConfig, NamenodeList, NamenodePeer};
 use hadal_env::{Clock, Env, Expect, Net, Seam};
 use hadal_proto::admin::{self, AdminProtocol, ReplicaStatus};
@@ -20,6 +20,9 @@ use hadal_types::{
     Block, BlockId, BlockPoolId, ClientId, ClusterId, DatanodeUuid, Epoch, GenerationStamp,
     HaState, NamespaceInfo, Role, StorageUuid, TxId,
 };
+use sim::daemons::{
+    datanode_address, datanode_config, datanode_name, namenode_address, namenode_name,
+};
 use sim::{NodeId, SimConn, SimEnv, Status, World, WorldConfig};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -30,7 +33,6 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 use store_record::checksum::crc32c;
-use store_replica::StoreOptions;
 
 /// Data bytes per checksum of every writer here.
 pub(crate) const CHUNK: usize = 512;
@@ -281,54 +283,17 @@ impl Plan {
     }
 }
 
-fn namenode_address(index: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 1, index as u8 + 1], 8020))
-}
-
-fn datanode_address(index: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 2, index as u8 + 1], 9866))
-}
-
 fn config(plan: &Plan, index: usize) -> DatanodeConfig {
-    DatanodeConfig {
-        name: format!("dn{}", index + 1),
-        dirs: (0..plan.dirs)
-            .map(|dir| PathBuf::from(format!("/data{dir}")))
-            .collect(),
-        address: datanode_address(index).to_string(),
-        http_address: String::new(),
-        rack: "/default-rack".into(),
-        namenodes: (0..plan.claims.len())
-            .map(|namenode| NamenodePeer {
-                name: format!("nn{}", namenode + 1),
-                address: namenode_address(namenode),
-            })
-            .collect(),
-        actor: ActorConfig {
-            heartbeat_interval_ms: 500,
-            report_interval_ms: 3_600_000,
-            delete_report_interval_ms: 5_000,
-            handshake_retry_ms: 500,
-            ..ActorConfig::default()
-        },
-        store: StoreOptions {
-            group_bytes: 32 << 10,
-            small_bytes: 32 << 10,
-            extent_bytes: 1 << 20,
-            allocate_step: 64 << 10,
-            block_bytes_max: 1 << 20,
-            ..StoreOptions::default()
-        },
-        scanner: plan.scanner,
-        failed_volumes_tolerated: plan.tolerated,
-        stream_timeout_ms: 5_000,
-        streams_max: 256,
-        restart_replica_expiration_ms: 50_000,
-        slow_write_ms: 0,
-        balance_bytes_per_s: 100 << 20,
-        balance_moves_max: 100,
-        software: "simulated".into(),
-    }
+    let mut config = datanode_config(index, plan.claims.len());
+    config.dirs = (0..plan.dirs)
+        .map(|dir| PathBuf::from(format!("/data{dir}")))
+        .collect();
+    config.actor.report_interval_ms = 3_600_000;
+    config.actor.delete_report_interval_ms = 5_000;
+    config.scanner = plan.scanner;
+    config.failed_volumes_tolerated = plan.tolerated;
+    config.stream_timeout_ms = 5_000;
+    config
 }
 
 impl Scene {
@@ -340,7 +305,7 @@ impl Scene {
                 *namenode.info.borrow_mut() = info(cluster);
             }
             let namenode = namenode.clone();
-            let name = format!("nn{}", index + 1);
+            let name = namenode_name(index);
             world.add_node(&name, Role::Namenode, namenode_address(index), move |env| {
                 Box::pin(namenode.clone().serve(env))
             });
@@ -365,12 +330,7 @@ impl Scene {
                         }
                     })
                 };
-                world.add_node(
-                    &format!("dn{}", index + 1),
-                    role,
-                    datanode_address(index),
-                    start,
-                )
+                world.add_node(&datanode_name(index), role, datanode_address(index), start)
             })
             .collect();
         let client = world.add_client("alice");
@@ -427,7 +387,7 @@ impl Scene {
 
     /// A DataNode as pipelines and recoveries name it.
     pub(crate) fn target(&self, index: usize) -> ReplicaTarget {
-        let name = format!("dn{}", index + 1);
+        let name = datanode_name(index);
         let uuid = self.namenodes[0]
             .registration(&name)
             .map_or(DatanodeUuid(0), |registration| registration.uuid);
@@ -555,15 +515,40 @@ impl Scene {
         })
     }
 
+    /// Begins a block in a pipeline with this data and, behind it, a frame of this kind.
+    #[track_caller]
+    pub(crate) fn begin(
+        &self,
+        block: Block,
+        pipeline: &[usize],
+        data: &[u8],
+        then: FrameKind,
+    ) -> Writer {
+        let writer = self.open(block, WriteStage::Create, pipeline);
+        let sent = self.send(writer.expect("set up"), data, 0, then);
+        sent.unwrap_or_else(|fault| panic!("{then:?}: {fault}"))
+    }
+
     /// Writes a whole block through a pipeline.
     #[track_caller]
     pub(crate) fn put(&self, block: Block, data: &[u8], pipeline: &[usize]) {
-        let writer = self
-            .open(block, WriteStage::Create, pipeline)
-            .expect("set up");
-        self.send(writer, data, 0, FrameKind::Finish)
-            .map(|_| ())
-            .expect("written");
+        drop(self.begin(block, pipeline, data, FrameKind::Finish));
+    }
+
+    /// Has a DataNode copy what it has of a block to another.
+    pub(crate) fn copy(
+        &self,
+        from: usize,
+        block: Block,
+        to: usize,
+    ) -> Result<transfer::Response, Fault> {
+        let request = transfer::Request::TransferReplica {
+            pool: BlockPoolId("BP-test".into()),
+            block,
+            targets: self.targets(&[to]),
+            token: Default::default(),
+        };
+        self.call(from, request)
     }
 
     /// A call of the transfer protocol.

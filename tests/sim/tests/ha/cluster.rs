@@ -2,22 +2,22 @@
 
 use hadal_client::{ClientError, ClientOptions, DistributedFileSystem};
 use hadal_env::{Clock, Disk, Env, Expect};
-use hadal_journalnode::JournalnodeConfig;
-use hadal_namenode::{
-    FormatError, FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig, NamenodePeer, RunError,
-};
-use hadal_namesystem::{CheckpointConfig, NamesystemConfig};
+use hadal_namenode::{FormatError, FormatOptions, NamenodeConfig, RunError};
+use hadal_namesystem::CheckpointConfig;
 use hadal_proto::admin::{NamenodeStats, Request, Response};
 use hadal_types::{HaState, Role};
+use sim::daemons::{self, journalnode_config};
+pub(crate) use sim::daemons::{
+    journalnode_address, journalnode_name, namenode_address, namenode_name,
+};
 use sim::{Crash, NodeId, NodeSpec, SimEnv, World};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::future::{Future, pending};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) type Dfs = DistributedFileSystem<SimEnv>;
@@ -33,30 +33,8 @@ pub(crate) const AWAY: &str = "/away";
 /// Images are due this often, in milliseconds, where a test wants some.
 pub(crate) const PERIOD_MS: u64 = 20_000;
 
-pub(crate) fn journalnode_name(index: usize) -> String {
-    format!("jn{}", index + 1)
-}
-
-pub(crate) fn journalnode_address(index: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, index as u8 + 1], 8485))
-}
-
-pub(crate) fn namenode_name(index: usize) -> String {
-    format!("nn{}", index + 1)
-}
-
-pub(crate) fn namenode_address(index: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 1, index as u8 + 1], 8020))
-}
-
 pub(crate) async fn journalnode(env: SimEnv, index: usize) {
-    let peers = (0..JOURNALNODES).filter(|peer| *peer != index);
-    let peers = peers.map(|peer| (journalnode_name(peer), journalnode_address(peer)));
-    let config = JournalnodeConfig::new(
-        journalnode_name(index),
-        PathBuf::from("/journal"),
-        peers.collect(),
-    );
+    let config = journalnode_config(index, JOURNALNODES);
     let ended = hadal_journalnode::run(env.clone(), config).await;
     env.stop(1, &format!("{ended:?}"));
 }
@@ -74,44 +52,14 @@ pub(crate) struct Setup {
 }
 
 pub(crate) fn namenode_config(index: usize, setup: &Setup) -> NamenodeConfig {
-    let peers = (0..setup.namenodes).filter(|peer| *peer != index);
-    NamenodeConfig {
-        name: namenode_name(index),
-        dir: PathBuf::from("/name"),
-        journalnodes: (0..JOURNALNODES)
-            .map(|index| JournalnodePeer {
-                name: journalnode_name(index),
-                address: journalnode_address(index),
-            })
-            .collect(),
-        shared_edits_dir: None,
-        peers: peers
-            .map(|peer| NamenodePeer {
-                name: namenode_name(peer),
-                address: namenode_address(peer),
-            })
-            .collect(),
-        ha: HaSettings {
-            automatic: setup.automatic,
-            not_become_active_in_safe_mode: setup.not_become_active_in_safe_mode,
-            ..HaSettings::default()
-        },
-        namesystem: NamesystemConfig {
-            superuser: "hdfs".into(),
-            ..NamesystemConfig::default()
-        },
-        blocks: Default::default(),
-        groups: Arc::new(|_| Vec::new()),
-        hosts: Arc::new(|| Ok(Default::default())),
-        batches_in_flight: 4,
-        software: "simulated".into(),
-        images_retained: 2,
-        extra_edits_retained: 1_000_000,
-        planted: Default::default(),
-        election_planted: Default::default(),
-        checkpoint: setup.checkpoint.clone(),
-        image_bytes_per_second: setup.image_bytes_per_second,
-    }
+    let mut config = daemons::namenode_config(index, setup.namenodes, JOURNALNODES);
+    config.ha.automatic = setup.automatic;
+    config.ha.not_become_active_in_safe_mode = setup.not_become_active_in_safe_mode;
+    config.namesystem.alone = false;
+    config.blocks = Default::default();
+    config.checkpoint = setup.checkpoint.clone();
+    config.image_bytes_per_second = setup.image_bytes_per_second;
+    config
 }
 
 /// The first one formats the namespace, the others take it over.

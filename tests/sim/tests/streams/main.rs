@@ -6,29 +6,23 @@ mod reads;
 mod restarts;
 mod syncs;
 
-use hadal_blockpool::{ActorConfig, ScannerConfig};
-use hadal_blocks::BlockConfig;
 use hadal_client::{
-    AppendOptions, ClientError, ClientOptions, CreateOptions, DistributedFileSystem, FaultClass,
-    ReplacePolicy, SyncOptions,
+    AppendOptions, ClientError, ClientOptions, CreateOptions, DfsOutputStream,
+    DistributedFileSystem, FaultClass, ReplacePolicy, SyncOptions,
 };
-use hadal_datanode::{DatanodeConfig, NamenodePeer};
-use hadal_env::{Clock, Env};
-use hadal_journalnode::JournalnodeConfig;
-use hadal_namenode::{
-    FormatError, FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig, RunError,
+use hadal_env::Clock;
+use hadal_types::{GenerationStamp, Role};
+use sim::daemons::{
+    SUPERUSER, await_datanodes, datanode_address, datanode_name, datanode_of_one,
+    journalnode_address, journalnode_name, namenode_address, namenode_name, only_journalnode,
+    only_namenode,
 };
-use hadal_namesystem::NamesystemConfig;
-use hadal_types::Role;
 use sim::{Crash, NodeId, NodeSpec, Rng, SimEnv, Stream, World};
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
-use store_replica::StoreOptions;
 
 type Dfs = DistributedFileSystem<SimEnv>;
 type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -37,109 +31,6 @@ type Task = Pin<Box<dyn Future<Output = ()>>>;
 const CHUNK: u64 = 4096;
 /// Bytes per block.
 const BLOCK: u64 = 32 << 10;
-
-fn journalnode_address() -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, 1], 8485))
-}
-
-fn namenode_address() -> SocketAddr {
-    SocketAddr::from(([10, 0, 1, 1], 8020))
-}
-
-fn datanode_address(index: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 2, index as u8 + 1], 9866))
-}
-
-async fn namenode(env: SimEnv) {
-    let config = NamenodeConfig {
-        name: "nn1".into(),
-        dir: PathBuf::from("/name"),
-        shared_edits_dir: None,
-        journalnodes: vec![JournalnodePeer {
-            name: "jn1".into(),
-            address: journalnode_address(),
-        }],
-        peers: Vec::new(),
-        ha: HaSettings::default(),
-        namesystem: NamesystemConfig {
-            alone: true,
-            superuser: "hdfs".into(),
-            min_block_size: 1 << 10,
-            block_size: BLOCK,
-            ..NamesystemConfig::default()
-        },
-        blocks: BlockConfig {
-            heartbeat_interval_ms: 500,
-            stale_interval_ms: 2_000,
-            dead_interval_ms: 5_000,
-            replication_interval_ms: 500,
-            safe_mode_extension_ms: 0,
-            ..BlockConfig::default()
-        },
-        groups: Arc::new(|_| Vec::new()),
-        hosts: std::sync::Arc::new(|| Ok(Default::default())),
-        batches_in_flight: 4,
-        software: "simulated".into(),
-        images_retained: 2,
-        extra_edits_retained: 1_000_000,
-        planted: Default::default(),
-        election_planted: Default::default(),
-        checkpoint: hadal_namesystem::CheckpointConfig::default(),
-        image_bytes_per_second: 0,
-    };
-    loop {
-        match hadal_namenode::run(env.clone(), config.clone()).await {
-            Err(RunError::NotFormatted { .. }) => {}
-            ended => return env.stop(1, &format!("{ended:?}")),
-        }
-        let options = FormatOptions {
-            cluster_id: "CID-sim".into(),
-            force: true,
-        };
-        match hadal_namenode::format(env.clone(), &config, &options).await {
-            Ok(_) | Err(FormatError::Exists { .. }) => {}
-            Err(_) => env.sleep_until(env.now().after_ms(100)).await,
-        }
-    }
-}
-
-async fn datanode(env: SimEnv, index: usize) {
-    let config = DatanodeConfig {
-        name: format!("dn{}", index + 1),
-        dirs: vec![PathBuf::from("/data")],
-        address: datanode_address(index).to_string(),
-        http_address: String::new(),
-        rack: "/default-rack".into(),
-        namenodes: vec![NamenodePeer {
-            name: "nn1".into(),
-            address: namenode_address(),
-        }],
-        actor: ActorConfig {
-            heartbeat_interval_ms: 500,
-            handshake_retry_ms: 500,
-            ..ActorConfig::default()
-        },
-        store: StoreOptions {
-            group_bytes: 32 << 10,
-            small_bytes: 16 << 10,
-            extent_bytes: 1 << 20,
-            allocate_step: 64 << 10,
-            block_bytes_max: 1 << 20,
-            ..StoreOptions::default()
-        },
-        stream_timeout_ms: 10_000,
-        scanner: ScannerConfig::default(),
-        failed_volumes_tolerated: 0,
-        streams_max: 64,
-        restart_replica_expiration_ms: 50_000,
-        slow_write_ms: 20,
-        balance_bytes_per_s: 100 << 20,
-        balance_moves_max: 100,
-        software: "simulated".into(),
-    };
-    let ended = hadal_datanode::run(env.clone(), config).await;
-    env.stop(1, &format!("{ended:?}"));
-}
 
 struct Cluster {
     world: World,
@@ -150,54 +41,31 @@ struct Cluster {
 impl Cluster {
     fn start(seed: u64, datanodes: usize) -> Self {
         let world = World::new(seed);
-        let address = journalnode_address();
-        world.add_node("jn1", Role::Journalnode, address, |env: SimEnv| -> Task {
-            let config = JournalnodeConfig::new("jn1".into(), "/journal".into(), Vec::new());
-            Box::pin(async move {
-                let ended = hadal_journalnode::run(env.clone(), config).await;
-                env.stop(1, &format!("{ended:?}"));
-            })
-        });
-        let start = |env: SimEnv| -> Task { Box::pin(namenode(env)) };
-        world.add_node("nn1", Role::Namenode, namenode_address(), start);
+        let start = |env: SimEnv| -> Task { Box::pin(only_journalnode(env)) };
+        let (name, address) = (journalnode_name(0), journalnode_address(0));
+        world.add_node(&name, Role::Journalnode, address, start);
+        let start = |env: SimEnv| -> Task { Box::pin(only_namenode(env, BLOCK)) };
+        let (name, address) = (namenode_name(0), namenode_address(0));
+        world.add_node(&name, Role::Namenode, address, start);
         let datanodes = (0..datanodes)
             .map(|index| {
-                let start = move |env: SimEnv| -> Task { Box::pin(datanode(env, index)) };
-                let name = format!("dn{}", index + 1);
+                let start = move |env: SimEnv| -> Task { Box::pin(datanode_of_one(env, index)) };
+                let name = datanode_name(index);
                 world.add_node(&name, Role::Datanode, datanode_address(index), start)
             })
             .collect();
         let address = SocketAddr::from(([10, 0, 3, 1], 40_000));
         let idle = |_: SimEnv| -> Task { Box::pin(std::future::pending()) };
-        let client = world.add_node_with(&NodeSpec::new("hdfs", Role::Admin, address), idle);
+        let client = world.add_node_with(&NodeSpec::new(SUPERUSER, Role::Admin, address), idle);
         let cluster = Self {
             world,
             datanodes: Rc::new(datanodes),
             client,
         };
         let wanted = cluster.datanodes.len();
-        // Writers need all nodes: the first file with as many copies as there are nodes says when they are there.
-        cluster.run(|scene| async move {
-            let options = CreateOptions {
-                replication: Some(wanted as u16),
-                ..CreateOptions::default()
-            };
-            loop {
-                let outcome = async {
-                    let mut file = scene.dfs.create("/ready", &options).await?;
-                    file.write_all(b"x").await?;
-                    file.close().await?;
-                    scene.dfs.locations("/ready", 0, 1).await
-                };
-                if outcome
-                    .await
-                    .is_ok_and(|found| found.blocks[0].locations.len() == wanted)
-                {
-                    break;
-                }
-                scene.wait(500).await;
-                if let Ok(true) | Err(_) = scene.dfs.delete("/ready", false).await {}
-            }
+        // Writers need all nodes.
+        cluster.run(move |scene| async move {
+            await_datanodes(&scene.env, &scene.dfs, wanted).await;
         });
         cluster
     }
@@ -222,7 +90,7 @@ impl Cluster {
     }
 
     fn dfs(&self, change: impl FnOnce(&mut ClientOptions)) -> Dfs {
-        let mut options = ClientOptions::new([("nn1", namenode_address())]);
+        let mut options = ClientOptions::new([(namenode_name(0), namenode_address(0))]);
         options.packet_bytes = 8 << 10;
         options.write_window_bytes = 32 << 10;
         // Longer than a connection of the world takes to notice that its peer is dead: else a live node is blamed.
@@ -247,14 +115,34 @@ impl Scene {
         self.env.sleep_until(self.env.now().after_ms(ms)).await;
     }
 
+    /// A new file, with as many copies as asked for.
+    async fn create(&self, path: &str, replication: Option<u16>) -> DfsOutputStream<SimEnv> {
+        let options = CreateOptions {
+            replication,
+            ..CreateOptions::default()
+        };
+        self.dfs.create(path, &options).await.expect("made")
+    }
+
+    /// Stamp and pipeline of the last block.
+    async fn last_block(&self, path: &str) -> (GenerationStamp, Vec<String>) {
+        let located = self.dfs.locations(path, 0, u64::MAX).await.expect("found");
+        let last = located.blocks.last().expect("it has a block");
+        let nodes = last.locations.iter().map(|node| node.name.clone());
+        (last.block.generation_stamp, nodes.collect())
+    }
+
+    async fn stamp(&self, path: &str) -> GenerationStamp {
+        self.last_block(path).await.0
+    }
+
     async fn read(&self, path: &str) -> Vec<u8> {
         let mut file = self.dfs.open(path).await.expect("it opens");
         file.read_to_end().await.expect("it is read")
     }
 
     async fn make(&self, path: &str, content: &[u8]) {
-        let options = CreateOptions::default();
-        let mut file = self.dfs.create(path, &options).await.expect("made");
+        let mut file = self.create(path, None).await;
         file.write_all(content).await.expect("written");
         file.close().await.expect("closed");
     }
@@ -267,10 +155,8 @@ impl Scene {
 
     /// The node that is `position`-th in the pipeline of the file's last block.
     async fn pipeline_node(&self, path: &str, position: usize) -> NodeId {
-        let located = self.dfs.locations(path, 0, u64::MAX).await.expect("found");
-        let last = located.blocks.last().expect("it has a block");
-        let name = &last.locations[position].name;
-        let node = self.env.world().node(name);
+        let (_, nodes) = self.last_block(path).await;
+        let node = self.env.world().node(&nodes[position]);
         node.expect("a DataNode of that name")
     }
 
@@ -296,11 +182,7 @@ fn t_p17_flushed_bytes_are_seen_by_new_readers() {
         let cluster = Cluster::start(1, 3);
         cluster.run(move |scene| async move {
             let all = content(3 * BLOCK / 2 + 37, 1);
-            let mut file = scene
-                .dfs
-                .create("/f", &CreateOptions::default())
-                .await
-                .expect("made");
+            let mut file = scene.create("/f", None).await;
             let section = all.len().div_ceil(10);
             let mut written = 0;
             for part in all.chunks(section) {
@@ -326,12 +208,11 @@ fn t_p17_flushed_bytes_are_seen_by_new_readers() {
 fn t_p18_hsync_records_the_length_or_ends_the_block() {
     let cluster = Cluster::start(2, 3);
     cluster.run(|scene| async move {
-        let options = CreateOptions::default();
         let update = SyncOptions {
             update_length: true,
             ..SyncOptions::default()
         };
-        let mut file = scene.dfs.create("/f", &options).await.expect("made");
+        let mut file = scene.create("/f", None).await;
         file.hsync_with(update).await.expect("nothing to sync");
         assert_eq!(scene.length("/f").await, 0);
         let all = content(BLOCK + 5_000, 2);
@@ -348,7 +229,7 @@ fn t_p18_hsync_records_the_length_or_ends_the_block() {
             end_block: true,
             ..SyncOptions::default()
         };
-        let mut file = scene.dfs.create("/g", &options).await.expect("made");
+        let mut file = scene.create("/g", None).await;
         for part in all[..5_000].chunks(1_000) {
             file.write_all(part).await.expect("written");
             file.hsync_with(end).await.expect("synced");
@@ -366,8 +247,7 @@ fn t_p22_another_node_is_asked_for_the_visible_length() {
     let cluster = Cluster::start(3, 3);
     cluster.run(|scene| async move {
         let all = content(10_000, 3);
-        let options = CreateOptions::default();
-        let mut file = scene.dfs.create("/f", &options).await.expect("made");
+        let mut file = scene.create("/f", None).await;
         file.write_all(&all).await.expect("written");
         file.hflush().await.expect("flushed");
         let first = scene.pipeline_node("/f", 0).await;
@@ -447,8 +327,7 @@ fn t_p14_a_dead_node_is_replaced_with_its_bytes() {
         };
         cluster.run_with(always, move |scene| async move {
             let all = content(BLOCK - 100, seed);
-            let options = CreateOptions::default();
-            let mut file = scene.dfs.create("/f", &options).await.expect("made");
+            let mut file = scene.create("/f", None).await;
             let (before, after) = all.split_at(9_001);
             file.write_all(before).await.expect("written");
             file.hflush().await.expect("flushed");
@@ -512,8 +391,7 @@ fn t_p11_nodes_die_around_close() {
     let best = |options: &mut ClientOptions| options.replacement.best_effort = true;
     cluster.run_with(best, |scene| async move {
         let all = content(BLOCK - 1, 10);
-        let options = CreateOptions::default();
-        let mut file = scene.dfs.create("/f", &options).await.expect("made");
+        let mut file = scene.create("/f", None).await;
         file.write_all(&all).await.expect("written");
         file.hflush().await.expect("flushed");
         let (first, second) = (
@@ -564,8 +442,7 @@ fn t_l15_the_lease_of_a_writer_that_left_is_recovered() {
     let cluster = Cluster::start(12, 3);
     cluster.run(|scene| async move {
         let all = content(7_777, 12);
-        let options = CreateOptions::default();
-        let mut file = scene.dfs.create("/f", &options).await.expect("made");
+        let mut file = scene.create("/f", None).await;
         file.write_all(&all).await.expect("written");
         file.hflush().await.expect("flushed");
         drop(file);
@@ -587,10 +464,9 @@ fn e02_an_idle_writer_keeps_its_lease() {
     let cluster = Cluster::start(14, 1);
     let other = cluster.dfs(|_| {});
     cluster.run(|scene| async move {
-        let options = CreateOptions::default();
         let mut files = Vec::new();
         for path in ["/a", "/b"] {
-            files.push(scene.dfs.create(path, &options).await.expect("made"));
+            files.push(scene.create(path, None).await);
         }
         scene.wait(180_000).await;
         for (path, file) in ["/a", "/b"].into_iter().zip(&mut files) {

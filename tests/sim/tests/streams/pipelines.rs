@@ -2,21 +2,7 @@
 
 use super::*;
 use futures_util::future::{Either, select};
-use hadal_client::DfsOutputStream;
-use hadal_types::GenerationStamp;
 use std::pin::pin;
-
-async fn create(scene: &Scene, path: &str) -> DfsOutputStream<SimEnv> {
-    let made = scene.dfs.create(path, &CreateOptions::default()).await;
-    made.expect("made")
-}
-
-/// The stamp of the last block.
-async fn stamp(scene: &Scene, path: &str) -> GenerationStamp {
-    let located = scene.dfs.locations(path, 0, u64::MAX).await.expect("found");
-    let last = located.blocks.last().expect("it has a block");
-    last.block.generation_stamp
-}
 
 /// T-P19: a program that pauses for longer than every time-out finds its pipeline as it left it, also in the middle of a
 /// chunk.
@@ -25,16 +11,16 @@ fn t_p19_a_pause_keeps_the_pipeline() {
     let cluster = Cluster::start(20, 3);
     cluster.run(|scene| async move {
         let all = content(15_000, 20);
-        let mut file = create(&scene, "/f").await;
+        let mut file = scene.create("/f", None).await;
         file.write_all(&all[..5_000]).await.expect("written");
         file.hflush().await.expect("flushed");
-        let (before, nodes) = (stamp(&scene, "/f").await, file.pipeline_nodes());
+        let (before, nodes) = (scene.stamp("/f").await, file.pipeline_nodes());
         for part in all[5_000..].chunks(5_000) {
             scene.wait(600_000).await;
             file.write_all(part).await.expect("written");
             file.hflush().await.expect("flushed");
         }
-        assert_eq!(stamp(&scene, "/f").await, before, "no recovery");
+        assert_eq!(scene.stamp("/f").await, before, "no recovery");
         assert_eq!(file.pipeline_nodes(), nodes);
         file.close().await.expect("closed");
         assert!(scene.read("/f").await == all);
@@ -51,7 +37,7 @@ fn t_p3_the_node_that_stalls_is_left_out_not_its_neighbour() {
         };
         cluster.run_with(never, move |scene| async move {
             let all = content(20_000, 21);
-            let mut file = create(&scene, "/f").await;
+            let mut file = scene.create("/f", None).await;
             file.write_all(&all[..7_000]).await.expect("written");
             file.hflush().await.expect("flushed");
             let mut nodes = file.pipeline_nodes();
@@ -74,10 +60,10 @@ fn t_p4_late_acknowledgements_are_waited_for() {
     let cluster = Cluster::start(24, 3);
     cluster.run(|scene| async move {
         let all = content(10_000, 24);
-        let mut file = create(&scene, "/f").await;
+        let mut file = scene.create("/f", None).await;
         file.write_all(&all[..5_000]).await.expect("written");
         file.hflush().await.expect("flushed");
-        let before = stamp(&scene, "/f").await;
+        let before = scene.stamp("/f").await;
         for position in 0..3 {
             let late = scene.pipeline_node("/f", position).await;
             let world = scene.env.world();
@@ -90,7 +76,7 @@ fn t_p4_late_acknowledgements_are_waited_for() {
                 .expect("written");
             file.hflush().await.expect("flushed");
         }
-        assert_eq!(stamp(&scene, "/f").await, before, "no recovery");
+        assert_eq!(scene.stamp("/f").await, before, "no recovery");
         file.write_all(&all[8_000..]).await.expect("written");
         file.close().await.expect("closed");
         assert!(scene.read("/f").await == all);
@@ -104,7 +90,7 @@ fn t_p2_a_node_dies_at_the_end_of_every_block() {
     cluster.run(|scene| async move {
         let blocks = 9;
         let all = content(blocks * BLOCK, 25);
-        let mut file = create(&scene, "/f").await;
+        let mut file = scene.create("/f", None).await;
         for (round, block) in all.chunks(BLOCK as usize).enumerate() {
             let (most, last) = block.split_at(block.len() - 1);
             file.write_all(most).await.expect("written");
@@ -132,7 +118,7 @@ fn t_p11_a_node_dies_at_any_moment_of_the_close() {
         for step in 0..24_u64 {
             let path = format!("/f{step}");
             let all = content(9_000 + step, step);
-            let mut file = create(&scene, &path).await;
+            let mut file = scene.create(&path, None).await;
             file.write_all(&all).await.expect("written");
             file.hflush().await.expect("flushed");
             let victim = scene.pipeline_node(&path, step as usize % 3).await;
@@ -160,7 +146,7 @@ fn t_p20_what_is_dropped_in_the_middle_goes_on_later() {
         let mut left = 0;
         for step in 0..30_u64 {
             let path = format!("/f{step}");
-            let mut file = create(&scene, &path).await;
+            let mut file = scene.create(&path, None).await;
             for round in 0..12_u64 {
                 let at = file.position() as usize;
                 let piece = &all[at..(at + 5_003).min(all.len())];
@@ -206,7 +192,7 @@ fn t_p21_another_appends_after_the_soft_limit() {
     cluster.run(|scene| async move {
         let all = content(BLOCK, 28);
         let (one, two) = all.split_at(all.len() / 2);
-        let mut file = create(&scene, "/f").await;
+        let mut file = scene.create("/f", None).await;
         file.write_all(one).await.expect("written");
         file.hflush().await.expect("flushed");
         assert!(scene.read("/f").await == one);

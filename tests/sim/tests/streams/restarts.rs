@@ -1,26 +1,8 @@
 //! DataNodes that leave running pipelines on purpose: restarts that are announced, evicted writers, slow nodes.
 
 use super::*;
-use hadal_client::DfsOutputStream;
 use hadal_env::Expect;
 use hadal_proto::admin::{Request, Response};
-use hadal_types::GenerationStamp;
-
-async fn create(scene: &Scene, path: &str, replication: u16) -> DfsOutputStream<SimEnv> {
-    let options = CreateOptions {
-        replication: Some(replication),
-        ..CreateOptions::default()
-    };
-    scene.dfs.create(path, &options).await.expect("made")
-}
-
-/// Stamp and pipeline of the last block.
-async fn last_block(scene: &Scene, path: &str) -> (GenerationStamp, Vec<String>) {
-    let located = scene.dfs.locations(path, 0, u64::MAX).await.expect("found");
-    let last = located.blocks.last().expect("it has a block");
-    let nodes = last.locations.iter().map(|node| node.name.clone());
-    (last.block.generation_stamp, nodes.collect())
-}
 
 impl Scene {
     async fn order(&self, name: &str, request: &Request) {
@@ -53,10 +35,10 @@ fn t_p5_the_only_datanode_restarts_and_the_write_goes_on_there() {
     let cluster = Cluster::start(40, 1);
     cluster.run(|scene| async move {
         let all = content(4 * BLOCK / 5, 40);
-        let mut file = create(&scene, "/f", 1).await;
+        let mut file = scene.create("/f", Some(1)).await;
         file.write_all(&all[..9_001]).await.expect("written");
         file.hflush().await.expect("flushed");
-        let (before, nodes) = last_block(&scene, "/f").await;
+        let (before, nodes) = scene.last_block("/f").await;
         // Twice, so that a replica that was kept open once is kept open again.
         for (round, end) in [15_000, 20_011].into_iter().enumerate() {
             scene.upgrade("dn1", Some(3_000 * round as u64)).await;
@@ -65,7 +47,7 @@ fn t_p5_the_only_datanode_restarts_and_the_write_goes_on_there() {
             file.hflush().await.expect("flushed");
             assert!(scene.read("/f").await == all[..end]);
         }
-        let (after, same) = last_block(&scene, "/f").await;
+        let (after, same) = scene.last_block("/f").await;
         assert!(after > before, "{after} after {before}");
         assert_eq!(same, nodes);
         file.write_all(&all[20_011..]).await.expect("written");
@@ -87,7 +69,7 @@ fn t_p5_the_other_goes_on_when_one_of_two_does_not_come_back() {
         };
         cluster.run_with(host, move |scene| async move {
             let all = content(20_000, 41);
-            let mut file = create(&scene, "/f", 2).await;
+            let mut file = scene.create("/f", Some(2)).await;
             file.write_all(&all[..9_001]).await.expect("written");
             file.hflush().await.expect("flushed");
             let before = scene.env.now();
@@ -96,7 +78,7 @@ fn t_p5_the_other_goes_on_when_one_of_two_does_not_come_back() {
             file.hflush().await.expect("flushed");
             let waited_ms = scene.env.now().ms_since(before);
             assert_eq!(local, waited_ms >= 30_000, "{waited_ms} ms");
-            let (_, nodes) = last_block(&scene, "/f").await;
+            let (_, nodes) = scene.last_block("/f").await;
             assert_eq!(nodes, ["dn2"]);
             file.close().await.expect("closed");
             assert!(scene.read("/f").await == all);
@@ -109,7 +91,7 @@ fn t_p5_the_other_goes_on_when_one_of_two_does_not_come_back() {
 fn t_p5_the_write_fails_when_the_only_datanode_does_not_come_back() {
     let cluster = Cluster::start(43, 1);
     cluster.run(|scene| async move {
-        let mut file = create(&scene, "/f", 1).await;
+        let mut file = scene.create("/f", Some(1)).await;
         file.write_all(&content(9_001, 43)).await.expect("written");
         file.hflush().await.expect("flushed");
         let before = scene.env.now();
@@ -129,7 +111,7 @@ fn t_p5_a_restart_that_takes_too_long_leaves_nothing_open() {
     let cluster = Cluster::start(44, 1);
     let patient = |options: &mut ClientOptions| options.datanode_restart_timeout_ms = 600_000;
     cluster.run_with(patient, |scene| async move {
-        let mut file = create(&scene, "/f", 1).await;
+        let mut file = scene.create("/f", Some(1)).await;
         file.write_all(&content(9_001, 44)).await.expect("written");
         file.hflush().await.expect("flushed");
         scene.upgrade("dn1", Some(60_000)).await;
@@ -152,21 +134,21 @@ fn t_p6_a_rolling_restart_under_a_steady_writer() {
     };
     cluster.run_with(host, |scene| async move {
         let all = content(3 * BLOCK, 45);
-        let mut file = create(&scene, "/f", 3).await;
+        let mut file = scene.create("/f", Some(3)).await;
         let (mut at, mut waited) = (0, 0);
         let step = 1_733;
         for round in 0..12_usize {
             file.write_all(&all[at..at + step]).await.expect("written");
             at += step;
             file.hflush().await.expect("flushed");
-            let (before, nodes) = last_block(&scene, "/f").await;
+            let (before, nodes) = scene.last_block("/f").await;
             assert_eq!(nodes.len(), 3, "{nodes:?}");
             let victim = nodes[round % 3].clone();
             scene.upgrade(&victim, Some(0)).await;
             file.write_all(&all[at..at + step]).await.expect("written");
             at += step;
             file.hflush().await.expect("flushed");
-            let (after, nodes) = last_block(&scene, "/f").await;
+            let (after, nodes) = scene.last_block("/f").await;
             assert!(after > before, "round {round}: {after} after {before}");
             assert_eq!(nodes.len(), 3, "{nodes:?}");
             if victim == "dn1" {
@@ -191,15 +173,15 @@ fn t_p7_evicted_writers_go_on_without_the_datanode() {
         let all = content(20_000, 46);
         for position in 0..3 {
             let path = format!("/f{position}");
-            let mut file = create(&scene, &path, 3).await;
+            let mut file = scene.create(&path, Some(3)).await;
             file.write_all(&all[..9_001]).await.expect("written");
             file.hflush().await.expect("flushed");
-            let (before, nodes) = last_block(&scene, &path).await;
+            let (before, nodes) = scene.last_block(&path).await;
             let evicting = nodes[position].clone();
             scene.order(&evicting, &Request::EvictWriters).await;
             file.write_all(&all[9_001..]).await.expect("written");
             file.hflush().await.expect("flushed");
-            let (after, nodes) = last_block(&scene, &path).await;
+            let (after, nodes) = scene.last_block(&path).await;
             assert!(after > before, "{after} after {before}");
             assert!(!nodes.contains(&evicting), "{evicting} in {nodes:?}");
             assert_eq!(nodes.len(), 3, "another took its place");
@@ -218,10 +200,10 @@ fn t_p12_a_slow_datanode_at_the_end_is_replaced() {
     let cluster = Cluster::start(47, 4);
     cluster.run(|scene| async move {
         let all = content(BLOCK, 47);
-        let mut file = create(&scene, "/f", 3).await;
+        let mut file = scene.create("/f", Some(3)).await;
         file.write_all(&all[..500]).await.expect("written");
         file.hsync().await.expect("flushed");
-        let (before, nodes) = last_block(&scene, "/f").await;
+        let (before, nodes) = scene.last_block("/f").await;
         let slow = nodes[2].clone();
         let world = scene.env.world();
         let disk = world.disk_of(world.node(&slow).expect("it"));
@@ -236,7 +218,7 @@ fn t_p12_a_slow_datanode_at_the_end_is_replaced() {
             }
         }
         assert!(flushes >= 5, "not at the first slow write: {flushes}");
-        let (after, nodes) = last_block(&scene, "/f").await;
+        let (after, nodes) = scene.last_block("/f").await;
         assert!(after > before && !nodes.contains(&slow), "{nodes:?}");
         assert_eq!(nodes.len(), 3, "another took its place");
         disk.set_slow(1);
@@ -265,7 +247,7 @@ fn t_p2_a_restarted_datanode_is_not_blamed_for_the_connections_of_its_predecesso
             world.restart(node);
             scene.wait(100).await;
             let path = format!("/f{round}");
-            let mut file = create(&scene, &path, 3).await;
+            let mut file = scene.create(&path, Some(3)).await;
             file.write_all(b"some bytes").await.expect("written");
             file.hflush().await.expect("flushed");
             let nodes = file.pipeline_nodes();

@@ -2,6 +2,10 @@
 
 use super::images::{self, Images};
 use super::planted::Planted;
+use crate::daemons::{self, datanode_address, datanode_name};
+pub(in crate::scenarios) use crate::daemons::{
+    NAMENODE_DIR, SUPERUSER, journalnode_address, journalnode_name, namenode_address, namenode_name,
+};
 use crate::env::SimEnv;
 use crate::node::{NodeId, NodeSpec};
 use crate::rng::Rng;
@@ -9,28 +13,17 @@ use crate::world::Handle;
 use hadal_blockpool::{ActorConfig, ScannerConfig};
 use hadal_blocks::BlockConfig;
 use hadal_client::{ClientOptions, DistributedFileSystem};
-use hadal_datanode::{DatanodeConfig, NamenodePeer};
+use hadal_datanode::DatanodeConfig;
 use hadal_env::{Clock, Env};
 use hadal_journalnode::JournalnodeConfig;
-use hadal_namenode::{
-    BootstrapError, FormatError, FormatOptions, HaSettings, JournalnodePeer, NamenodeConfig,
-    RunError,
-};
-use hadal_namesystem::NamesystemConfig;
+use hadal_namenode::{BootstrapError, FormatError, FormatOptions, NamenodeConfig, RunError};
 use hadal_types::Role;
 use std::future::{Future, pending};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
-use store_replica::StoreOptions;
 
-/// User who may do everything.
-pub(in crate::scenarios) const SUPERUSER: &str = "hdfs";
 /// Bytes per block: small, so that files have several.
 pub(super) const BLOCK_BYTES: u64 = 64 << 10;
-/// Where a NameNode keeps identity and images.
-pub(super) const NAMENODE_DIR: &str = "/name";
 /// Exit code of a daemon that could not start or go on.
 const EXIT_FAILED: i32 = 1;
 
@@ -52,26 +45,6 @@ pub(super) struct Cluster {
     planted: Planted,
 }
 
-pub(in crate::scenarios) fn journalnode_address(index: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, index as u8 + 1], 8485))
-}
-
-pub(in crate::scenarios) fn namenode_address(index: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 1, index as u8 + 1], 8020))
-}
-
-pub(in crate::scenarios) fn namenode_name(index: usize) -> String {
-    format!("nn{}", index + 1)
-}
-
-fn datanode_address(index: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 2, index as u8 + 1], 9866))
-}
-
-pub(in crate::scenarios) fn journalnode_name(index: usize) -> String {
-    format!("jn{}", index + 1)
-}
-
 /// JournalNodes of the cluster.
 pub(in crate::scenarios) const JOURNALNODES: usize = 3;
 
@@ -79,11 +52,7 @@ pub(in crate::scenarios) fn journalnode_config(
     index: usize,
     planted: Planted,
 ) -> JournalnodeConfig {
-    let peers = (0..JOURNALNODES)
-        .filter(|peer| *peer != index)
-        .map(|peer| (journalnode_name(peer), journalnode_address(peer)))
-        .collect();
-    let mut config = JournalnodeConfig::new(journalnode_name(index), "/journal".into(), peers);
+    let mut config = daemons::journalnode_config(index, JOURNALNODES);
     // A new segment per claim: smaller ones cost less to scan, and grow more often.
     config.segment_bytes = 32 << 10;
     config.planted = planted.journal;
@@ -97,106 +66,43 @@ fn namenode_config(
     images: &Images,
     planted: Planted,
 ) -> NamenodeConfig {
-    NamenodeConfig {
-        shared_edits_dir: None,
-        name: namenode_name(index),
-        dir: PathBuf::from(NAMENODE_DIR),
-        journalnodes: (0..JOURNALNODES)
-            .map(|index| JournalnodePeer {
-                name: journalnode_name(index),
-                address: journalnode_address(index),
-            })
-            .collect(),
-        peers: (0..namenodes)
-            .filter(|peer| *peer != index)
-            .map(|peer| hadal_namenode::NamenodePeer {
-                name: namenode_name(peer),
-                address: namenode_address(peer),
-            })
-            .collect(),
-        ha: HaSettings::default(),
-        namesystem: NamesystemConfig {
-            alone: namenodes == 1,
-            superuser: SUPERUSER.into(),
-            min_block_size: 1 << 10,
-            block_size: BLOCK_BYTES,
-            permissions_enabled: !planted.skip_permissions,
-            planted: planted.namesystem,
-            ..NamesystemConfig::default()
-        },
-        blocks: BlockConfig {
-            heartbeat_interval_ms: 500,
-            stale_interval_ms: 2_000,
-            dead_interval_ms: 5_000,
-            replication_interval_ms: 500,
-            pending_timeout_ms: 10_000,
-            deletion_timeout_ms: 10_000,
-            max_transfers: 8,
-            max_transfers_hard: 16,
-            report_slot_ms: 10_000,
-            safe_mode_extension_ms: 0,
-            planted: planted.blocks,
-            ..BlockConfig::default()
-        },
-        groups: Arc::new(|_| Vec::new()),
-        hosts: Arc::new(|| Ok(Default::default())),
-        batches_in_flight: 4,
-        software: "simulated".into(),
-        images_retained: images.retained,
-        extra_edits_retained: 1_000_000,
-        planted: planted.journal,
-        election_planted: planted.election,
-        checkpoint: images.checkpoint.clone(),
-        image_bytes_per_second: images.bytes_per_second,
-    }
+    let mut config = daemons::namenode_config(index, namenodes, JOURNALNODES);
+    config.namesystem.block_size = BLOCK_BYTES;
+    config.namesystem.permissions_enabled = !planted.skip_permissions;
+    config.namesystem.planted = planted.namesystem;
+    config.blocks = BlockConfig {
+        pending_timeout_ms: 10_000,
+        deletion_timeout_ms: 10_000,
+        max_transfers: 8,
+        max_transfers_hard: 16,
+        report_slot_ms: 10_000,
+        planted: planted.blocks,
+        ..config.blocks
+    };
+    config.images_retained = images.retained;
+    config.checkpoint = images.checkpoint.clone();
+    config.image_bytes_per_second = images.bytes_per_second;
+    config.planted = planted.journal;
+    config.election_planted = planted.election;
+    config
 }
 
 fn datanode_config(index: usize, namenodes: usize, planted: Planted) -> DatanodeConfig {
-    DatanodeConfig {
-        name: format!("dn{}", index + 1),
-        dirs: vec![PathBuf::from("/data")],
-        address: datanode_address(index).to_string(),
-        http_address: String::new(),
-        rack: "/default-rack".into(),
-        namenodes: (0..namenodes)
-            .map(|index| NamenodePeer {
-                name: namenode_name(index),
-                address: namenode_address(index),
-            })
-            .collect(),
-        actor: ActorConfig {
-            heartbeat_interval_ms: 500,
-            report_interval_ms: 60_000,
-            delete_report_interval_ms: 5_000,
-            handshake_retry_ms: 500,
-            planted: planted.datanode,
-            ..ActorConfig::default()
-        },
-        // Small enough that replicas of both kinds occur: slots of extents, and files of their own.
-        store: StoreOptions {
-            group_bytes: 32 << 10,
-            small_bytes: 32 << 10,
-            extent_bytes: 1 << 20,
-            allocate_step: 64 << 10,
-            block_bytes_max: 1 << 20,
-            ..StoreOptions::default()
-        },
-        scanner: ScannerConfig {
-            period_ms: 60_000,
-            save_interval_ms: 5_000,
-            directory_interval_ms: 20_000,
-            planted: planted.datanode,
-            ..ScannerConfig::default()
-        },
-        failed_volumes_tolerated: 0,
-        stream_timeout_ms: 10_000,
-        streams_max: 256,
-        restart_replica_expiration_ms: 50_000,
-        slow_write_ms: 0,
-        balance_bytes_per_s: 100 << 20,
-        balance_moves_max: 100,
-        software: "simulated".into(),
-    }
+    let mut config = daemons::datanode_config(index, namenodes);
+    config.actor = ActorConfig {
+        report_interval_ms: 60_000,
+        delete_report_interval_ms: 5_000,
+        planted: planted.datanode,
+        ..config.actor
+    };
+    config.scanner = ScannerConfig {
+        period_ms: 60_000,
+        save_interval_ms: 5_000,
+        directory_interval_ms: 20_000,
+        planted: planted.datanode,
+        ..ScannerConfig::default()
+    };
+    config
 }
 
 pub(in crate::scenarios) async fn journalnode(env: SimEnv, config: JournalnodeConfig) {
@@ -298,7 +204,7 @@ impl Cluster {
                 let start = move |env: SimEnv| -> Task {
                     Box::pin(datanode(env, index, namenodes, planted))
                 };
-                let name = format!("dn{}", index + 1);
+                let name = datanode_name(index);
                 world.add_node(&name, Role::Datanode, datanode_address(index), start)
             })
             .collect();
