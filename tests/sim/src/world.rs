@@ -541,3 +541,13 @@ pub(crate) fn disarm(shared: &Shared, timer: &mut Option<TimerKey>) {
         drop(fire);
     }
 }
+
+/// Runs what a test does on a node to its end.
+#[cfg(test)]
+pub(crate) fn on<T: 'static, F: Future<Output = T> + 'static>(
+    world: &World,
+    node: NodeId,
+    work: impl FnOnce(crate::SimEnv) -> F,
+) -> T {
+    world.block_on(node, work(world.env_of(node)))
+}

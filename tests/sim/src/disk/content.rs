@@ -165,6 +165,13 @@ impl Content {
         self.length = self.length.max(length);
     }
 
+    /// All of it.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.length() as usize];
+        self.read(0, &mut bytes);
+        bytes
+    }
+
     /// Fills `out` from `offset`; how many bytes there were.
     pub(crate) fn read(&self, offset: u64, out: &mut [u8]) -> usize {
         let count = self.length.saturating_sub(offset).min(out.len() as u64) as usize;

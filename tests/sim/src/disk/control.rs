@@ -194,10 +194,7 @@ impl SimDisk {
         let Some(Entry::File(inode)) = state.names.get(&clean(path)) else {
             return None;
         };
-        let content = &state.inodes.get(&inode)?.live;
-        let mut bytes = vec![0; content.length() as usize];
-        content.read(0, &mut bytes);
-        Some(bytes)
+        Some(state.inodes.get(&inode)?.live.bytes())
     }
 
     /// The synced bytes of the file that has this name now, whatever name it would have after a power failure; for
@@ -208,10 +205,7 @@ impl SimDisk {
         let Some(Entry::File(inode)) = state.names.get(&clean(path)) else {
             return None;
         };
-        let content = &state.inodes.get(&inode)?.durable;
-        let mut bytes = vec![0; content.length() as usize];
-        content.read(0, &mut bytes);
-        Some(bytes)
+        Some(state.inodes.get(&inode)?.durable.bytes())
     }
 
     /// A file's bytes as a power failure that loses everything unsynced would leave them; for checkers
@@ -222,9 +216,6 @@ impl SimDisk {
         let Some(Entry::File(inode)) = state.names.get_durable(&clean(path)) else {
             return None;
         };
-        let content = &state.inodes.get(&inode)?.durable;
-        let mut bytes = vec![0; content.length() as usize];
-        content.read(0, &mut bytes);
-        Some(bytes)
+        Some(state.inodes.get(&inode)?.durable.bytes())
     }
 }

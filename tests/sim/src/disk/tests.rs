@@ -1,6 +1,7 @@
 //! What the disk promises and what it may take.
 
 use super::{DiskFault, Omissions};
+use crate::world::on;
 use crate::{Crash, NodeId, SimDisk, SimEnv, SimFile, World};
 use hadal_env::{ALIGN, Disk, DiskError, Env, File, OpenOptions};
 use hadal_types::Role;
@@ -25,14 +26,6 @@ fn world(seed: u64) -> (World, NodeId) {
     (world, node)
 }
 
-fn on<T: 'static, F: Future<Output = T> + 'static>(
-    world: &World,
-    node: NodeId,
-    work: impl FnOnce(SimEnv) -> F,
-) -> T {
-    world.block_on(node, work(world.env_of(node)))
-}
-
 async fn write(disk: &SimDisk, file: &SimFile, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
     let mut buf = disk.buf(bytes.len()).await;
     buf.as_mut()[..bytes.len()].copy_from_slice(bytes);
@@ -50,6 +43,11 @@ async fn create(env: &SimEnv, options: OpenOptions) -> SimFile {
         .await
         .expect("a durable name");
     file
+}
+
+async fn available(env: &SimEnv) -> u64 {
+    let space = env.disk().space(Path::new("/d")).await;
+    space.expect("known").available
 }
 
 fn after_power_failure(world: &World, node: NodeId) -> Option<Vec<u8>> {
@@ -321,27 +319,13 @@ fn space_runs_out_and_comes_back() {
         write(env.disk(), &file, &[2; 8000], 0)
             .await
             .expect("overwriting needs no room");
-        assert_eq!(
-            env.disk()
-                .space(Path::new("/d"))
-                .await
-                .expect("known")
-                .available,
-            2000
-        );
+        assert_eq!(available(&env).await, 2000);
         drop(file);
         env.disk()
             .remove_file(Path::new(FILE))
             .await
             .expect("removed");
-        assert_eq!(
-            env.disk()
-                .space(Path::new("/d"))
-                .await
-                .expect("known")
-                .available,
-            10_000
-        );
+        assert_eq!(available(&env).await, 10_000);
     });
 }
 

@@ -37,11 +37,7 @@ pub(super) fn send(
     let delay = net.delay(from, to, item.len());
     net.counters.messages += 1;
     net.counters.bytes += item.len() as u64;
-    let Some(pipe) = net
-        .conn(conn)
-        .and_then(|conn| conn.stream(stream))
-        .map(|stream| &mut stream.pipes[side])
-    else {
+    let Some(pipe) = net.pipe(conn, stream, side) else {
         return;
     };
     if let Some(at) = pipe.push(now + delay, item) {
@@ -63,11 +59,7 @@ pub(crate) fn happen(shared: &Shared, event: NetEvent) {
             let Some(state) = net.conn(conn) else { return };
             let (from, to) = (state.sides[1 - side].node, state.sides[side].node);
             let cut = net.is_cut(from, to);
-            let Some(pipe) = net
-                .conn(conn)
-                .and_then(|conn| conn.stream(stream))
-                .map(|stream| &mut stream.pipes[side])
-            else {
+            let Some(pipe) = net.pipe(conn, stream, side) else {
                 return;
             };
             if cut {
@@ -82,11 +74,7 @@ pub(crate) fn happen(shared: &Shared, event: NetEvent) {
             side,
             code,
         } => {
-            let Some(pipe) = net
-                .conn(conn)
-                .and_then(|conn| conn.stream(stream))
-                .map(|stream| &mut stream.pipes[side])
-            else {
+            let Some(pipe) = net.pipe(conn, stream, side) else {
                 return;
             };
             pipe.stopped.get_or_insert(code);

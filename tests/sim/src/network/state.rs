@@ -282,6 +282,17 @@ impl NetState {
         delay + link.extra_ns
     }
 
+    /// The pipe of a stream from one side.
+    pub(super) fn pipe(
+        &mut self,
+        conn: ConnKey,
+        stream: StreamKey,
+        side: usize,
+    ) -> Option<&mut Pipe> {
+        let stream = self.conn(conn)?.stream(stream)?;
+        Some(&mut stream.pipes[side])
+    }
+
     pub(super) fn conn(&mut self, key: ConnKey) -> Option<&mut ConnState> {
         let slot = &mut self.conns[key.index as usize];
         if slot.generation == key.generation {

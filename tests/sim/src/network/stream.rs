@@ -2,7 +2,7 @@
 
 use super::conn::{ConnHandle, release_half};
 use super::events::send;
-use super::pipe::{Found, Item, Pipe};
+use super::pipe::{Found, Item};
 use super::state::{NetEvent, NetState, StreamKey};
 use crate::world::Fire;
 use bytes::Bytes;
@@ -13,17 +13,6 @@ use std::task::{Context, Poll};
 
 fn gone() -> NetError {
     NetError::new(NetErrorKind::Closed, "the connection is forgotten")
-}
-
-fn pipe<'a>(
-    net: &'a mut NetState,
-    handle: &ConnHandle,
-    stream: StreamKey,
-    side: usize,
-) -> Option<&'a mut Pipe> {
-    net.conn(handle.key)
-        .and_then(|conn| conn.stream(stream))
-        .map(|stream| &mut stream.pipes[side])
 }
 
 /// Sending half.
@@ -46,7 +35,7 @@ impl SimSend {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         let mut net = self.handle.shared.net.borrow_mut();
-        pipe(&mut net, &self.handle, self.stream, self.handle.side)
+        net.pipe(self.handle.key, self.stream, self.handle.side)
             .map_or(0, |pipe| pipe.outstanding())
     }
 
@@ -65,7 +54,7 @@ impl SimSend {
                 if let Some(error) = &conn.sides[handle.side].ended {
                     return Poll::Ready(Err(error.clone()));
                 }
-                let Some(pipe) = pipe(&mut net, handle, self.stream, handle.side) else {
+                let Some(pipe) = net.pipe(handle.key, self.stream, handle.side) else {
                     return Poll::Ready(Err(gone()));
                 };
                 if let Some(code) = pipe.stopped {
@@ -113,7 +102,7 @@ impl SimSend {
         self.done = true;
         let handle = &self.handle;
         let mut net = handle.shared.net.borrow_mut();
-        let Some(pipe) = pipe(&mut net, handle, self.stream, handle.side) else {
+        let Some(pipe) = net.pipe(handle.key, self.stream, handle.side) else {
             return;
         };
         pipe.sender_done = true;
@@ -181,7 +170,7 @@ impl SimRecv {
             return Poll::Ready(Err(gone()));
         };
         let ended = conn.sides[handle.side].ended.clone();
-        let Some(pipe) = pipe(&mut net, handle, self.stream, from) else {
+        let Some(pipe) = net.pipe(handle.key, self.stream, from) else {
             return Poll::Ready(Err(gone()));
         };
         if pipe.reader_done {
@@ -219,7 +208,7 @@ impl SimRecv {
         };
         let (from, to) = (conn.sides[handle.side].node, conn.sides[side].node);
         let cut = net.is_cut(from, to);
-        let Some(pipe) = pipe(net, handle, self.stream, side) else {
+        let Some(pipe) = net.pipe(handle.key, self.stream, side) else {
             return;
         };
         if cut {
@@ -249,7 +238,7 @@ impl SimRecv {
             return;
         };
         let (from, to) = (conn.sides[handle.side].node, conn.sides[side].node);
-        let Some(pipe) = pipe(&mut net, handle, self.stream, side) else {
+        let Some(pipe) = net.pipe(handle.key, self.stream, side) else {
             return;
         };
         if pipe.reader_done || pipe.is_read_out() {

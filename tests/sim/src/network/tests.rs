@@ -1,6 +1,7 @@
 //! What the network promises and what it may do.
 
 use super::NetConfig;
+use crate::world::on;
 use crate::{Crash, NodeId, SimConn, SimEnv, SimRecv, SimSend, World, WorldConfig};
 use bytes::Bytes;
 use hadal_env::{Clock, Conn, Env, Expect, Net, NetErrorKind, RecvStream, Seam, SendStream};
@@ -68,14 +69,6 @@ async fn ping(send: &mut SimSend, recv: &mut SimRecv) {
         .await
         .expect("written");
     assert_eq!(read(recv, 4).await, b"ping");
-}
-
-fn on<T: 'static, F: Future<Output = T> + 'static>(
-    world: &World,
-    node: NodeId,
-    work: impl FnOnce(SimEnv) -> F,
-) -> T {
-    world.block_on(node, work(world.env_of(node)))
 }
 
 #[test]

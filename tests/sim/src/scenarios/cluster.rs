@@ -21,7 +21,7 @@ use crate::nemesis::{Fault, Nemesis};
 use crate::node::NodeId;
 use crate::report::{Counters, Promise, Violation};
 use crate::rng::Stream;
-use crate::scenario::{Run, Scenario};
+use crate::scenario::{Run, SEAM_BUGS, Scenario};
 use crate::world::Handle;
 use audit::Audit;
 use images::Images;
@@ -150,12 +150,7 @@ impl Scenario for WholeCluster {
     }
 
     fn finds_seam_bugs(&self) -> &'static [&'static str] {
-        &[
-            "skip-fsync",
-            "skip-dir-sync",
-            "skip-dsync",
-            "swallow-write-errors",
-        ]
+        &SEAM_BUGS
     }
 
     fn floors(&self) -> &'static [&'static str] {

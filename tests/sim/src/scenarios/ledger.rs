@@ -14,7 +14,7 @@ use crate::nemesis::{Fault, Nemesis, make_whole};
 use crate::node::NodeId;
 use crate::report::{Counters, Promise, Violation};
 use crate::rng::{Rng, Stream};
-use crate::scenario::{Run, Scenario};
+use crate::scenario::{Run, SEAM_BUGS, Scenario};
 use crate::world::Handle;
 use futures_util::future::{Either, select};
 use hadal_env::{Clock, Conn, Disk, Env, Expect, Net, NetError, NetErrorKind, Seam, SendStream};
@@ -261,12 +261,7 @@ impl Scenario for Ledger {
     }
 
     fn finds_seam_bugs(&self) -> &'static [&'static str] {
-        &[
-            "skip-fsync",
-            "skip-dir-sync",
-            "skip-dsync",
-            "swallow-write-errors",
-        ]
+        &SEAM_BUGS
     }
 
     fn floors(&self) -> &'static [&'static str] {

@@ -179,8 +179,14 @@ fn is_segment(path: &Path) -> bool {
     of_edits && name.starts_with("edits_") && !name.contains('.')
 }
 
+/// Whether a segment file is a finalised one.
 fn is_finalised(path: &Path) -> bool {
     !path.to_string_lossy().contains("inprogress")
+}
+
+/// A finalised segment of a JournalNode.
+pub(super) fn is_finalised_segment(path: &Path) -> bool {
+    is_segment(path) && is_finalised(path)
 }
 
 impl Audit {

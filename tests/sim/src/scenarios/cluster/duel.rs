@@ -1,7 +1,7 @@
 //! Faults aimed at the rule of one writer: claims that overlap, JournalNodes that miss them, restarts in the middle of
 //! one; and a JournalNode that forgets.
 
-use super::audit::Audit;
+use super::audit::{Audit, is_finalised_segment};
 use super::nodes::{Cluster, journalnode_address, journalnode_name};
 use crate::env::SimEnv;
 use crate::node::{Crash, NodeId};
@@ -13,7 +13,6 @@ use hadal_proto::qjournal::{self, QjournalProtocol};
 use hadal_quic::CallClient;
 use hadal_types::Role;
 use std::cell::RefCell;
-use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -266,9 +265,7 @@ async fn forget(
         _ => {
             handle.count("JournalNode rots", 1);
             for (path, length) in disk.files() {
-                let finalised = path.starts_with(Path::new("/journal/edits"))
-                    && path.to_string_lossy().contains('-');
-                if finalised && rng.chance(1, 2) {
+                if is_finalised_segment(&path) && rng.chance(1, 2) {
                     disk.flip_bit(&path, rng.below(length * 8));
                 }
             }

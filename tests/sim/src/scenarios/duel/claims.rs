@@ -23,8 +23,8 @@ pub(super) async fn run(scene: Scene, rng: Rng, end: Duration) {
     let mut claims = Claims {
         scene,
         rng,
-        writers: (0..CLAIMANTS).collect(),
-        journalnodes: (0..3).collect(),
+        writers: [0, 1, 2],
+        journalnodes: [0, 1, 2],
     };
     while claims.scene.handle.now() < end {
         let Claims {
@@ -50,9 +50,9 @@ struct Claims {
     scene: Scene,
     rng: Rng,
     /// NameNodes in the order of their turns.
-    writers: Vec<usize>,
+    writers: [usize; CLAIMANTS],
     /// JournalNodes by their part in a figure.
-    journalnodes: Vec<usize>,
+    journalnodes: [usize; 3],
 }
 
 impl Claims {
@@ -171,12 +171,8 @@ impl Claims {
     /// W1 leaves a tail at Y. W2 recovers X and Z without it, and dies when one of them has finalised; the other starts
     /// again. W3 recovers that one and Y: what was accepted must win over the longer tail.
     async fn acceptance(&mut self) {
-        let [a, b, c] = [self.writers[0], self.writers[1], self.writers[2]];
-        let [x, y, z] = [
-            self.journalnodes[0],
-            self.journalnodes[1],
-            self.journalnodes[2],
-        ];
+        let [a, b, c] = self.writers;
+        let [x, y, z] = self.journalnodes;
         self.scene.handle.count("figure acceptance", 1);
         let edits = self.rng.range(1, 2);
         self.commit(a, &[x, y, z], edits).await;
@@ -221,12 +217,8 @@ impl Claims {
     /// X holds a record of W1, Y another one of W2 in its place. W3 recovers Y and Z, and X hears of it late: its log is as
     /// long as the decided one, and another.
     async fn lengths(&mut self) {
-        let [a, b, c] = [self.writers[0], self.writers[1], self.writers[2]];
-        let [x, y, z] = [
-            self.journalnodes[0],
-            self.journalnodes[1],
-            self.journalnodes[2],
-        ];
+        let [a, b, c] = self.writers;
+        let [x, y, z] = self.journalnodes;
         self.scene.handle.count("figure lengths", 1);
         for writers in self.scene.writers.iter() {
             writers.set(1);
@@ -257,12 +249,8 @@ impl Claims {
 
     /// X holds a long tail of W1. W2 commits less in its place at Y and Z. W3 recovers X and Y.
     async fn longest(&mut self) {
-        let [a, b, c] = [self.writers[0], self.writers[1], self.writers[2]];
-        let [x, y, z] = [
-            self.journalnodes[0],
-            self.journalnodes[1],
-            self.journalnodes[2],
-        ];
+        let [a, b, c] = self.writers;
+        let [x, y, z] = self.journalnodes;
         self.scene.handle.count("figure longest", 1);
         self.tail(a, [x, y], x, 3).await;
         self.scene.writers[b].set(1);
@@ -275,12 +263,8 @@ impl Claims {
 
     /// The last words of W1 reach X when it has promised W2 and W2 has not recovered it yet.
     async fn late_words(&mut self) {
-        let [a, b, _] = [self.writers[0], self.writers[1], self.writers[2]];
-        let [x, y, z] = [
-            self.journalnodes[0],
-            self.journalnodes[1],
-            self.journalnodes[2],
-        ];
+        let [a, b, _] = self.writers;
+        let [x, y, z] = self.journalnodes;
         self.scene.handle.count("figure late words", 1);
         self.commit(a, &[x, y, z], 1).await;
         let handle = self.scene.handle.clone();
@@ -310,7 +294,7 @@ impl Claims {
         for _ in 0..self.rng.range(2, 6) {
             let writer = self.rng.below(CLAIMANTS as u64) as usize;
             self.rng.shuffle(&mut self.journalnodes);
-            let all = self.journalnodes.clone();
+            let all = self.journalnodes;
             let reached = if self.rng.chance(1, 4) { 3 } else { 2 };
             let late = self.rng.chance(1, 3).then(|| {
                 let index = self.rng.below(3) as usize;
