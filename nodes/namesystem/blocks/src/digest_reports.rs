@@ -74,13 +74,7 @@ impl BlockManager {
             report.includes == applied
         };
         if !fits {
-            return Err(self.again(
-                storage,
-                format!(
-                    "it includes incremental report {} while {applied} is applied",
-                    report.includes
-                ),
-            ));
+            return Err(self.includes_another(storage, report.includes, applied));
         }
         self.admit_report(storage)?;
         let entry = self.nodes.storage_mut(storage);

@@ -5,7 +5,7 @@ use hadal_types::{Block, BlockState, GenerationStamp, InodeId, unmix};
 /// Replicas an entry holds itself; further ones spill to a side table.
 pub(crate) const INLINE: usize = 3;
 /// Replicas a block may have at all; more are not recorded.
-pub(crate) const REPLICAS_MAX: u8 = 250;
+pub const REPLICAS_MAX: u8 = 250;
 
 /// Where an entry of an image has no place of a storage.
 const NO_PLACE: u32 = u32::MAX;

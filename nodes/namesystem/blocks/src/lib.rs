@@ -52,5 +52,6 @@ pub use api::{
 };
 pub use config::BlockConfig;
 pub use decommission::{HeldBlock, HostLists};
+pub use entry::REPLICAS_MAX;
 pub use manager::BlockManager;
 pub use planted::Planted;

@@ -206,13 +206,7 @@ impl BlockManager {
         }
         if !entry.touched.covers(report.includes, entry.incremental) {
             let applied = entry.incremental;
-            return Err(self.again(
-                storage,
-                format!(
-                    "it includes incremental report {} while {applied} is applied",
-                    report.includes
-                ),
-            ));
+            return Err(self.includes_another(storage, report.includes, applied));
         }
         self.admit_report(storage)?;
         let entry = self.nodes.storage_mut(storage);
@@ -228,6 +222,12 @@ impl BlockManager {
             carry: Vec::new(),
             tally: MergeTally::default(),
         })
+    }
+
+    /// Changes came between the report's making and its arrival, or got lost: it is to be made again.
+    pub(crate) fn includes_another(&self, storage: u32, includes: u64, applied: u64) -> Fault {
+        let what = format!("it includes incremental report {includes} while {applied} is applied");
+        self.again(storage, what)
     }
 
     /// There must be room for a report of this storage; changes are remembered from now on.

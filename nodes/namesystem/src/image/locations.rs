@@ -8,13 +8,14 @@ use crate::state::View;
 use crate::tree::Tree;
 use alloc::vec::Vec;
 use bytes::Bytes;
+use hadal_blocks::REPLICAS_MAX;
 use hadal_types::{DatanodeUuid, InodeId, StorageUuid};
 use smallvec::SmallVec;
 
 /// Most storages of an image.
 pub(crate) const STORAGES_MAX: usize = 1 << 20;
-/// Most locations of one block.
-const LOCATIONS_MAX: u64 = 250;
+/// Most locations of one block: as many as the block map records.
+const LOCATIONS_MAX: u64 = REPLICAS_MAX as u64;
 /// A chunk is closed once it is this long. Small, since the namespace is looked at meanwhile.
 const CHUNK_BYTES: usize = 32 << 10;
 /// Inodes and blocks looked at for one chunk, though it be shorter.

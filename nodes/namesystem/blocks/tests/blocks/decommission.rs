@@ -3,7 +3,7 @@
 use crate::world::{World, class, config};
 use hadal_blocks::{BlockConfig, BlockEvent, HostLists};
 use hadal_proto::FaultClass;
-use hadal_proto::datanode::{Action, ChangeKind, Request};
+use hadal_proto::datanode::{ChangeKind, Request};
 
 const RACK: &str = "/default-rack";
 
@@ -19,44 +19,6 @@ fn exclude(w: &mut World, names: &[&str]) {
     w.m.set_hosts(w.now, lists(&[], names));
 }
 
-fn state(w: &World, dn: usize) -> String {
-    w.m.datanode_report(w.now)
-        .into_iter()
-        .find(|status| status.name == w.dns[dn].name)
-        .unwrap()
-        .state
-}
-
-/// Rounds in which copies are made as ordered; returns how many.
-fn copies(w: &mut World, rounds: usize) -> usize {
-    let mut made = 0;
-    for _ in 0..rounds {
-        w.round();
-        for dn in 0..w.dns.len() {
-            for action in w.execute(dn) {
-                match action {
-                    Action::Transfer { work } => {
-                        for item in work {
-                            for target in item.targets {
-                                let to: usize = target.name[2..].parse().unwrap();
-                                w.received(to, item.block);
-                                made += 1;
-                            }
-                        }
-                    }
-                    Action::Invalidate { blocks } => {
-                        for gone in blocks {
-                            w.deleted(dn, gone);
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-    made
-}
-
 /// T-B3: what a leaving DataNode has is copied to others, from it too; then it is decommissioned. Its replicas stay
 /// readable, last, and are never deleted for it.
 #[test]
@@ -66,16 +28,16 @@ fn t_b3_a_datanode_is_decommissioned_once_its_blocks_are_elsewhere() {
         .map(|at| w.stored_on(3, &[0, 1 + at % 2, 3]))
         .collect();
     let lonely = w.stored_on(1, &[0]);
-    assert_eq!(copies(&mut w, 3), 0);
+    assert_eq!(w.copies(3), 0);
     exclude(&mut w, &["dn0"]);
-    assert_eq!(state(&w, 0), "decommissioning");
+    assert_eq!(w.state(0), "decommissioning");
     let stats = w.m.stats();
     assert_eq!((stats.under_replicated, stats.missing), (21, 0));
     w.round();
-    assert_eq!(state(&w, 0), "decommissioning", "nothing is copied yet");
-    let made = copies(&mut w, 30);
+    assert_eq!(w.state(0), "decommissioning", "nothing is copied yet");
+    let made = w.copies(30);
     assert_eq!(made, 21, "one of each");
-    assert_eq!(state(&w, 0), "decommissioned");
+    assert_eq!(w.state(0), "decommissioned");
     assert_eq!(w.m.stats().under_replicated, 0);
     for b in &blocks {
         assert_eq!(w.live(b.id), 4, "its own replica is kept");
@@ -111,16 +73,16 @@ fn t_b3_back_in_service() {
     assert_eq!(w.m.stats().under_replicated, 1);
     exclude(&mut w, &[]);
     assert_eq!(
-        (state(&w, 0).as_str(), w.m.stats().under_replicated),
+        (w.state(0).as_str(), w.m.stats().under_replicated),
         ("live", 0)
     );
-    assert_eq!(copies(&mut w, 3), 0);
+    assert_eq!(w.copies(3), 0);
     exclude(&mut w, &["10.0.0.0"]);
-    assert_eq!(copies(&mut w, 5), 1);
-    assert_eq!((state(&w, 0).as_str(), w.live(b.id)), ("decommissioned", 4));
+    assert_eq!(w.copies(5), 1);
+    assert_eq!((w.state(0).as_str(), w.live(b.id)), ("decommissioned", 4));
     exclude(&mut w, &[]);
-    copies(&mut w, 5);
-    assert_eq!((state(&w, 0).as_str(), w.live(b.id)), ("live", 3));
+    w.copies(5);
+    assert_eq!((w.state(0).as_str(), w.live(b.id)), ("live", 3));
 }
 
 /// Without enough DataNodes that stay it is never done (HDFS too), and the block is not made worse.
@@ -129,16 +91,13 @@ fn t_b3_too_few_datanodes_stay() {
     let mut w = World::active(config(), &[RACK; 3]);
     let b = w.stored_on(3, &[0, 1, 2]);
     exclude(&mut w, &["dn2"]);
-    assert_eq!(copies(&mut w, 10), 0);
-    assert_eq!(
-        (state(&w, 2).as_str(), w.live(b.id)),
-        ("decommissioning", 3)
-    );
+    assert_eq!(w.copies(10), 0);
+    assert_eq!((w.state(2).as_str(), w.live(b.id)), ("decommissioning", 3));
     assert!(w.deletions(2).is_empty());
     // A lower factor is all it takes.
     w.set_replication(b.id, 2);
-    copies(&mut w, 5);
-    assert_eq!(state(&w, 2), "decommissioned");
+    w.copies(5);
+    assert_eq!(w.state(2), "decommissioned");
     assert_eq!(w.live(b.id), 3, "the one that leaves is not in excess");
 }
 
@@ -149,15 +108,15 @@ fn t_b3_open_blocks_hold_it_up() {
     let open = w.allocate(1);
     w.change_now(0, ChangeKind::Receiving, open);
     exclude(&mut w, &["dn0"]);
-    assert_eq!(copies(&mut w, 5), 0);
-    assert_eq!(state(&w, 0), "decommissioning");
+    assert_eq!(w.copies(5), 0);
+    assert_eq!(w.state(0), "decommissioning");
     let done = crate::world::block(open.id.0, open.generation_stamp.0, 9);
     w.received(0, done);
     let txid = w.next_txid();
     w.m.completed(txid, done);
     w.applied();
-    assert_eq!(copies(&mut w, 5), 1);
-    assert_eq!(state(&w, 0), "decommissioned");
+    assert_eq!(w.copies(5), 1);
+    assert_eq!(w.state(0), "decommissioned");
 }
 
 /// What it has is not known before it has reported: a restart of the NameNode finishes no decommission.
@@ -169,11 +128,11 @@ fn t_b3_not_before_it_has_reported() {
     w.register(0);
     w.round();
     w.round();
-    assert_eq!(state(&w, 0), "decommissioning");
+    assert_eq!(w.state(0), "decommissioning");
     w.report(0, &[b]);
     assert_eq!(w.m.stats().under_replicated, 1);
-    assert_eq!(copies(&mut w, 5), 1);
-    assert_eq!(state(&w, 0), "decommissioned");
+    assert_eq!(w.copies(5), 1);
+    assert_eq!(w.state(0), "decommissioned");
 }
 
 /// Copies to others are placed on none that leaves, and counters add up whatever the order.
@@ -188,13 +147,13 @@ fn t_b3_several_leave_at_once() {
         w.stored_on(2, &[at % 6, (at + 1 + at / 6 % 5) % 6]);
     }
     exclude(&mut w, &["dn0", "dn3"]);
-    copies(&mut w, 200);
-    assert_eq!(state(&w, 0), "decommissioned");
-    assert_eq!(state(&w, 3), "decommissioned");
+    w.copies(200);
+    assert_eq!(w.state(0), "decommissioned");
+    assert_eq!(w.state(3), "decommissioned");
     let stats = w.m.stats();
     assert_eq!((stats.under_replicated, stats.safe), (0, 30));
     exclude(&mut w, &[]);
-    copies(&mut w, 60);
+    w.copies(60);
     let stats = w.m.stats();
     assert_eq!(
         (stats.under_replicated, stats.safe, stats.missing),
@@ -221,7 +180,7 @@ fn only_included_datanodes_are_admitted() {
         "{refused:?}"
     );
     assert_eq!(class(refused), FaultClass::Forbidden);
-    assert_eq!(copies(&mut w, 5), 1);
+    assert_eq!(w.copies(5), 1);
     w.m.set_hosts(w.now, HostLists::default());
     w.register(1);
     assert_eq!(w.m.stats().live_datanodes, 3);

@@ -2,7 +2,7 @@
 
 use crate::world::{World, config};
 use hadal_blocks::{BlockEvent, HostLists};
-use hadal_proto::datanode::{Action, ChangeKind};
+use hadal_proto::datanode::ChangeKind;
 
 const RACK: &str = "/default-rack";
 
@@ -16,44 +16,6 @@ fn maintain(w: &mut World, names: &[(&str, u64)]) {
         ..HostLists::default()
     };
     w.m.set_hosts(w.now, lists);
-}
-
-fn state(w: &World, dn: usize) -> String {
-    let report = w.m.datanode_report(w.now);
-    let mut mine = report
-        .into_iter()
-        .filter(|status| status.name == w.dns[dn].name);
-    mine.next().unwrap().state
-}
-
-/// Rounds in which copies are made as ordered; returns how many.
-fn copies(w: &mut World, rounds: usize) -> usize {
-    let mut made = 0;
-    for _ in 0..rounds {
-        w.round();
-        for dn in 0..w.dns.len() {
-            for action in w.execute(dn) {
-                match action {
-                    Action::Transfer { work } => {
-                        for item in work {
-                            for target in item.targets {
-                                let to: usize = target.name[2..].parse().unwrap();
-                                w.received(to, item.block);
-                                made += 1;
-                            }
-                        }
-                    }
-                    Action::Invalidate { blocks } => {
-                        for gone in blocks {
-                            w.deleted(dn, gone);
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-    made
 }
 
 /// Everybody but these is silent until they are dead.
@@ -73,7 +35,7 @@ fn a_datanode_in_maintenance_may_be_stopped_and_nothing_is_copied_for_it() {
     let b = w.stored_on(3, &[0, 1, 2]);
     let lonely = w.stored_on(1, &[0]);
     maintain(&mut w, &[("dn0", u64::MAX)]);
-    assert_eq!(state(&w, 0), "entering maintenance");
+    assert_eq!(w.state(0), "entering maintenance");
     assert_eq!(w.m.stats().under_replicated, 1, "the lonely one");
     w.round();
     let held = w.m.held_up(w.dns[0].uuid);
@@ -86,8 +48,8 @@ fn a_datanode_in_maintenance_may_be_stopped_and_nothing_is_copied_for_it() {
         ),
         (1, lonely.id, 0, 1)
     );
-    assert_eq!(copies(&mut w, 10), 1);
-    assert_eq!(state(&w, 0), "in maintenance");
+    assert_eq!(w.copies(10), 1);
+    assert_eq!(w.state(0), "in maintenance");
     assert!(w.m.held_up(w.dns[0].uuid).is_empty());
     let mut events = std::iter::from_fn(|| w.m.poll_event());
     assert!(
@@ -95,16 +57,16 @@ fn a_datanode_in_maintenance_may_be_stopped_and_nothing_is_copied_for_it() {
             .any(|event| matches!(event, BlockEvent::InMaintenance { name, .. } if name == "dn0"))
     );
     only(&mut w, &[1, 2, 3]);
-    assert_eq!(state(&w, 0), "dead in maintenance");
-    assert_eq!(copies(&mut w, 5), 0);
+    assert_eq!(w.state(0), "dead in maintenance");
+    assert_eq!(w.copies(5), 0);
     let stats = w.m.stats();
     assert_eq!((stats.under_replicated, stats.missing), (0, 0));
     assert_eq!(w.locations(b.id).len(), 2, "nobody is sent to a dead one");
     w.register(0);
     w.report(0, &[b, lonely]);
     maintain(&mut w, &[]);
-    assert_eq!(state(&w, 0), "live");
-    copies(&mut w, 10);
+    assert_eq!(w.state(0), "live");
+    w.copies(10);
     assert_eq!((w.live(b.id), w.live(lonely.id)), (3, 1));
     assert_eq!(w.m.stats().under_replicated, 0);
 }
@@ -116,9 +78,9 @@ fn below_the_least_during_maintenance_copies_are_made() {
     let b = w.stored_on(2, &[0, 1]);
     maintain(&mut w, &[("dn0", u64::MAX), ("dn1", u64::MAX)]);
     assert_eq!(w.m.stats().under_replicated, 1);
-    assert_eq!(copies(&mut w, 10), 1, "one, not two");
+    assert_eq!(w.copies(10), 1, "one, not two");
     assert_eq!(
-        (state(&w, 0), state(&w, 1)),
+        (w.state(0), w.state(1)),
         ("in maintenance".into(), "in maintenance".into())
     );
     let on: Vec<String> = w.locations(b.id);
@@ -127,7 +89,7 @@ fn below_the_least_during_maintenance_copies_are_made() {
     let staying = (2..5).find(|dn| on.contains(&format!("dn{dn}"))).unwrap();
     let rest: Vec<usize> = (0..5).filter(|dn| *dn != staying).collect();
     only(&mut w, &rest);
-    assert_eq!(copies(&mut w, 10), 1);
+    assert_eq!(w.copies(10), 1);
     assert_eq!(w.m.stats().under_replicated, 0);
 }
 
@@ -137,9 +99,9 @@ fn maintenance_ends_by_itself() {
     let mut w = World::active(config(), &[RACK; 4]);
     let b = w.stored_on(3, &[0, 1, 2]);
     maintain(&mut w, &[("dn0", 1_000_000), ("dn1", 20_000)]);
-    copies(&mut w, 3);
+    w.copies(3);
     assert_eq!(
-        (state(&w, 0), state(&w, 1)),
+        (w.state(0), w.state(1)),
         ("in maintenance".into(), "in maintenance".into())
     );
     for _ in 0..10 {
@@ -148,17 +110,17 @@ fn maintenance_ends_by_itself() {
         w.settle();
     }
     assert_eq!(
-        (state(&w, 0), state(&w, 1)),
+        (w.state(0), w.state(1)),
         ("in maintenance".into(), "live".into())
     );
     only(&mut w, &[1, 2, 3]);
     assert_eq!(
-        (state(&w, 0), w.m.stats().under_replicated),
+        (w.state(0), w.m.stats().under_replicated),
         ("dead in maintenance".into(), 0)
     );
     only(&mut w, &[1, 2, 3]);
-    assert_eq!(state(&w, 0), "dead");
-    copies(&mut w, 5);
+    assert_eq!(w.state(0), "dead");
+    w.copies(5);
     let stats = w.m.stats();
     assert_eq!((stats.under_replicated, stats.missing), (0, 0));
     assert_eq!(w.locations(b.id), ["dn1", "dn2", "dn3"]);
@@ -171,8 +133,8 @@ fn an_open_block_holds_it_up_and_is_named() {
     let open = w.allocate(1);
     w.change_now(0, ChangeKind::Receiving, open);
     maintain(&mut w, &[("10.0.0.0", u64::MAX)]);
-    copies(&mut w, 5);
-    assert_eq!(state(&w, 0), "entering maintenance");
+    w.copies(5);
+    assert_eq!(w.state(0), "entering maintenance");
     let held = w.m.held_up(w.dns[0].uuid);
     assert_eq!(held[0].stored.block.id, open.id);
     assert_ne!(held[0].stored.state, hadal_types::BlockState::Complete);

@@ -227,6 +227,44 @@ impl World {
             .collect()
     }
 
+    /// Rounds in which copies and deletions are made as ordered; returns how many copies.
+    pub(crate) fn copies(&mut self, rounds: usize) -> usize {
+        let mut made = 0;
+        for _ in 0..rounds {
+            self.round();
+            for dn in 0..self.dns.len() {
+                for action in self.execute(dn) {
+                    match action {
+                        Action::Transfer { work } => {
+                            for item in work {
+                                for target in item.targets {
+                                    let to: usize = target.name[2..].parse().unwrap();
+                                    self.received(to, item.block);
+                                    made += 1;
+                                }
+                            }
+                        }
+                        Action::Invalidate { blocks } => {
+                            for gone in blocks {
+                                self.deleted(dn, gone);
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        made
+    }
+
+    /// What the report says of a DataNode.
+    pub(crate) fn state(&self, dn: usize) -> String {
+        let report = self.m.datanode_report(self.now);
+        let name = &self.dns[dn].name;
+        let mut its = report.into_iter().filter(|status| status.name == *name);
+        its.next().unwrap().state
+    }
+
     pub(crate) fn packed(blocks: &[Block]) -> Bytes {
         let mut sorted = blocks.to_vec();
         sorted.sort_by_key(|block| mix(block.id));
