@@ -2,7 +2,7 @@
 
 use crate::datanode::{
     BLOCK, Node, YES, add, added, append, assert_replays, cluster, complete, locate, of_length,
-    received, recoveries, synchronized, written,
+    received, recoveries, synchronized, update_pipeline, written,
 };
 use crate::support::{World, root};
 use hadal_namesystem::Caller;
@@ -13,7 +13,7 @@ use hadal_proto::FaultClass::{
 use hadal_proto::client::{FileStatus, LocatedBlock, Request, Response};
 use hadal_proto::datanode::ChangeKind;
 use hadal_proto::edit::EditOp;
-use hadal_types::{Block, Epoch, GenerationStamp};
+use hadal_types::{Block, Epoch};
 
 fn appended(response: Response) -> (Option<LocatedBlock>, Option<Block>, FileStatus) {
     match response {
@@ -23,20 +23,6 @@ fn appended(response: Response) -> (Option<LocatedBlock>, Option<Block>, FileSta
             status,
         } => (reopened, last, *status),
         other => panic!("not an append's answer: {other:?}"),
-    }
-}
-
-fn new_stamp(world: &mut World, path: &str, block: Block) -> GenerationStamp {
-    let request = Request::UpdateBlockForPipeline {
-        path: path.into(),
-        inode: Default::default(),
-        block,
-    };
-    match world.ok(request) {
-        Response::NewStamp {
-            generation_stamp, ..
-        } => generation_stamp,
-        other => panic!("not a stamp: {other:?}"),
     }
 }
 
@@ -56,19 +42,8 @@ fn f10_append_reopens_a_partial_block_under_a_new_stamp() {
     );
     assert_replays(&world);
 
-    let stamp = new_stamp(&mut world, "/f", blocks[1]);
-    let new = Block {
-        generation_stamp: stamp,
-        ..blocks[1]
-    };
-    let update = Request::UpdatePipeline {
-        path: "/f".into(),
-        inode,
-        old: blocks[1],
-        new,
-        nodes: reopened.locations.clone(),
-    };
-    assert_eq!(world.ok(update), Response::Done);
+    let nodes_of_it = reopened.locations.clone();
+    let new = update_pipeline(&mut world, "/f", inode, blocks[1], nodes_of_it);
     let done = of_length(new, 300);
     // A replica of the old stamp does not close the file.
     nodes[0].says(&mut world, ChangeKind::Received, blocks[1]);

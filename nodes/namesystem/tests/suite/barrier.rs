@@ -1,15 +1,11 @@
 //! The commit barrier (protocols.md section 0): nothing that could have seen an edit leaves before that edit
 //! is durable at a majority (C-01).
 
-use crate::support::{Rng, World, create, delete, mkdirs, root, some_call};
+use crate::support::{Rng, World, create, delete, info, mkdirs, root, some_call};
 use hadal_namesystem::{Answer, Event};
 use hadal_proto::client::{Request, Response};
 use hadal_proto::{FaultClass, admin};
 use hadal_types::{HaState, TxId};
-
-fn info(path: &str) -> Request {
-    Request::GetFileInfo { path: path.into() }
-}
 
 /// C-01: a mutation, a read behind it and an error behind it wait for the edit; a read before it does not.
 #[test]

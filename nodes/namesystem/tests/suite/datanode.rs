@@ -3,13 +3,14 @@
 use crate::support::{World, reload};
 use hadal_namesystem::Answer;
 use hadal_proto::Fault;
-use hadal_proto::client::{LocatedBlock, LocatedBlocks, Request, Response};
+use hadal_proto::client::{LocatedBlock, LocatedBlocks, ReplicaTarget, Request, Response};
 use hadal_proto::datanode::{
     Action, ChangeKind, Command, Heartbeat, IncrementalReport, RecoveryWork, Registration,
     ReplicaChange, Request as FromNode, Response as ToNode, StorageReport,
 };
 use hadal_types::{
-    Block, BlockId, CURRENT_LAYOUT, DatanodeUuid, InodeId, Principal, Role, StorageUuid,
+    Block, BlockId, CURRENT_LAYOUT, DatanodeUuid, GenerationStamp, InodeId, Principal, Role,
+    StorageUuid,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -184,6 +185,49 @@ pub(crate) fn added(response: Response) -> LocatedBlock {
         Response::LocatedBlock { block: Some(block) } => block,
         other => panic!("not a block: {other:?}"),
     }
+}
+
+/// A new generation stamp for the block an open file is written to.
+pub(crate) fn new_stamp(
+    world: &mut World,
+    path: &str,
+    inode: InodeId,
+    block: Block,
+) -> GenerationStamp {
+    let request = Request::UpdateBlockForPipeline {
+        path: path.into(),
+        inode,
+        block,
+    };
+    match world.ok(request) {
+        Response::NewStamp {
+            generation_stamp, ..
+        } => generation_stamp,
+        other => panic!("not a stamp: {other:?}"),
+    }
+}
+
+/// A block goes on in these nodes, under a new stamp.
+pub(crate) fn update_pipeline(
+    world: &mut World,
+    path: &str,
+    inode: InodeId,
+    block: Block,
+    nodes: Vec<ReplicaTarget>,
+) -> Block {
+    let new = Block {
+        generation_stamp: new_stamp(world, path, inode, block),
+        ..block
+    };
+    let request = Request::UpdatePipeline {
+        path: path.into(),
+        inode,
+        old: block,
+        new,
+        nodes,
+    };
+    assert_eq!(world.ok(request), Response::Done);
+    new
 }
 
 pub(crate) fn locate(world: &mut World, path: &str, offset: u64, length: u64) -> LocatedBlocks {

@@ -1,6 +1,6 @@
 //! Writing files: blocks, pipelines, closing (E-01, E-14, F-09).
 
-use crate::datanode::{NO, Node, YES, add, added, cluster, complete, locate, of_length};
+use crate::datanode::{NO, Node, YES, add, added, cluster, complete, locate, new_stamp, of_length};
 use crate::support::{World, config, create, delete, overwrite, reload, rename, root};
 use hadal_proto::FaultClass::{
     InvalidArgument, LeaseExpired, NoDatanodes, NotFound, NotReplicatedYet,
@@ -256,16 +256,7 @@ fn abandon_fsync_and_pipeline_updates() {
     world.ok(fsync(u64::MAX));
     assert_eq!(world.stat("/f").unwrap().length, 4_000);
     assert_eq!(world.fails(fsync(2 << 20)).0, InvalidArgument);
-    let Response::NewStamp {
-        generation_stamp, ..
-    } = world.ok(Request::UpdateBlockForPipeline {
-        path: "/f".into(),
-        inode,
-        block,
-    })
-    else {
-        panic!("a stamp");
-    };
+    let generation_stamp = new_stamp(&mut world, "/f", inode, block);
     let update = |stamp, length| Request::UpdatePipeline {
         path: "/f".into(),
         inode,

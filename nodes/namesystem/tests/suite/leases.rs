@@ -1,15 +1,24 @@
 //! Leases and their recovery (behaviour 1E, F-07).
 
-use crate::datanode::{NO, Node, YES, add, added, cluster, complete, locate};
+use crate::datanode::{NO, Node, YES, add, added, cluster, complete, locate, recoveries};
 use crate::support::{World, create, overwrite, root};
 use hadal_namesystem::{Event, NAMENODE_HOLDER};
 use hadal_proto::FaultClass::{
     AlreadyBeingCreated, AlreadyExists, LeaseExpired, RecoveryInProgress, StaleReplica, Standby,
 };
 use hadal_proto::admin;
-use hadal_proto::client::{Request, Response};
+use hadal_proto::client::{LocatedBlock, Request, Response};
 use hadal_proto::datanode::{Action, ChangeKind, Command, Request as FromNode, Response as ToNode};
 use hadal_types::{BlockState, GenerationStamp, InodeId};
+
+/// `/f` is written to: its first block, and the place of the DataNode that has it.
+fn being_written(world: &mut World, nodes: &mut [Node]) -> (InodeId, LocatedBlock, usize) {
+    let inode = world.open("/f");
+    let found = added(world.ok(add("/f", inode, None)));
+    let by = found.locations[0].datanode.0 as usize - 1;
+    nodes[by].says(world, ChangeKind::Receiving, found.block);
+    (inode, found, by)
+}
 
 /// T-L14, E-04: another client takes a name over once the holder is past its soft limit, not before.
 #[test]
@@ -195,10 +204,7 @@ fn a_block_nobody_ever_had_is_dropped_once_all_have_reported() {
 #[test]
 fn e06_e18_lease_recovery_goes_through_block_recovery() {
     let (mut world, mut nodes) = cluster();
-    let inode = world.open("/f");
-    let found = added(world.ok(add("/f", inode, None)));
-    let by = found.locations[0].datanode.0 as usize - 1;
-    nodes[by].says(&mut world, ChangeKind::Receiving, found.block);
+    let (inode, found, by) = being_written(&mut world, &mut nodes);
 
     let recover = || Request::RecoverLease { path: "/f".into() };
     world.auto_commit = false;
@@ -268,22 +274,15 @@ fn e06_e18_lease_recovery_goes_through_block_recovery() {
 #[test]
 fn q41_a_recovery_that_deletes_is_journaled() {
     let (mut world, mut nodes) = cluster();
-    let inode = world.open("/f");
-    let found = added(world.ok(add("/f", inode, None)));
-    let by = found.locations[0].datanode.0 as usize - 1;
-    nodes[by].says(&mut world, ChangeKind::Receiving, found.block);
+    let (_, found, by) = being_written(&mut world, &mut nodes);
     assert_eq!(world.ok(Request::RecoverLease { path: "/f".into() }), NO);
-    let commands = nodes[by].beat(&mut world);
-    let Some(Action::RecoverBlock { work }) =
-        commands.into_iter().map(|command| command.action).next()
-    else {
-        panic!("an order to recover");
-    };
+    let (told, work) = recoveries(&mut world, &nodes).remove(0);
+    assert_eq!(told, by);
     let done = nodes[by].ask(
         &mut world,
         FromNode::CommitBlockSynchronization {
             block: found.block.id,
-            recovery_id: work[0].recovery_id,
+            recovery_id: work.recovery_id,
             length: 0,
             nodes: Vec::new(),
             delete: true,
@@ -299,10 +298,7 @@ fn q41_a_recovery_that_deletes_is_journaled() {
 #[test]
 fn t_l17_recovery_goes_on_after_a_failover() {
     let (mut world, mut nodes) = cluster();
-    let inode = world.open("/f");
-    let found = added(world.ok(add("/f", inode, None)));
-    let by = found.locations[0].datanode.0 as usize - 1;
-    nodes[by].says(&mut world, ChangeKind::Receiving, found.block);
+    let (_, found, _) = being_written(&mut world, &mut nodes);
     assert_eq!(world.ok(Request::RecoverLease { path: "/f".into() }), NO);
 
     let mut next = World::standby(world.replayed());
@@ -310,19 +306,12 @@ fn t_l17_recovery_goes_on_after_a_failover() {
     let mut node = Node::register(1, &mut next);
     node.says(&mut next, ChangeKind::Receiving, found.block);
     next.pass(30_000);
-    let recovery = node
-        .beat(&mut next)
-        .into_iter()
-        .find_map(|command| match command.action {
-            Action::RecoverBlock { work } => Some(work[0].recovery_id),
-            _ => None,
-        })
-        .expect("an order to recover");
+    let (_, work) = recoveries(&mut next, std::slice::from_ref(&node)).remove(0);
     let done = node.ask(
         &mut next,
         FromNode::CommitBlockSynchronization {
             block: found.block.id,
-            recovery_id: recovery,
+            recovery_id: work.recovery_id,
             length: 77,
             nodes: found.locations.clone(),
             delete: false,

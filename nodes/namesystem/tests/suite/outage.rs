@@ -3,7 +3,7 @@
 
 use crate::datanode::{Node, added, complete, of_length};
 use crate::support::{
-    Rng, World, config, create, delete, list, mkdirs, root, some_call, some_path,
+    Rng, World, config, create, delete, info, list, locations, mkdirs, root, some_call, some_path,
 };
 use hadal_namesystem::{Caller, NamesystemConfig};
 use hadal_proto::client::{ClientCall, LocatedBlocks, Reply, Request, Response};
@@ -33,19 +33,6 @@ fn read(world: &mut World, request: Request) -> Reply {
     read_as(world, &root(), request)
         .expect("a read")
         .expect("allowed")
-}
-
-fn info(path: &str) -> Request {
-    Request::GetFileInfo { path: path.into() }
-}
-
-fn locations(path: &str) -> Request {
-    Request::GetBlockLocations {
-        path: path.into(),
-        offset: 0,
-        length: u64::MAX,
-        reader_host: String::new(),
-    }
 }
 
 fn located(reply: Reply) -> LocatedBlocks {

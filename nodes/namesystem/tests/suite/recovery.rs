@@ -1,8 +1,8 @@
 //! Block recovery as part of lease recovery: who is asked, how often, and how it ends (E-18..E-20, Q38..Q40, T-L*).
 
 use crate::datanode::{
-    BLOCK, NO, Node, YES, add, added, assert_replays, cluster, complete, locate, of_length,
-    open_wide, received, recoveries, synchronized, written,
+    BLOCK, NO, Node, YES, add, added, assert_replays, cluster, complete, locate, new_stamp,
+    of_length, open_wide, received, recoveries, synchronized, update_pipeline, written,
 };
 use crate::support::{World, config, root};
 use hadal_blocks::BlockConfig;
@@ -10,7 +10,7 @@ use hadal_namesystem::{Event, Namesystem};
 use hadal_proto::FaultClass::{
     InvalidArgument, LeaseExpired, NotFound, RecoveryInProgress, StaleReplica,
 };
-use hadal_proto::client::{Request, Response};
+use hadal_proto::client::Request;
 use hadal_proto::datanode::{Action, ChangeKind, RecoveryWork, Request as FromNode};
 use hadal_proto::edit::EditOp;
 use hadal_types::{Block, BlockState, GenerationStamp, Tick};
@@ -437,12 +437,7 @@ fn t_p1_who_gets_a_new_stamp() {
     assert_eq!(foreign.unwrap_err().class, LeaseExpired);
     let null = world.call_as(&root(), 0, ask("/f", inode, block));
     assert!(null.is_err());
-    let Response::NewStamp {
-        generation_stamp, ..
-    } = world.ok(ask("/f", inode, block))
-    else {
-        panic!("a stamp");
-    };
+    let generation_stamp = new_stamp(&mut world, "/f", inode, block);
     assert!(generation_stamp > block.generation_stamp);
 }
 
@@ -453,29 +448,8 @@ fn t_p10_a_datanode_comes_back_during_a_write() {
     let mut block = in_flight(&mut world, &mut nodes);
     let inode = world.stat("/f").unwrap().inode;
     let update = |world: &mut World, block: Block| {
-        let Response::NewStamp {
-            generation_stamp, ..
-        } = world.ok(Request::UpdateBlockForPipeline {
-            path: "/f".into(),
-            inode,
-            block,
-        })
-        else {
-            panic!("a stamp");
-        };
-        let new = Block {
-            generation_stamp,
-            ..block
-        };
-        let request = Request::UpdatePipeline {
-            path: "/f".into(),
-            inode,
-            old: block,
-            new,
-            nodes: locate(world, "/f", 0, 1).blocks[0].locations.clone(),
-        };
-        assert_eq!(world.ok(request), Response::Done);
-        new
+        let nodes = locate(world, "/f", 0, 1).blocks[0].locations.clone();
+        update_pipeline(world, "/f", inode, block, nodes)
     };
     for _ in 0..70 {
         world.pass(10_000);

@@ -2,7 +2,7 @@
 //! what is not known well enough here goes to the active, and everyone else gets StandbyException (T-H21).
 
 use crate::datanode::{Node, add, added, complete, of_length};
-use crate::support::{World, config, create, delete, fresh, mkdirs, root};
+use crate::support::{World, config, create, delete, fresh, info, locations, mkdirs, root};
 use hadal_namesystem::{Caller, NamesystemConfig};
 use hadal_proto::client::{ClientCall, Reply, Request, Response};
 use hadal_proto::datanode::ChangeKind;
@@ -62,19 +62,6 @@ impl Pair {
     fn read(&mut self, seen: TxId, request: Request) -> Option<Result<Reply, Fault>> {
         let ticket = self.ask(&root(), seen, true, request);
         self.follower.answer(ticket)
-    }
-}
-
-fn info(path: &str) -> Request {
-    Request::GetFileInfo { path: path.into() }
-}
-
-fn locations(path: &str) -> Request {
-    Request::GetBlockLocations {
-        path: path.into(),
-        offset: 0,
-        length: u64::MAX,
-        reader_host: String::new(),
     }
 }
 

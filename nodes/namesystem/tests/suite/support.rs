@@ -225,7 +225,7 @@ impl World {
     }
 
     pub(crate) fn stat(&mut self, path: &str) -> Option<FileStatus> {
-        match self.ok(Request::GetFileInfo { path: path.into() }) {
+        match self.ok(info(path)) {
             Response::FileInfo { status } => status,
             other => panic!("not a status: {other:?}"),
         }
@@ -277,6 +277,20 @@ pub(crate) fn reload(ns: &Namesystem) -> Namesystem {
 
 pub(crate) fn root() -> Caller {
     Caller::superuser("hdfs")
+}
+
+pub(crate) fn info(path: &str) -> Request {
+    Request::GetFileInfo { path: path.into() }
+}
+
+/// Of the whole file.
+pub(crate) fn locations(path: &str) -> Request {
+    Request::GetBlockLocations {
+        path: path.into(),
+        offset: 0,
+        length: u64::MAX,
+        reader_host: String::new(),
+    }
 }
 
 pub(crate) fn mkdirs(path: &str) -> Request {

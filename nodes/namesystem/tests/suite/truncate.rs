@@ -2,7 +2,7 @@
 
 use crate::datanode::{
     BLOCK, NO, Node, YES, append, assert_replays, cluster, complete, locate, open_wide, received,
-    recoveries, synchronized, truncate, written,
+    recoveries, synchronized, truncate, update_pipeline, written,
 };
 use crate::support::{Rng, World, delete, reload, rename, root};
 use hadal_namesystem::{Caller, TRUNCATE_HOLDER};
@@ -380,27 +380,7 @@ fn append_some(world: &mut World, nodes: &mut [Node], bytes: u64) -> u64 {
     let mut left = bytes;
     if let Some(reopened) = reopened {
         let block = reopened.block;
-        let Response::NewStamp {
-            generation_stamp, ..
-        } = world.ok(Request::UpdateBlockForPipeline {
-            path: "/f".into(),
-            inode,
-            block,
-        })
-        else {
-            panic!("a stamp");
-        };
-        let new = Block {
-            generation_stamp,
-            ..block
-        };
-        world.ok(Request::UpdatePipeline {
-            path: "/f".into(),
-            inode,
-            old: block,
-            new,
-            nodes: reopened.locations,
-        });
+        let new = update_pipeline(world, "/f", inode, block, reopened.locations);
         let more = left.min(BLOCK - block.length);
         left -= more;
         let done = Block {
