@@ -1,6 +1,6 @@
 //! `balancer`: how fast blocks move to a DataNode that was added.
 
-use crate::cluster::{Cluster, Shape, runtime};
+use crate::cluster::{Cluster, Shape, in_words, runtime};
 use crate::disk;
 use crate::report::{Better, Question, Row, Run};
 use crate::settings::Settings;
@@ -95,20 +95,13 @@ pub fn run(settings: &Settings) -> Result<Question> {
         "GiB",
         &rates,
     )?];
-    rows.extend(disk::limit(&Settings {
-        bytes: None,
-        ..settings.clone()
-    })?);
-    let set: Vec<String> = SET
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
+    rows.extend(disk::limit(settings)?);
+    let set = in_words(&SET);
     Ok(Question {
         name: "balancer".into(),
         notes: vec![
             format!(
-                "bytes moved per second of the iterations, without the pauses between them; {}",
-                set.join(" ")
+                "bytes moved per second of the iterations, without the pauses between them; {set}"
             ),
             "what is moved is read and written on one device; CPU is that of the daemons".into(),
             values,

@@ -3,7 +3,7 @@
 use crate::cpu::own_seconds;
 use crate::fake_datanode::{FakeDatanode, Traffic, namespace};
 use crate::report::{Better, Question, Row, Run};
-use crate::settings::Settings;
+use crate::settings::{Settings, given_or};
 use crate::stats::Latencies;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -30,10 +30,7 @@ const BLOCK_BYTES: u64 = 128 << 20;
 /// # Errors
 /// When the block manager refuses a report, or does not count what was reported.
 pub fn run(settings: &Settings) -> Result<Question> {
-    let sizes = match settings.blocks.as_slice() {
-        [] => &BLOCKS[..],
-        given => given,
-    };
+    let sizes = given_or(&settings.blocks, &BLOCKS);
     let datanodes = settings.datanodes.unwrap_or(DATANODES);
     let reports = settings.reports.unwrap_or(REPORTS);
     ensure!(

@@ -54,6 +54,16 @@ pub struct Shape {
     pub set: &'static [(&'static str, &'static str)],
 }
 
+/// A [`Shape`]'s configuration, for the notes of a question.
+#[must_use]
+pub fn in_words(set: &[(&str, &str)]) -> String {
+    let words: Vec<String> = set
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    words.join(" ")
+}
+
 impl Default for Shape {
     fn default() -> Self {
         Self {
@@ -262,16 +272,8 @@ impl Cluster {
     /// # Errors
     /// When the role does not move.
     pub fn failover(&self, from: &str, to: &str) -> Result<()> {
-        let output = Command::new(&self.binary)
-            .args(["haadmin", "-failover", from, to])
-            .env("HADAL_CONFIG", self.dir.join("client.toml"))
-            .output()?;
-        ensure!(
-            output.status.success(),
-            "haadmin -failover {from} {to}: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        Ok(())
+        let order = ["haadmin", "-failover", from, to];
+        self.client_command(&order).map(|_| ())
     }
 
     /// What a daemon has logged.
@@ -307,21 +309,11 @@ impl Cluster {
     /// When one of the three orders it takes fails.
     pub fn save_namespace(&self) -> Result<()> {
         for words in [
-            &["-safemode", "enter"][..],
-            &["-saveNamespace"],
-            &["-safemode", "leave"],
+            &["dfsadmin", "-safemode", "enter"][..],
+            &["dfsadmin", "-saveNamespace"],
+            &["dfsadmin", "-safemode", "leave"],
         ] {
-            let output = Command::new(&self.binary)
-                .arg("dfsadmin")
-                .args(words)
-                .env("HADAL_CONFIG", self.dir.join("client.toml"))
-                .output()?;
-            ensure!(
-                output.status.success(),
-                "dfsadmin {}: {}",
-                words.join(" "),
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            self.client_command(words)?;
         }
         Ok(())
     }

@@ -37,7 +37,11 @@ enum Direction {
 /// # Errors
 /// When the device, or the file system, does not do direct I/O.
 pub fn run(settings: &Settings) -> Result<Question> {
-    let bytes = bulk_bytes(settings)?;
+    let bytes = settings.bytes.unwrap_or(BULK_BYTES);
+    ensure!(
+        bytes >= CHUNK_BYTES as u64 && bytes.is_multiple_of(CHUNK_BYTES as u64),
+        "--bytes {bytes}: the disk is measured in whole MiB, at least one"
+    );
     measure(settings, move |disk, path, runs| async move {
         let mut rows = Vec::new();
         for in_flight in IN_FLIGHT {
@@ -58,14 +62,13 @@ pub fn run(settings: &Settings) -> Result<Question> {
     })
 }
 
-/// Only bulk writing and reading, as the limit row of another question.
+/// Only bulk writing and reading, as the limit row of another question, whose `--bytes` are others.
 ///
 /// # Errors
 /// As [`run`].
 pub fn limit(settings: &Settings) -> Result<Vec<Row>> {
-    let bytes = bulk_bytes(settings)?;
-    let rows = measure(settings, move |disk, path, runs| async move {
-        bulk_rows(&disk, &path, bytes, IN_FLIGHT[0], runs).await
+    let rows = measure(settings, |disk, path, runs| async move {
+        bulk_rows(&disk, &path, BULK_BYTES, IN_FLIGHT[0], runs).await
     })?;
     let limit = |row: Row| Row {
         figure: format!("limit: disk {}", row.figure),
@@ -86,15 +89,6 @@ pub fn append_limit(settings: &Settings) -> Result<Row> {
         figure: format!("limit: {}", row.figure),
         ..row
     })
-}
-
-fn bulk_bytes(settings: &Settings) -> Result<u64> {
-    let bytes = settings.bytes.unwrap_or(BULK_BYTES);
-    ensure!(
-        bytes >= CHUNK_BYTES as u64 && bytes.is_multiple_of(CHUNK_BYTES as u64),
-        "--bytes {bytes}: the disk is measured in whole MiB, at least one"
-    );
-    Ok(bytes)
 }
 
 /// Runs `body` on a shard, with a file name that is removed afterwards whatever came of it.

@@ -5,7 +5,7 @@ use crate::cpu::{own_seconds, process_seconds};
 use crate::disk;
 use crate::journal_driver::JournalDriver;
 use crate::report::{Better, Question, Row, Run};
-use crate::settings::Settings;
+use crate::settings::{Settings, given_or};
 use crate::stats::Latencies;
 use anyhow::{Context, Result, ensure};
 use hadal_daemon::Config;
@@ -104,10 +104,7 @@ impl Journalnodes {
 /// # Errors
 /// When the JournalNodes do not come up, or no majority of them goes on.
 pub fn run(settings: &Settings) -> Result<Question> {
-    let callers = match settings.threads.as_slice() {
-        [] => &CALLERS[..],
-        given => given,
-    };
+    let callers = given_or(&settings.threads, &CALLERS);
     ensure!(
         !callers.contains(&0),
         "--threads 0: at least one caller is needed"

@@ -3,7 +3,7 @@
 use crate::cluster::{Cluster, runtime};
 use crate::disk;
 use crate::report::{Better, Question, Row, Run};
-use crate::settings::Settings;
+use crate::settings::{Settings, given_or};
 use crate::stats::Latencies;
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -38,10 +38,7 @@ impl Flush {
 /// When the cluster does not come up, or a record cannot be written.
 pub fn run(settings: &Settings) -> Result<Question> {
     let cluster = Cluster::open(settings)?;
-    let files = match settings.threads.as_slice() {
-        [] => &FILES[..],
-        given => given,
-    };
+    let files = given_or(&settings.threads, &FILES);
     let runtime = runtime()?;
     let mut rows = Vec::new();
     for flush in [Flush::Hsync, Flush::Hflush] {

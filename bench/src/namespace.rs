@@ -3,7 +3,7 @@
 use crate::cluster::{Cluster, runtime};
 use crate::load::{Measured, closed, deal};
 use crate::report::{Better, Question, Row, Run};
-use crate::settings::Settings;
+use crate::settings::{Settings, given_or};
 use anyhow::{Context, Result, bail, ensure};
 use hadal_client::{CreateOptions, Dfs};
 
@@ -137,10 +137,7 @@ impl Paths {
 pub fn run(settings: &Settings) -> Result<Question> {
     let operations = operations(settings)?;
     let cluster = Cluster::open(settings)?;
-    let threads = match settings.threads.as_slice() {
-        [] => &THREADS[..],
-        given => given,
-    };
+    let threads = given_or(&settings.threads, &THREADS);
     let mut rows = Vec::new();
     for threads in threads {
         rows.extend(rows_of(&cluster, settings, *threads, &operations)?);

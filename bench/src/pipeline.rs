@@ -41,10 +41,7 @@ pub fn run(settings: &Settings) -> Result<Question> {
         let load = format!("{size}, one reader");
         Row::new(name, load, rate, "GiB", runs)
     };
-    let limits = disk::limit(&Settings {
-        bytes: None,
-        ..settings.clone()
-    })?;
+    let limits = disk::limit(settings)?;
     let mut rows = vec![
         written,
         read("read, remote", &runs.remote)?,

@@ -1,7 +1,7 @@
 //! `recovery`: what the loss of a DataNode costs: how long until its blocks have their replicas again, and what a writer
 //! notices.
 
-use crate::cluster::{Cluster, Shape, runtime};
+use crate::cluster::{Cluster, Shape, in_words, runtime};
 use crate::disk;
 use crate::load::{closed, deal};
 use crate::report::{Better, Question, Row, Run};
@@ -81,20 +81,13 @@ pub fn run(settings: &Settings) -> Result<Question> {
         values = cluster.values()?;
     }
     rows.extend(runtime.block_on(past_the_dead(settings))?);
-    rows.extend(disk::limit(&Settings {
-        bytes: None,
-        ..settings.clone()
-    })?);
-    let set: Vec<String> = FAST
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
+    rows.extend(disk::limit(settings)?);
+    let set = in_words(&FAST);
     Ok(Question {
         name: "recovery".into(),
         notes: vec![
             format!(
-                "whole again: from the moment the NameNode takes the killed DataNode for dead until nothing is under-replicated; {}",
-                set.join(" ")
+                "whole again: from the moment the NameNode takes the killed DataNode for dead until nothing is under-replicated; {set}"
             ),
             format!(
                 "write past a dead DataNode: one of the pipeline is killed after the first MiB; rates from the second block of {} MiB on; the ratio is of runs next to each other",

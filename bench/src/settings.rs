@@ -66,6 +66,15 @@ impl Settings {
     }
 }
 
+/// The values given for an option, or the question's own when none were.
+#[must_use]
+pub fn given_or<'a, T>(given: &'a [T], own: &'a [T]) -> &'a [T] {
+    match given {
+        [] => own,
+        given => given,
+    }
+}
+
 /// A size as in `2GiB`, `64KiB`, `300`.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use crate::cluster::{Cluster, runtime};
 use crate::load::{closed, deal};
 use crate::report::{Better, Question, Row, Run};
-use crate::settings::Settings;
+use crate::settings::{Settings, given_or};
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use hadal_client::{CreateOptions, Dfs};
@@ -25,10 +25,7 @@ const ROOT: &str = "/bench/small-files";
 /// When the cluster does not come up, or a file cannot be written.
 pub fn run(settings: &Settings) -> Result<Question> {
     let cluster = Cluster::open(settings)?;
-    let threads = match settings.threads.as_slice() {
-        [] => &THREADS[..],
-        given => given,
-    };
+    let threads = given_or(&settings.threads, &THREADS);
     let mut rows = Vec::new();
     for threads in threads {
         ensure!(*threads > 0, "--threads 0: at least one caller is needed");
