@@ -126,7 +126,6 @@ pub fn omissions(planted: Option<&str>) -> Omissions {
         Some("skip-dir-sync") => omissions.dir_sync = true,
         Some("skip-dsync") => omissions.dsync = true,
         Some("swallow-write-errors") => omissions.write_errors = true,
-        Some("skip-lock") => omissions.lock = true,
         _ => {}
     }
     omissions
