@@ -96,7 +96,7 @@ pub fn run(settings: &Settings) -> Result<Question> {
         &rates,
     )?];
     rows.extend(disk::limit(settings)?);
-    let set = in_words(&SET);
+    let set = in_words(SET);
     Ok(Question {
         name: "balancer".into(),
         notes: vec![

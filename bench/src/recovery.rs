@@ -82,7 +82,7 @@ pub fn run(settings: &Settings) -> Result<Question> {
     }
     rows.extend(runtime.block_on(past_the_dead(settings))?);
     rows.extend(disk::limit(settings)?);
-    let set = in_words(&FAST);
+    let set = in_words(FAST);
     Ok(Question {
         name: "recovery".into(),
         notes: vec![
