@@ -1,7 +1,7 @@
 //! A data directory in use: what the core wants done to promises and segments, and what is read of them. A JournalNode's own
 //! and one that NameNodes share are the same.
 
-use crate::load::edits_dir;
+use crate::load::{edits_dir, options};
 use crate::records::edits;
 use hadal_env::Disk;
 use hadal_proto::qjournal::{CommitMark, Edits};
@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use store_journal::{Batch, Behind, Journal, JournalError, Options, Place, SegmentCopy, Start};
+use store_journal::{Batch, Behind, Journal, JournalError, Place, SegmentCopy, Start};
 use store_record::Record;
 
 /// An open data directory.
@@ -77,8 +77,7 @@ impl<D: Disk> Directory<D> {
                 let dir = edits_dir(&self.dir);
                 *self.journal.borrow_mut() = None;
                 Journal::erase(&self.disk, &dir).await.map_err(text)?;
-                let mut options = Options::new(namespace_id);
-                options.initial_bytes = self.segment_bytes;
+                let options = options(namespace_id, self.segment_bytes);
                 let journal = Journal::open(&self.disk, &dir, options, TxId(0)).await;
                 *self.journal.borrow_mut() = Some(Rc::new(journal.map_err(text)?));
                 Ok(())

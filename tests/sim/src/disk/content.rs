@@ -124,6 +124,12 @@ impl Content {
         self.length
     }
 
+    /// Where the hole at the end begins: what was allocated and never written.
+    pub(crate) fn written_end(&self) -> u64 {
+        let last = self.pages.keys().next_back();
+        last.map_or(0, |last| ((last + 1) * PAGE as u64).min(self.length))
+    }
+
     /// Counts changes.
     pub(crate) fn version(&self) -> u64 {
         self.version

@@ -197,15 +197,18 @@ impl SimDisk {
         Some(state.inodes.get(&inode)?.live.bytes())
     }
 
-    /// The synced bytes of the file that has this name now, whatever name it would have after a power failure; for
-    /// checkers.
+    /// The synced bytes of the file that has this name now, whatever name it would have after a power failure, without
+    /// the hole at its end; for checkers.
     #[must_use]
     pub fn peek_synced(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.cell.state.borrow();
         let Some(Entry::File(inode)) = state.names.get(&clean(path)) else {
             return None;
         };
-        Some(state.inodes.get(&inode)?.durable.bytes())
+        let content = &state.inodes.get(&inode)?.durable;
+        let mut bytes = vec![0; content.written_end() as usize];
+        content.read(0, &mut bytes);
+        Some(bytes)
     }
 
     /// A file's bytes as a power failure that loses everything unsynced would leave them; for checkers
