@@ -85,6 +85,15 @@ fn seed_22_a_copy_that_met_a_full_disk_is_made_again() {
     }
 }
 
+/// Two nodes that could not read the same synced replica twice at their starts, of many reads, gave it up: it was lost to
+/// a disk that was well again a moment later. It is tried more often now.
+#[test]
+fn seed_16_a_replica_is_not_given_up_for_a_read_that_fails_now_and_then() {
+    let cluster = find(Some("cluster")).expect("the whole cluster");
+    let mut run = Run::new(cluster.name(), 16, 1, None);
+    run_caught(cluster, &mut run).unwrap_or_else(|violation| panic!("{violation}"));
+}
+
 /// A power failure took the flushed bytes of an open block from two nodes, the last blow those of the third: nothing of
 /// that block is owed, and its recovery waits for the third node. The check took the bytes of the block before it for owed
 /// ones of this block.

@@ -375,7 +375,7 @@ async fn read_each<D: Disk>(
     }
     let mut each = Vec::new();
     for slot in first..first + count {
-        let found = unreadable.twice(|| read_headers(volume, extent, slot, 1));
+        let found = unreadable.insist(|| read_headers(volume, extent, slot, 1));
         let header = found.await?.and_then(|mut found| found.pop());
         each.push((slot, header.map(|(_, header)| header)));
     }
@@ -464,7 +464,7 @@ async fn judge_slot<D: Disk>(
     let torn = matches!(evidence.header, Header::Valid(StoredState::Rbw))
         || (matches!(evidence.header, Header::Valid(StoredState::Finalized)) && !evidence.settled);
     if torn {
-        let verified = unreadable.twice(|| verify_slot(volume, &extent, slot, &block));
+        let verified = unreadable.insist(|| verify_slot(volume, &extent, slot, &block));
         match verified.await? {
             Some(length) => verified_length = length,
             None => evidence.header = Header::Unreadable,
@@ -548,7 +548,7 @@ async fn list_files<D: Disk>(
         }
     }
     let inspect = |(id, path, length): (BlockId, PathBuf, u64)| async move {
-        let found = unreadable.twice(|| inspect::inspect(volume, id, path.clone(), length));
+        let found = unreadable.insist(|| inspect::inspect(volume, id, path.clone(), length));
         let found = found.await?;
         Ok::<_, StoreError>(found.unwrap_or_else(|| FileFound::unreadable(id, path, length)))
     };

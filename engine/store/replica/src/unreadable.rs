@@ -7,6 +7,9 @@ use std::cell::Cell;
 /// Replicas of one volume that may be unreadable at a start. More is a disk that fails, not a few bad sectors.
 pub(crate) const UNREADABLE_MAX: u32 = 16;
 
+/// How often what cannot be read is tried. One try of a replica is a handful of reads.
+const ATTEMPTS: u32 = 8;
+
 /// What the operating system says of a file it cannot read from the device (`EIO`).
 const IO_ERROR: i32 = 5;
 
@@ -40,14 +43,20 @@ impl Unreadable {
         Ok(())
     }
 
-    /// What `attempt` gives, tried a second time when the first met an unreadable sector: a read that fails once says
-    /// little. `None`: the replica is given up.
-    pub(crate) async fn twice<T, F>(&self, attempt: impl Fn() -> F) -> Result<Option<T>, StoreError>
+    /// What `attempt` gives, tried again when it met an unreadable sector: a read that fails now and then says little, and
+    /// the replica may be the last one. `None`: the replica is given up.
+    pub(crate) async fn insist<T, F>(
+        &self,
+        attempt: impl Fn() -> F,
+    ) -> Result<Option<T>, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
         let mut outcome = attempt().await;
-        if outcome.as_ref().is_err_and(Self::is_local) {
+        for _ in 1..ATTEMPTS {
+            if !outcome.as_ref().is_err_and(Self::is_local) {
+                break;
+            }
             outcome = attempt().await;
         }
         match outcome {
