@@ -94,6 +94,15 @@ fn seed_16_a_replica_is_not_given_up_for_a_read_that_fails_now_and_then() {
     run_caught(cluster, &mut run).unwrap_or_else(|violation| panic!("{violation}"));
 }
 
+/// A power failure took an open replica from the one DataNode of its pipeline that the new active NameNode had heard of;
+/// a reader took that for an empty block, and showed nothing of what was flushed.
+#[test]
+fn seed_22_a_replica_that_is_gone_is_no_empty_block() {
+    let cluster = find(Some("cluster")).expect("the whole cluster");
+    let mut run = Run::new(cluster.name(), 22, 2, None);
+    run_caught(cluster, &mut run).unwrap_or_else(|violation| panic!("{violation}"));
+}
+
 /// A power failure took the flushed bytes of an open block from two nodes, the last blow those of the third: nothing of
 /// that block is owed, and its recovery waits for the third node. The check took the bytes of the block before it for owed
 /// ones of this block.

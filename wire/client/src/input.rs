@@ -169,38 +169,40 @@ impl<S: Seam> DfsInputStream<S> {
             else {
                 return Ok(());
             };
-            let reason = match self.visible_length(&last).await {
-                Ok(length) => {
-                    let block = self
-                        .located
-                        .blocks
-                        .last_mut()
-                        .expect("there is a last block");
-                    block.block.length = block.block.length.max(length);
-                    self.length = self.length.max(block.offset + block.block.length);
-                    self.choice.handle_progress();
-                    return Ok(());
+            let seen = self.visible_length(&last).await;
+            let length = match seen {
+                Ok(length) => length,
+                Err(_) if self.choice.next_round() => {
+                    self.locate_again().await?;
+                    self.length = self.located.file_length;
+                    continue;
                 }
-                Err(reason) => reason,
+                Err(reason) => {
+                    return Err(ClientError::LengthUnknown {
+                        block: last.block,
+                        path: self.path.clone(),
+                        reason,
+                    });
+                }
             };
-            if !self.choice.next_round() {
-                return Err(ClientError::LengthUnknown {
-                    block: last.block,
-                    path: self.path.clone(),
-                    reason,
-                });
-            }
-            self.locate_again().await?;
-            self.length = self.located.file_length;
+            let block = self
+                .located
+                .blocks
+                .last_mut()
+                .expect("there is a last block");
+            block.block.length = block.block.length.max(length);
+            self.length = self.length.max(block.offset + block.block.length);
+            self.choice.handle_progress();
+            return Ok(());
         }
     }
 
-    /// Asks the replicas of an open block; the first that answers counts (T-P22). That all of them have none means that
-    /// its pipeline is being set up: nothing in it was acknowledged yet.
+    /// Asks the replicas of an open block; the first that answers counts (T-P22). That all that are known have none
+    /// says nothing (HDFS takes it for an empty block): a NameNode that just took over may not know of those that have it.
+    /// A pipeline that is being set up is there a moment later.
     async fn visible_length(&self, block: &LocatedBlock) -> Result<u64, String> {
         let shared = &self.dfs.shared;
         let mut reason = "no DataNode is known to have it".to_owned();
-        let mut absent = 0;
         for node in &block.locations {
             let Some(address) = node.address_for(block.block.id) else {
                 continue;
@@ -220,20 +222,10 @@ impl<S: Seam> DfsInputStream<S> {
             let why = match until(&shared.seam, deadline, asked).await {
                 Some(Ok(transfer::Response::VisibleLength { length })) => return Ok(length),
                 Some(Ok(other)) => format!("answered with {}", other.name()),
-                Some(Err(attempt)) => {
-                    if let Attempt::Fault(fault) = &attempt
-                        && fault.class == FaultClass::NotFound
-                    {
-                        absent += 1;
-                    }
-                    attempt.to_string()
-                }
+                Some(Err(attempt)) => attempt.to_string(),
                 None => "no answer".into(),
             };
             reason = format!("{}: {why}", node.name);
-        }
-        if absent > 0 && absent == block.locations.len() {
-            return Ok(0);
         }
         Err(reason)
     }
