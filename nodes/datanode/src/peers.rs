@@ -1,6 +1,7 @@
 //! Connections to other DataNodes, kept from one stream to the next.
 
 use hadal_env::{Conn, Env, Expect, Net, NetError, Seam};
+use hadal_proto::transfer::CONNECTION_TRUSTED_MS;
 use hadal_types::Tick;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -8,9 +9,6 @@ use std::net::SocketAddr;
 
 /// Connections kept.
 const PEERS_MAX: usize = 1024;
-/// A connection over which nothing was heard for so long may lead to a process that is gone: one that was killed and
-/// started again answers it, but not before it is used.
-const TRUSTED_MS: u64 = 1_000;
 
 type NetConn<E> = <<E as Seam>::Net as Net>::Conn;
 
@@ -46,7 +44,7 @@ impl<E: Env> Peers<E> {
     pub(crate) fn doubts(&self, address: SocketAddr) -> bool {
         let peers = self.peers.borrow();
         let peer = peers.get(&address).filter(|peer| !peer.conn.is_closed());
-        peer.is_some_and(|peer| self.env.now().ms_since(peer.heard) >= TRUSTED_MS)
+        peer.is_some_and(|peer| self.env.now().ms_since(peer.heard) >= CONNECTION_TRUSTED_MS)
     }
 
     /// That DataNode said something over the connection kept.

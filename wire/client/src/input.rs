@@ -169,8 +169,7 @@ impl<S: Seam> DfsInputStream<S> {
             else {
                 return Ok(());
             };
-            let seen = self.visible_length(&last).await;
-            let length = match seen {
+            let length = match self.visible_length(&last).await {
                 Ok(length) => length,
                 Err(_) if self.choice.next_round() => {
                     self.locate_again().await?;

@@ -8,7 +8,7 @@ use futures_util::SinkExt;
 use futures_util::lock::Mutex as AsyncMutex;
 use hadal_env::{Conn, Expect, Net, Seam};
 use hadal_proto::admin::AdminProtocol;
-use hadal_proto::transfer::TransferProtocol;
+use hadal_proto::transfer::{CONNECTION_TRUSTED_MS, TransferProtocol};
 use hadal_quic::CallClient;
 use hadal_types::Tick;
 use std::collections::BTreeMap;
@@ -17,10 +17,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Idle connections kept; the table is swept when it grows past this.
 const PEERS_MAX: usize = 4096;
-
-/// A connection over which nothing was heard for so long may lead to a process that is gone: one that was killed and
-/// started again answers it, but not before it is used.
-const TRUSTED_MS: u64 = 1_000;
 
 /// One peer: its connection and, once needed, its call streams.
 pub(crate) struct Peer<C> {
@@ -101,7 +97,7 @@ impl<S: Seam> Peers<S> {
         let slot = self.slot(address);
         let peer = slot.lock().await;
         let kept = peer.conn.as_ref().is_some_and(|conn| !conn.is_closed());
-        kept && self.seam.now().ms_since(peer.heard) >= TRUSTED_MS
+        kept && self.seam.now().ms_since(peer.heard) >= CONNECTION_TRUSTED_MS
     }
 
     /// The node at `address` said something over the connection kept.

@@ -19,6 +19,10 @@ impl Protocol for TransferProtocol {
     type Response = Response;
 }
 
+/// A kept connection over which nothing was heard for so long may lead to a process that is gone: one that was killed and
+/// started again answers it, but not before it is used. Whoever sets a pipeline up over it waits for the answer first.
+pub const CONNECTION_TRUSTED_MS: u64 = 1_000;
+
 /// How long one side of a pipeline waits for the next acknowledgement of `nodes_behind` nodes: the nearer a node is to
 /// the one that stalls, the sooner it gives up, so that the right one is blamed (HDFS: 5 s more per node on 60 s).
 #[must_use]
