@@ -74,14 +74,19 @@ fn s10_every_planted_bug_is_found_within_300_seeds() {
     }
 }
 
+/// A seed of `cluster` that once failed.
+fn keeps_its_promises(seed: u64, minutes: u64) {
+    let cluster = find(Some("cluster")).expect("the whole cluster");
+    let mut run = Run::new(cluster.name(), seed, minutes, None);
+    run_caught(cluster, &mut run).unwrap_or_else(|violation| panic!("{seed}: {violation}"));
+}
+
 /// Copies that could not be finalised on a full disk stayed TEMPORARY and refused every later copy of their block:
 /// it was under-replicated for ever.
 #[test]
 fn seed_22_a_copy_that_met_a_full_disk_is_made_again() {
-    let cluster = find(Some("cluster")).expect("the whole cluster");
     for seed in [22, 94, 96, 130] {
-        let mut run = Run::new(cluster.name(), seed, 1, None);
-        run_caught(cluster, &mut run).unwrap_or_else(|violation| panic!("{seed}: {violation}"));
+        keeps_its_promises(seed, 1);
     }
 }
 
@@ -89,18 +94,14 @@ fn seed_22_a_copy_that_met_a_full_disk_is_made_again() {
 /// a disk that was well again a moment later. It is tried more often now.
 #[test]
 fn seed_16_a_replica_is_not_given_up_for_a_read_that_fails_now_and_then() {
-    let cluster = find(Some("cluster")).expect("the whole cluster");
-    let mut run = Run::new(cluster.name(), 16, 1, None);
-    run_caught(cluster, &mut run).unwrap_or_else(|violation| panic!("{violation}"));
+    keeps_its_promises(16, 1);
 }
 
 /// A power failure took an open replica from the one DataNode of its pipeline that the new active NameNode had heard of;
 /// a reader took that for an empty block, and showed nothing of what was flushed.
 #[test]
 fn seed_22_a_replica_that_is_gone_is_no_empty_block() {
-    let cluster = find(Some("cluster")).expect("the whole cluster");
-    let mut run = Run::new(cluster.name(), 22, 2, None);
-    run_caught(cluster, &mut run).unwrap_or_else(|violation| panic!("{violation}"));
+    keeps_its_promises(22, 2);
 }
 
 /// A power failure took the flushed bytes of an open block from two nodes, the last blow those of the third: nothing of
@@ -108,18 +109,14 @@ fn seed_22_a_replica_that_is_gone_is_no_empty_block() {
 /// ones of this block.
 #[test]
 fn seed_36_an_open_block_of_which_nothing_is_owed_may_wait_for_its_node() {
-    let cluster = find(Some("cluster")).expect("the whole cluster");
-    let mut run = Run::new(cluster.name(), 36, 2, None);
-    run_caught(cluster, &mut run).unwrap_or_else(|violation| panic!("{violation}"));
+    keeps_its_promises(36, 2);
 }
 
 /// A JournalNode was rolled back, another one held a tail that nobody had committed: the audit took that for the
 /// acknowledged edits.
 #[test]
 fn seed_1000_a_tail_is_not_taken_for_what_was_acknowledged() {
-    let cluster = find(Some("cluster")).expect("the whole cluster");
-    let mut run = Run::new(cluster.name(), 1000, 1, None);
-    run_caught(cluster, &mut run).unwrap_or_else(|violation| panic!("{violation}"));
+    keeps_its_promises(1000, 1);
 }
 
 /// S4 under faults aimed at the rule of one writer: claims and roles. About 15 CPU seconds.

@@ -114,57 +114,42 @@ fn the_last_replica_is_copied_first() {
     assert_eq!(w.m.stats().missing, 1);
 }
 
-#[test]
-fn transfers_per_datanode_are_limited_and_a_lost_copy_is_ordered_again() {
+/// Two DataNodes that have far more blocks to copy than they may at once are each given `each`, and again when none of
+/// those is reported.
+fn transfers_are_limited(whole_copy_bytes: u64, blocks: usize, each: usize) {
     let mut w = World::active(
         BlockConfig {
             replication_work_multiplier: 10,
+            whole_copy_bytes,
             ..config()
         },
         &[RACK; 4],
     );
-    for _ in 0..10 {
+    for _ in 0..blocks {
         w.stored_on(3, &[0, 1]);
     }
     w.round();
     let of: Vec<usize> = (0..4).map(|dn| w.transfers(dn).len()).collect();
-    assert_eq!(of, [2, 2, 0, 0]);
-    assert_eq!(w.m.stats().pending_replication, 4);
+    assert_eq!(of, [each, each, 0, 0]);
+    assert_eq!(w.m.stats().pending_replication, 2 * each as u64);
     w.round();
     assert_eq!((w.transfers(0).len(), w.transfers(1).len()), (0, 0));
     for _ in 0..100 {
         w.round();
     }
-    assert_eq!(
-        (w.transfers(0).len(), w.transfers(1).len()),
-        (2, 2),
-        "timed out"
-    );
+    let again = (w.transfers(0).len(), w.transfers(1).len());
+    assert_eq!(again, (each, each), "timed out");
+}
+
+#[test]
+fn transfers_per_datanode_are_limited_and_a_lost_copy_is_ordered_again() {
+    transfers_are_limited(1, 10, 2);
 }
 
 /// HDFS counts blocks, whatever their length: two small ones per heartbeat.
 #[test]
 fn small_blocks_take_a_share_of_a_transfer_each() {
-    let mut w = World::active(
-        BlockConfig {
-            replication_work_multiplier: 10,
-            whole_copy_bytes: 64 << 20,
-            ..config()
-        },
-        &[RACK; 4],
-    );
-    for _ in 0..80 {
-        w.stored_on(3, &[0, 1]);
-    }
-    w.round();
-    let of: Vec<usize> = (0..4).map(|dn| w.transfers(dn).len()).collect();
-    assert_eq!(of, [32, 32, 0, 0], "two transfers of sixteen small blocks");
-    assert_eq!(w.m.stats().pending_replication, 64);
-    for _ in 0..102 {
-        w.round();
-    }
-    let again = (w.transfers(0).len(), w.transfers(1).len());
-    assert_eq!(again, (32, 32), "timed out");
+    transfers_are_limited(64 << 20, 80, 32);
 }
 
 #[test]
