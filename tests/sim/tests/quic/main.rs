@@ -6,11 +6,11 @@ mod paths;
 use sim::runner::sweep;
 use sim::scenario::find;
 
-/// S12 in small: 12 seeds of a virtual minute, about 11 processor seconds; `HADAL_S12_SEEDS` sets how many. The longer
+/// S12: 50 seeds of a virtual minute, about 39 processor seconds; `HADAL_S12_SEEDS` sets how many. The longer
 /// form is `cargo run --release -p sim -- --scenario quic --seeds 0..2000 --minutes 2 --record`.
 #[test]
 fn s12_calls_and_streams_keep_their_promises_over_a_bad_network() {
-    let seeds = std::env::var("HADAL_S12_SEEDS").map_or(12, |n| n.parse().expect("a number"));
+    let seeds = std::env::var("HADAL_S12_SEEDS").map_or(50, |n| n.parse().expect("a number"));
     let quic = find(Some("quic")).expect("QUIC in the loop");
     let summary = sweep(quic, 0..seeds, 1, None, false, 2, &|failure| {
         eprintln!("{}: {}", failure.seed, failure.violation)
