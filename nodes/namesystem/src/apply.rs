@@ -5,13 +5,13 @@
 //! and standby drift apart (Q41), so every impossible edit is a panic that names it.
 
 use crate::effect::Effect;
-use crate::inode::{BlockList, Body, FileBody, Inode, PERMISSION_MASK};
+use crate::inode::{BlockList, Body, FileBody, Inode};
+use crate::inode_page::FileMut;
 use crate::lease::TRUNCATE_HOLDER;
-use crate::packed::U48;
 use crate::state::State;
 use alloc::vec::Vec;
 use hadal_proto::edit::{Edit, EditOp};
-use hadal_types::{Block, BlockId, GenerationStamp, InodeId, TxId};
+use hadal_types::{Block, BlockId, GenerationStamp, InodeId, TxId, U48};
 
 impl State {
     /// Applies the next edit; what it means for blocks is appended to `effects`. Returns its txid.
@@ -34,7 +34,7 @@ impl State {
             } => {
                 self.take_inode(*inode);
                 let owner = self.tree.intern(owner, group);
-                let directory = Inode::new(*permission, owner, time_ms, Body::Directory(None));
+                let directory = Inode::new(*permission, owner, time_ms, Body::Directory);
                 self.tree.insert(*parent, *inode, name, directory);
                 self.touch(*parent, time_ms);
             }
@@ -55,9 +55,13 @@ impl State {
                 }
                 self.take_inode(*inode);
                 let owner = self.tree.intern(owner, group);
-                let file = FileBody::new(*block_size, *replication, true, BlockList::Empty);
-                let body = Body::File(file);
-                let file = Inode::new(*permission, owner, time_ms, body);
+                let file = FileBody {
+                    block_size: *block_size,
+                    replication: *replication,
+                    is_open: true,
+                    blocks: BlockList::Empty,
+                };
+                let file = Inode::new(*permission, owner, time_ms, Body::File(file));
                 self.tree.insert(*parent, *inode, name, file);
                 self.touch(*parent, time_ms);
                 self.leases.add(*inode, *holder);
@@ -69,16 +73,15 @@ impl State {
                 previous,
             } => self.add_block(*inode, *block, *generation_stamp, *previous, effects),
             EditOp::AbandonBlock { inode, block } => {
-                let file = self.open_file(*inode);
-                let last = file.blocks.pop().map(|last| last.id);
+                let last = self.open_file(*inode).pop_block().map(|last| last.id);
                 assert_eq!(last, Some(*block), "only the last block can be abandoned");
                 self.tree.counts.blocks -= 1;
                 effects.push(Effect::Removed { block: *block });
             }
             EditOp::Close { inode, last } => {
-                let file = self.open_file(*inode);
+                let mut file = self.open_file(*inode);
                 if let Some(last) = last {
-                    replace_last(file, *last);
+                    replace_last(&mut file, *last);
                     effects.push(Effect::Completed { block: *last });
                 }
                 file.set_open(false);
@@ -88,7 +91,7 @@ impl State {
                     .expect("an open file has a lease");
             }
             EditOp::UpdateLength { inode, block } | EditOp::UpdatePipeline { inode, block } => {
-                replace_last(self.open_file(*inode), *block);
+                replace_last(&mut self.open_file(*inode), *block);
                 effects.push(Effect::Updated { block: *block });
             }
             EditOp::AllocateStamp { generation_stamp } => {
@@ -112,7 +115,7 @@ impl State {
                 self.touch(parent, time_ms);
             }
             EditOp::SetPermission { inode, permission } => {
-                self.tree.get_mut(*inode).permission = permission & PERMISSION_MASK;
+                self.tree.get_mut(*inode).set_permission(*permission);
             }
             EditOp::SetOwner {
                 inode,
@@ -120,21 +123,21 @@ impl State {
                 group,
             } => {
                 let owner = self.tree.intern(owner, group);
-                self.tree.get_mut(*inode).owner = owner;
+                self.tree.get_mut(*inode).set_owner(owner);
             }
             EditOp::SetTimes {
                 inode,
                 modified_ms,
                 accessed_ms,
             } => {
-                let inode = self.tree.get_mut(*inode);
-                inode.modified_ms = U48::new(*modified_ms);
-                inode.accessed_ms = U48::new(*accessed_ms);
+                let mut inode = self.tree.get_mut(*inode);
+                inode.set_modified_ms(*modified_ms);
+                inode.set_accessed_ms(*accessed_ms);
             }
             EditOp::SetReplication { inode, replication } => {
-                let file = self.file(*inode);
+                let mut file = self.file(*inode);
                 file.set_replication(*replication);
-                effects.extend(file.blocks.iter().map(|block| Effect::Replication {
+                effects.extend(file.read().blocks.iter().map(|block| Effect::Replication {
                     block: block.id,
                     replication: *replication,
                 }));
@@ -150,11 +153,11 @@ impl State {
                 holder,
                 block,
             } => {
-                let file = self.file(*inode);
-                assert!(!file.is_open(), "inode {inode} is open already");
+                let mut file = self.file(*inode);
+                assert!(!file.read().is_open, "inode {inode} is open already");
                 file.set_open(true);
                 if let Some(block) = block {
-                    replace_last(file, *block);
+                    replace_last(&mut file, *block);
                     effects.push(Effect::Reopened { block: *block });
                 }
                 self.leases.add(*inode, *holder);
@@ -186,9 +189,9 @@ impl State {
         assert_eq!(block.0, self.counters.block.0 + 1, "block ids count up");
         self.counters.block = block;
         self.take_stamp(generation_stamp);
-        let file = self.open_file(inode);
+        let mut file = self.open_file(inode);
         if let Some(previous) = previous {
-            replace_last(file, previous);
+            replace_last(&mut file, previous);
             effects.push(Effect::Committed { block: previous });
         }
         let block = Block {
@@ -196,8 +199,8 @@ impl State {
             generation_stamp,
             length: 0,
         };
-        file.blocks.push(block);
-        let replication = file.replication();
+        file.push_block(block);
+        let replication = file.read().replication;
         self.tree.counts.blocks += 1;
         effects.push(Effect::Allocated {
             inode,
@@ -213,12 +216,13 @@ impl State {
         recovering: Option<Block>,
         effects: &mut Vec<Effect>,
     ) {
-        let file = self.file(inode);
-        assert!(!file.is_open(), "inode {inode} is open, it cannot be cut");
-        let mut start = file.blocks.length();
+        let mut file = self.file(inode);
+        let is_open = file.read().is_open;
+        assert!(!is_open, "inode {inode} is open, it cannot be cut");
+        let mut start = file.read().blocks.length();
         let mut dropped = 0;
         while start > length {
-            let last = file.blocks.last().expect("bytes are in blocks");
+            let last = file.read().blocks.last().expect("bytes are in blocks");
             start -= last.length;
             if start < length {
                 let cut = recovering.expect("a cut inside a block is recovered");
@@ -231,22 +235,22 @@ impl State {
                     length: cut.length,
                     ..last
                 };
-                file.blocks.set_last(block);
+                file.set_last_block(block);
                 file.set_open(true);
                 effects.push(Effect::Reopened { block });
                 break;
             }
-            file.blocks.pop();
+            file.pop_block();
             dropped += 1;
             effects.push(Effect::Removed { block: last.id });
         }
         assert_eq!(
-            file.blocks.length(),
+            file.read().blocks.length(),
             length,
             "inode {inode} is not longer than {length}"
         );
         assert_eq!(
-            file.is_open(),
+            file.read().is_open,
             recovering.is_some(),
             "inode {inode} is cut at {length} inside a block, or it is not"
         );
@@ -264,22 +268,21 @@ impl State {
         time_ms: u64,
         effects: &mut Vec<Effect>,
     ) {
-        let replication = self.file(target).replication();
+        let replication = self.file(target).read().replication;
         let mut parent = None;
         for source in sources {
             assert_ne!(*source, target, "a file cannot be joined to itself");
-            let file = self.file(*source);
-            assert!(
-                !file.is_open(),
-                "inode {source} is open, it cannot be moved"
-            );
-            let changes = file.replication() != replication;
-            let blocks = core::mem::replace(&mut file.blocks, BlockList::Empty);
+            let mut file = self.file(*source);
+            let is_open = file.read().is_open;
+            assert!(!is_open, "inode {source} is open, it cannot be moved");
+            let changes = file.read().replication != replication;
+            let blocks = file.take_blocks();
             // Emptied before: the number of blocks stays as it is.
             parent = Some(self.tree.remove(*source, |_, _| {}));
-            let joined = self.file(target);
-            for block in blocks.iter() {
-                joined.blocks.push(block);
+            let mut joined = self.file(target);
+            let blocks = blocks.as_slice();
+            for block in blocks {
+                joined.push_block(*block);
             }
             effects.push(Effect::Moved {
                 blocks: blocks.iter().map(|block| block.id).collect(),
@@ -307,7 +310,7 @@ impl State {
                         .iter()
                         .map(|block| Effect::Removed { block: block.id }),
                 );
-                if file.is_open() {
+                if file.is_open {
                     leases.remove(id).expect("an open file has a lease");
                 }
             }
@@ -315,7 +318,7 @@ impl State {
     }
 
     fn touch(&mut self, id: InodeId, time_ms: u64) {
-        self.tree.get_mut(id).modified_ms = U48::new(time_ms);
+        self.tree.get_mut(id).set_modified_ms(time_ms);
     }
 
     fn take_inode(&mut self, id: InodeId) {
@@ -332,22 +335,20 @@ impl State {
         self.counters.generation_stamp = generation_stamp;
     }
 
-    fn file(&mut self, id: InodeId) -> &mut FileBody {
-        match &mut self.tree.get_mut(id).body {
-            Body::File(file) => file,
-            Body::Directory(_) => panic!("inode {id} is a directory"),
-        }
+    fn file(&mut self, id: InodeId) -> FileMut<'_> {
+        let file = self.tree.get_mut(id).file();
+        file.unwrap_or_else(|| panic!("inode {id} is a directory"))
     }
 
-    fn open_file(&mut self, id: InodeId) -> &mut FileBody {
+    fn open_file(&mut self, id: InodeId) -> FileMut<'_> {
         let file = self.file(id);
-        assert!(file.is_open(), "inode {id} is not open for write");
+        assert!(file.read().is_open, "inode {id} is not open for write");
         file
     }
 }
 
-fn replace_last(file: &mut FileBody, block: Block) {
-    let last = file.blocks.last().map(|last| last.id);
+fn replace_last(file: &mut FileMut<'_>, block: Block) {
+    let last = file.read().blocks.last().map(|last| last.id);
     assert_eq!(last, Some(block.id), "only the last block changes");
-    file.blocks.set_last(block);
+    file.set_last_block(block);
 }

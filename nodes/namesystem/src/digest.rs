@@ -50,15 +50,15 @@ fn inode(out: &mut Vec<u8>, tree: &Tree, entry: Entry<'_>, holder: Option<Client
     let (owner, group) = tree.owner(inode);
     let mut word = |value: u64| out.extend_from_slice(&value.to_le_bytes());
     word(entry.id.0);
-    word(inode.parent.get());
-    word(inode.modified_ms.get());
-    word(inode.accessed_ms.get());
-    word(u64::from(inode.permission));
+    word(inode.parent());
+    word(inode.modified_ms());
+    word(inode.accessed_ms());
+    word(u64::from(inode.permission()));
     match inode.file() {
         None => word(u64::MAX),
         Some(file) => {
-            word(file.block_size.get());
-            word(u64::from(file.replication()) << 1 | u64::from(file.is_open()));
+            word(file.block_size);
+            word(u64::from(file.replication) << 1 | u64::from(file.is_open));
             word(file.blocks.len() as u64);
             for block in file.blocks.iter() {
                 word(block.id.0);

@@ -14,7 +14,7 @@ pub use locations::LocationSource;
 pub(crate) use locations::LocationsAt;
 
 use crate::children::Children;
-use crate::inode::{Body, Inode};
+use crate::inode_page::InodeRef;
 use crate::state::View;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -321,9 +321,9 @@ impl Iterator for ImageSource {
 }
 
 /// What kind of inode a record holds.
-pub(crate) fn kind_of(inode: &Inode) -> u64 {
-    match &inode.body {
-        Body::Directory(_) => 0,
-        Body::File(file) => 1 | u64::from(file.is_open()) << 1,
+pub(crate) fn kind_of(inode: InodeRef<'_>) -> u64 {
+    match inode.file() {
+        None => 0,
+        Some(file) => 1 | u64::from(file.is_open) << 1,
     }
 }

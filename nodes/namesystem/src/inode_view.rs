@@ -1,7 +1,7 @@
 //! Inodes for whoever only looks at a namespace: the offline image viewer.
 
 use crate::image::Loaded;
-use crate::inode::FileBody;
+use crate::inode::FileRef;
 use crate::state::View;
 use crate::tree::Entry;
 use alloc::string::String;
@@ -109,21 +109,21 @@ impl View {
     fn inode_view<'a>(&'a self, entry: Entry<'a>) -> InodeView<'a> {
         let inode = entry.inode;
         let (owner, group) = self.tree.owner(inode);
-        let file = |file: &FileBody| FileView {
-            replication: file.replication(),
-            block_size: file.block_size.get(),
+        let file = |file: FileRef<'_>| FileView {
+            replication: file.replication,
+            block_size: file.block_size,
             blocks: file.blocks.iter().collect(),
             holder: self.open.get(entry.id.0).copied(),
         };
         InodeView {
             id: entry.id,
-            parent: InodeId(inode.parent.get()),
+            parent: InodeId(inode.parent()),
             name: entry.name,
-            permission: inode.permission,
+            permission: inode.permission(),
             owner,
             group,
-            modified_ms: inode.modified_ms.get(),
-            accessed_ms: inode.accessed_ms.get(),
+            modified_ms: inode.modified_ms(),
+            accessed_ms: inode.accessed_ms(),
             file: inode.file().map(file),
         }
     }

@@ -37,6 +37,7 @@ mod digest;
 mod effect;
 mod image;
 mod inode;
+mod inode_page;
 mod inode_view;
 mod lease;
 mod namesystem;

@@ -96,12 +96,12 @@ impl Namesystem {
             let last = file.blocks.len().saturating_sub(1);
             let is_known = known.is_at(id);
             for (at, block) in file.blocks.iter().enumerate() {
-                let is_open = file.is_open() && at == last;
+                let is_open = file.is_open && at == last;
                 if is_known {
                     let here = known.next_block();
-                    blocks.load_remembered(block, id, file.replication(), is_open, &here);
+                    blocks.load_remembered(block, id, file.replication, is_open, &here);
                 } else {
-                    blocks.load(block, id, file.replication(), is_open);
+                    blocks.load(block, id, file.replication, is_open);
                 }
             }
             if is_known {

@@ -1,7 +1,8 @@
 //! Who may do what: HDFS's `FSPermissionChecker` (POSIX bits, sticky bit, superuser).
 
 use crate::caller::Caller;
-use crate::inode::{Inode, STICKY};
+use crate::inode::STICKY;
+use crate::inode_page::InodeRef;
 use crate::path::Resolved;
 use crate::tree::{Entry, Tree};
 use alloc::format;
@@ -50,18 +51,18 @@ impl Checker<'_> {
         !self.enabled || self.caller.superuser
     }
 
-    fn owns(&self, inode: &Inode) -> bool {
+    fn owns(&self, inode: InodeRef<'_>) -> bool {
         self.tree.owner(inode).0 == self.caller.user
     }
 
-    fn allows(&self, inode: &Inode, access: u16) -> bool {
+    fn allows(&self, inode: InodeRef<'_>, access: u16) -> bool {
         let (owner, group) = self.tree.owner(inode);
         let bits = if owner == self.caller.user {
-            inode.permission >> 6
+            inode.permission() >> 6
         } else if self.caller.is_in(group) {
-            inode.permission >> 3
+            inode.permission() >> 3
         } else {
-            inode.permission
+            inode.permission()
         };
         bits & access == access
     }
@@ -81,7 +82,7 @@ impl Checker<'_> {
     }
 
     fn sticky(&self, parent: Entry<'_>, entry: Entry<'_>) -> Result<(), Fault> {
-        if parent.inode.permission & STICKY == 0
+        if parent.inode.permission() & STICKY == 0
             || self.owns(parent.inode)
             || self.owns(entry.inode)
         {
@@ -162,7 +163,7 @@ impl Checker<'_> {
                 continue;
             }
             self.need(entry, access)?;
-            let sticky = access & WRITE != 0 && entry.inode.permission & STICKY != 0;
+            let sticky = access & WRITE != 0 && entry.inode.permission() & STICKY != 0;
             for child in self.tree.children(entry.inode) {
                 if sticky {
                     self.sticky(entry, child)?;
@@ -227,13 +228,13 @@ fn access_name(access: u16) -> &'static str {
 }
 
 /// A mode as `ls` prints it, with the kind in front.
-fn mode_text(inode: &Inode) -> String {
+fn mode_text(inode: InodeRef<'_>) -> String {
     let mut text = String::with_capacity(10);
     text.push(if inode.is_dir() { 'd' } else { '-' });
     for bit in (0..9).rev() {
-        let set = inode.permission >> bit & 1 == 1;
+        let set = inode.permission() >> bit & 1 == 1;
         text.push(match (set, bit % 3) {
-            _ if bit == 0 && inode.permission & STICKY != 0 => {
+            _ if bit == 0 && inode.permission() & STICKY != 0 => {
                 if set {
                     't'
                 } else {

@@ -1,11 +1,10 @@
 //! The inode tree. Reading it is free for all; it changes in [`crate::apply`] only.
 
 use crate::children::Children;
-use crate::inode::{BlockList, Body, Inode, InodePage};
+use crate::inode::{Body, Inode};
+use crate::inode_page::{InodeMut, InodePage, InodeRef};
 use crate::owners::Owners;
-use crate::packed::U48;
 use crate::radix::{Radix, slot};
-use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -31,7 +30,7 @@ pub(crate) struct Tree {
 #[derive(Clone, Copy)]
 pub(crate) struct Entry<'a> {
     pub(crate) id: InodeId,
-    pub(crate) inode: &'a Inode,
+    pub(crate) inode: InodeRef<'a>,
     pub(crate) name: &'a str,
 }
 
@@ -40,7 +39,7 @@ impl Tree {
     pub(crate) fn with_root(owner: &str, group: &str, permission: u16, time_ms: u64) -> Self {
         let mut tree = Self::default();
         let owner = tree.intern(owner, group);
-        let root = Inode::new(permission, owner, time_ms, Body::Directory(None));
+        let root = Inode::new(permission, owner, time_ms, Body::Directory);
         tree.place(InodeId::ROOT, "", root);
         tree
     }
@@ -60,7 +59,7 @@ impl Tree {
     ///
     /// # Panics
     /// When there is none: an impossible edit.
-    pub(crate) fn get_mut(&mut self, id: InodeId) -> &mut Inode {
+    pub(crate) fn get_mut(&mut self, id: InodeId) -> InodeMut<'_> {
         self.inodes
             .page_mut(id.0)
             .and_then(|page| page.get_mut(slot(id.0)))
@@ -75,7 +74,7 @@ impl Tree {
     }
 
     /// The entry of that name in a directory.
-    pub(crate) fn child(&self, directory: &Inode, name: &str) -> Option<Entry<'_>> {
+    pub(crate) fn child(&self, directory: InodeRef<'_>, name: &str) -> Option<Entry<'_>> {
         let id = directory
             .children()?
             .get(name.as_bytes(), |id| self.name_bytes(id))?;
@@ -85,7 +84,7 @@ impl Tree {
     /// The entries of a directory whose names come after `name`, in name order, and how many there are.
     pub(crate) fn children_after<'a>(
         &'a self,
-        directory: &'a Inode,
+        directory: InodeRef<'a>,
         name: &str,
     ) -> (usize, impl Iterator<Item = Entry<'a>> + 'a) {
         let found = directory.children().map(|children| {
@@ -110,7 +109,7 @@ impl Tree {
     /// All entries of a directory in name order.
     pub(crate) fn children<'a>(
         &'a self,
-        directory: &'a Inode,
+        directory: InodeRef<'a>,
     ) -> impl Iterator<Item = Entry<'a>> + 'a {
         directory
             .children()
@@ -120,9 +119,9 @@ impl Tree {
     }
 
     /// Owner and group of an inode.
-    pub(crate) fn owner(&self, inode: &Inode) -> (&str, &str) {
+    pub(crate) fn owner(&self, inode: InodeRef<'_>) -> (&str, &str) {
         self.owners
-            .get(inode.owner)
+            .get(inode.owner())
             .expect("owner numbers come from the table")
     }
 
@@ -148,7 +147,7 @@ impl Tree {
                 break;
             };
             names.push(entry.name);
-            at = InodeId(entry.inode.parent.get());
+            at = InodeId(entry.inode.parent());
         }
         if names.is_empty() {
             return String::from("/");
@@ -174,17 +173,17 @@ impl Tree {
             let Some(entry) = self.get(at) else {
                 return false;
             };
-            at = InodeId(entry.inode.parent.get());
+            at = InodeId(entry.inode.parent());
         }
     }
 
     /// Stores an inode without entering it into its parent (root, image load).
     pub(crate) fn place(&mut self, id: InodeId, name: &str, inode: Inode) {
         match &inode.body {
-            Body::Directory(_) => self.counts.directories += 1,
+            Body::Directory => self.counts.directories += 1,
             Body::File(file) => {
                 self.counts.files += 1;
-                self.counts.blocks += file.blocks.len() as u64;
+                self.counts.blocks += file.blocks.as_slice().len() as u64;
             }
         }
         self.inodes
@@ -195,9 +194,9 @@ impl Tree {
     /// Stores a page of inodes at the place of `id`, as [`Self::place`] stores one.
     pub(crate) fn place_page(&mut self, id: InodeId, page: InodePage) {
         for (_, inode) in page.inodes() {
-            match &inode.body {
-                Body::Directory(_) => self.counts.directories += 1,
-                Body::File(file) => {
+            match inode.file() {
+                None => self.counts.directories += 1,
+                Some(file) => {
                     self.counts.files += 1;
                     self.counts.blocks += file.blocks.len() as u64;
                 }
@@ -212,7 +211,7 @@ impl Tree {
     }
 
     /// All inodes in the order of their ids, names not looked at.
-    pub(crate) fn inodes(&self) -> impl Iterator<Item = (InodeId, &Inode)> {
+    pub(crate) fn inodes(&self) -> impl Iterator<Item = (InodeId, InodeRef<'_>)> {
         let mut from = Some(0);
         core::iter::from_fn(move || {
             let (base, page) = self.next_page(from?)?;
@@ -227,11 +226,8 @@ impl Tree {
 
     /// Gives a directory all its entries at once, sorted by name and with their fingerprints (image load).
     pub(crate) fn set_children(&mut self, directory: InodeId, ids: Vec<u64>) {
-        let entries = (!ids.is_empty()).then(|| Box::new(Children::from_sorted(ids)));
-        let Body::Directory(children) = &mut self.get_mut(directory).body else {
-            panic!("inode {directory} is not a directory");
-        };
-        *children = entries;
+        let entries = (!ids.is_empty()).then(|| Children::from_sorted(ids));
+        self.get_mut(directory).set_children(entries);
     }
 
     /// Adds an inode below `parent`.
@@ -240,7 +236,7 @@ impl Tree {
     /// When the parent is no directory, or the name or the id is taken: an impossible edit.
     pub(crate) fn insert(&mut self, parent: InodeId, id: InodeId, name: &str, mut inode: Inode) {
         assert!(self.get(id).is_none(), "inode {id} exists already");
-        inode.parent = U48::new(parent.0);
+        inode.parent = parent.0;
         self.place(id, name, inode);
         self.link(parent, id, name);
     }
@@ -260,12 +256,13 @@ impl Tree {
                 Ok((_, other)) => panic!("name {name} of {id} in {parent} is taken by {other}"),
             }
         });
-        let Body::Directory(children) = &mut self.get_mut(parent).body else {
-            unreachable!("checked above");
-        };
-        match (children, place) {
-            (Some(children), Some(place)) => children.insert(place, id.0, name.as_bytes()),
-            (children, _) => *children = Some(Box::new(Children::one(id.0, name.as_bytes()))),
+        let mut directory = self.get_mut(parent);
+        match place {
+            Some(place) => {
+                let children = directory.children().expect("a place is among some");
+                children.insert(place, id.0, name.as_bytes());
+            }
+            None => directory.set_children(Some(Children::one(id.0, name.as_bytes()))),
         }
     }
 
@@ -275,7 +272,7 @@ impl Tree {
             .get(id)
             .unwrap_or_else(|| panic!("inode {id} does not exist"));
         assert!(id != InodeId::ROOT, "the root has no parent");
-        let parent = InodeId(entry.inode.parent.get());
+        let parent = InodeId(entry.inode.parent());
         let directory = self.get(parent).expect("parents exist");
         let (place, found) = directory
             .inode
@@ -287,13 +284,11 @@ impl Tree {
             })
             .expect("a parent lists its children");
         assert!(found == id.0, "a parent lists its children");
-        let Body::Directory(children) = &mut self.get_mut(parent).body else {
-            unreachable!("parents are directories");
-        };
-        let list = children.as_mut().expect("it holds the child");
+        let list = self.get_mut(parent).children();
+        let list = list.expect("it holds the child");
         list.remove(place);
         if list.len() == 0 {
-            *children = None;
+            self.get_mut(parent).set_children(None);
         }
         parent
     }
@@ -309,7 +304,7 @@ impl Tree {
             .page_mut(id.0)
             .expect("checked by unlink")
             .rename(slot(id.0), to_name);
-        self.get_mut(id).parent = U48::new(to_parent.0);
+        self.get_mut(id).set_parent(to_parent.0);
         self.link(to_parent, id, to_name);
         from_parent
     }
@@ -318,25 +313,26 @@ impl Tree {
     pub(crate) fn remove(
         &mut self,
         id: InodeId,
-        mut removed: impl FnMut(InodeId, &Inode),
+        mut removed: impl FnMut(InodeId, InodeRef<'_>),
     ) -> InodeId {
         let parent = self.unlink(id);
         let mut pending = alloc::vec![id.0];
         while let Some(id) = pending.pop() {
             let page = self.inodes.page_mut(id).expect("children exist");
-            let inode = page.remove(slot(id)).expect("children exist");
-            self.inodes.prune(id);
-            match &inode.body {
-                Body::Directory(children) => {
+            let (inode, _) = page.raw(slot(id)).expect("children exist");
+            match inode.file() {
+                None => {
                     self.counts.directories -= 1;
-                    pending.extend(children.iter().flat_map(|children| children.iter()));
+                    pending.extend(inode.children().into_iter().flat_map(Children::iter));
                 }
-                Body::File(file) => {
+                Some(file) => {
                     self.counts.files -= 1;
                     self.counts.blocks -= file.blocks.len() as u64;
                 }
             }
-            removed(InodeId(id), &inode);
+            removed(InodeId(id), inode);
+            page.remove(slot(id));
+            self.inodes.prune(id);
         }
         parent
     }
@@ -398,14 +394,7 @@ impl Tree {
 /// Pages looked at for an estimate.
 const SAMPLED_PAGES: u64 = 512;
 
-/// Bytes of heap of a page, its place in the array above it, and of its files' blocks.
+/// Bytes of heap of a page, and its place in the array above it.
 fn page_bytes(page: &InodePage) -> usize {
-    let lists = page.inodes().map(|(_, inode)| match inode.file() {
-        Some(file) => match &file.blocks {
-            BlockList::Many(blocks) => blocks.capacity() * size_of::<hadal_types::Block>() + 24,
-            _ => 0,
-        },
-        None => 0,
-    });
-    page.heap_bytes() + 8 + lists.sum::<usize>()
+    page.heap_bytes() + size_of::<usize>()
 }

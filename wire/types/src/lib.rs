@@ -10,6 +10,7 @@ mod block;
 mod digest;
 mod identity;
 mod ids;
+mod packed;
 mod state;
 mod tick;
 
@@ -24,5 +25,6 @@ pub use identity::{
 pub use ids::{
     BlockId, CallId, ClientId, DatanodeUuid, Epoch, GenerationStamp, InodeId, StorageUuid, TxId,
 };
+pub use packed::U48;
 pub use state::{BlockState, HaState, ReplicaState};
 pub use tick::Tick;

@@ -116,7 +116,7 @@ impl Partition {
                 for replica in self.corrupt.get(&key).into_iter().flatten() {
                     // Of an open block it may be of use, which only a report of the replica finds out.
                     let settled =
-                        entry.is_final() || replica.block.generation_stamp.0 < entry.stamp;
+                        entry.is_final() || replica.block.generation_stamp.0 < entry.stamp();
                     let is_believed = replica.finalized && settled;
                     note(replica.storage, is_believed.then_some(replica.block));
                 }
@@ -126,7 +126,7 @@ impl Partition {
                 for replica in open.flat_map(|open| &open.reported) {
                     // One that missed a stamp is found stale when it is reported again.
                     let is_finalized = replica.state == ReplicaState::Finalized
-                        && replica.block.generation_stamp.0 >= entry.stamp;
+                        && replica.block.generation_stamp.0 >= entry.stamp();
                     note(replica.storage, is_finalized.then_some(replica.block));
                 }
             }

@@ -1,14 +1,18 @@
-//! One block in the map: 48 bytes, three replicas inline.
+//! One block in the map: 40 bytes, three replicas inline.
 
-use hadal_types::{Block, BlockState, GenerationStamp, InodeId, unmix};
+use core::ops::Deref;
+use hadal_types::{Block, BlockState, GenerationStamp, InodeId, U48, unmix};
 
 /// Replicas an entry holds itself; further ones spill to a side table.
 pub(crate) const INLINE: usize = 3;
 /// Replicas a block may have at all; more are not recorded.
 pub const REPLICAS_MAX: u8 = 250;
 
+/// Storages there may be: an entry names one in three bytes.
+pub(crate) const STORAGES_MAX: usize = NO_PLACE as usize;
+
 /// Where an entry of an image has no place of a storage.
-const NO_PLACE: u32 = u32::MAX;
+const NO_PLACE: u32 = 0xff_ffff;
 
 const STATE: u8 = 0b0000_0011;
 const LEVEL: u8 = 0b0001_1100;
@@ -23,18 +27,18 @@ const PENDING: u8 = 0b1000_0000;
 pub(crate) struct Entry {
     /// `mix(id)`: the order of the table and of reports.
     pub(crate) key: u64,
-    pub(crate) stamp: u64,
-    pub(crate) length: u64,
-    pub(crate) inode: u64,
-    /// Storage indices of FINALIZED replicas of this stamp and length, in order of arrival.
-    pub(crate) replicas: [u32; INLINE],
+    stamp: U48,
+    length: U48,
+    inode: U48,
+    /// Storage indices of FINALIZED replicas of this stamp and length, in order of arrival; little-endian.
+    replicas: [[u8; 3]; INLINE],
     pub(crate) replication: u16,
     /// How many replicas, spilled ones included.
     pub(crate) count: u8,
     bits: u8,
 }
 
-const _: () = assert!(size_of::<Entry>() == 48);
+const _: () = assert!(size_of::<Entry>() == 40);
 
 impl Entry {
     pub(crate) fn new(
@@ -46,10 +50,10 @@ impl Entry {
     ) -> Self {
         let mut entry = Self {
             key,
-            stamp: block.generation_stamp.0,
-            length: block.length,
-            inode: inode.0,
-            replicas: [0; INLINE],
+            stamp: U48::new(block.generation_stamp.0),
+            length: U48::new(block.length),
+            inode: U48::new(inode.0),
+            replicas: [[0; 3]; INLINE],
             replication,
             count: 0,
             bits: 0,
@@ -61,9 +65,30 @@ impl Entry {
     pub(crate) fn block(&self) -> Block {
         Block {
             id: unmix(self.key),
-            generation_stamp: GenerationStamp(self.stamp),
-            length: self.length,
+            generation_stamp: GenerationStamp(self.stamp()),
+            length: self.length.get(),
         }
+    }
+
+    /// Its generation stamp.
+    pub(crate) fn stamp(&self) -> u64 {
+        self.stamp.get()
+    }
+
+    /// The file it is of.
+    pub(crate) fn inode(&self) -> InodeId {
+        InodeId(self.inode.get())
+    }
+
+    /// It is of another file now.
+    pub(crate) fn set_inode(&mut self, inode: InodeId) {
+        self.inode = U48::new(inode.0);
+    }
+
+    /// Takes stamp and length of `block`.
+    pub(crate) fn set_block(&mut self, block: &Block) {
+        self.stamp = U48::new(block.generation_stamp.0);
+        self.length = U48::new(block.length);
     }
 
     pub(crate) fn state(&self) -> BlockState {
@@ -138,19 +163,20 @@ impl Entry {
     /// will: it has none, and nothing else looks there.
     pub(crate) fn set_places(&mut self, places: &[u32]) {
         assert!(self.count == 0, "places are of entries without replicas");
-        self.replicas = [NO_PLACE; INLINE];
-        self.replicas[..places.len()].copy_from_slice(places);
+        for at in 0..INLINE {
+            self.set_replica(at, places.get(at).copied().unwrap_or(NO_PLACE));
+        }
     }
 
     /// The places set before.
     pub(crate) fn places(&self) -> impl Iterator<Item = u32> + Clone {
-        let places = self.replicas.into_iter();
+        let places = self.replicas.map(unpack).into_iter();
         places.take_while(|place| *place != NO_PLACE)
     }
 
     /// Makes room for replicas where places were.
     pub(crate) fn clear_places(&mut self) {
-        self.replicas = [0; INLINE];
+        self.replicas = [[0; 3]; INLINE];
     }
 
     fn set(&mut self, bit: u8, on: bool) {
@@ -162,11 +188,40 @@ impl Entry {
     }
 
     /// The inline replicas.
-    pub(crate) fn inline(&self) -> &[u32] {
-        &self.replicas[..usize::from(self.count).min(INLINE)]
+    pub(crate) fn inline(&self) -> Inline {
+        Inline {
+            storages: self.replicas.map(unpack),
+            count: usize::from(self.count).min(INLINE),
+        }
+    }
+
+    /// Puts a storage at a place of the inline replicas.
+    pub(crate) fn set_replica(&mut self, at: usize, storage: u32) {
+        let [a, b, c, d] = storage.to_le_bytes();
+        assert!(d == 0, "storage {storage} is beyond what an entry names");
+        self.replicas[at] = [a, b, c];
     }
 
     pub(crate) fn matches(&self, block: &Block) -> bool {
-        self.stamp == block.generation_stamp.0 && self.length == block.length
+        self.stamp() == block.generation_stamp.0 && self.length.get() == block.length
+    }
+}
+
+fn unpack([a, b, c]: [u8; 3]) -> u32 {
+    u32::from_le_bytes([a, b, c, 0])
+}
+
+/// The storages of an entry's inline replicas.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inline {
+    storages: [u32; INLINE],
+    count: usize,
+}
+
+impl Deref for Inline {
+    type Target = [u32];
+
+    fn deref(&self) -> &[u32] {
+        &self.storages[..self.count]
     }
 }

@@ -129,7 +129,7 @@ impl Fresh {
                 .iter()
                 .any(|other| view.nodes.node_of(*other) == self.node);
         if simple {
-            entry.replicas[count] = self.storage;
+            entry.set_replica(count, self.storage);
             entry.count += 1;
             self.added += 1;
             self.counters.missing -= u64::from(count == 0);

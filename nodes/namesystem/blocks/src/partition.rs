@@ -270,7 +270,7 @@ impl Partition {
             }
             PartitionCommand::Move { inode, .. } => {
                 if let Some(entry) = self.table.get_mut(key) {
-                    entry.inode = inode.0;
+                    entry.set_inode(inode);
                 }
             }
         }
@@ -323,7 +323,7 @@ impl Partition {
         {
             out.push(Effect::Completed {
                 block: entry.block(),
-                inode: InodeId(entry.inode),
+                inode: entry.inode(),
             });
             self.conclude(key, view);
         }
@@ -562,7 +562,7 @@ impl Partition {
             .iter()
             .filter(|entry| entry.is_complete() && self.live(entry) < usize::from(min))
             .take(limit)
-            .map(|entry| (id_of(entry.key), InodeId(entry.inode)))
+            .map(|entry| (id_of(entry.key), entry.inode()))
             .collect()
     }
 }

@@ -267,7 +267,7 @@ impl BlockManager {
         {
             let expected = usable(open.expected.to_vec());
             storages = if expected.is_empty() {
-                usable(open.candidates(entry.stamp).to_vec())
+                usable(open.candidates(entry.stamp()).to_vec())
             } else {
                 expected
             };

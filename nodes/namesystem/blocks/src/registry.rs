@@ -2,6 +2,7 @@
 
 use crate::commands::{Deletions, Outbox};
 use crate::decommission::Service;
+use crate::entry::STORAGES_MAX;
 use crate::session::{DigestSession, ReportSession, Touched};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
@@ -318,7 +319,12 @@ impl Registry {
         if let Some(storage) = self.find_storage(node, report.storage) {
             return storage;
         }
-        let storage = u32::try_from(self.storages.len()).expect("fewer than 2^32 storages");
+        let storage = self.storages.len();
+        assert!(
+            storage < STORAGES_MAX,
+            "a NameNode knows {STORAGES_MAX} storages at most"
+        );
+        let storage = storage as u32;
         let owner = self.node(node).uuid;
         let remembered = self.remembered.remove(&(owner, report.storage));
         self.storages.push(Storage {

@@ -41,7 +41,7 @@ impl Partition {
             self.reported_open(key, report, state, view, out);
             return;
         }
-        let same_stamp = entry.stamp == block.generation_stamp.0;
+        let same_stamp = entry.stamp() == block.generation_stamp.0;
         match state {
             _ if view.config.planted.accept_stale_replicas => {
                 self.add_replica(key, storage, view, out);
@@ -98,7 +98,7 @@ impl Partition {
         if self
             .table
             .get(key)
-            .is_some_and(|entry| entry.stamp == stamp.0 && self.table.contains(entry, storage))
+            .is_some_and(|entry| entry.stamp() == stamp.0 && self.table.contains(entry, storage))
         {
             self.remove_replica(key, storage, view, out);
         }
@@ -207,7 +207,7 @@ impl Partition {
             return false;
         };
         // Of another stamp, or not a replica that counts: nothing to take away.
-        if entry.stamp != block.generation_stamp.0 || !self.table.contains(entry, storage) {
+        if entry.stamp() != block.generation_stamp.0 || !self.table.contains(entry, storage) {
             return false;
         }
         let new = CorruptReplica {
@@ -235,7 +235,7 @@ impl Partition {
         }
         let live = self.staying(entry, view);
         let wanted = usize::from(entry.replication).max(usize::from(view.config.min_replication));
-        let stamp = entry.stamp;
+        let stamp = entry.stamp();
         let enough_for_stale = live >= usize::from(view.config.min_replication);
         if live == 0 || (live < wanted && !enough_for_stale) {
             return;

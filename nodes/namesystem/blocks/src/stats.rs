@@ -41,7 +41,7 @@ fn stored(partition: &Partition, key: u64) -> Option<StoredBlock> {
     let entry = partition.table.get(key)?;
     Some(StoredBlock {
         block: entry.block(),
-        inode: InodeId(entry.inode),
+        inode: entry.inode(),
         replication: entry.replication,
         state: entry.state(),
         live: u16::try_from(partition.live(entry)).unwrap_or(u16::MAX),

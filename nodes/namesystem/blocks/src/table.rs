@@ -13,7 +13,7 @@ use core::iter::Peekable;
 /// Average entries per bucket at which the number of buckets doubles.
 const BUCKET_MAX: usize = 64;
 /// Entries by which a full bucket grows; small, since what is spare here is spare in every bucket.
-const BUCKET_STEP: usize = 8;
+const BUCKET_STEP: usize = 4;
 
 /// (key, place) of two sources in the order of keys.
 #[derive(Clone)]
@@ -230,16 +230,13 @@ impl BlockTable {
 
     fn grow(&mut self) {
         let mut buckets = Vec::with_capacity(self.buckets.len() * 2);
-        for mut low in core::mem::take(&mut self.buckets) {
+        for bucket in core::mem::take(&mut self.buckets) {
             // The next key bit splits a sorted bucket in two sorted halves.
             let bit = 1u64 << (64 - 8 - 1 - self.bits);
-            let at = low.partition_point(|entry| entry.key & bit == 0);
-            let mut high = Vec::new();
-            high.reserve_exact(low.len() - at + BUCKET_STEP);
-            high.extend(low.drain(at..));
-            low.shrink_to(low.len() + BUCKET_STEP);
-            buckets.push(low);
-            buckets.push(high);
+            let at = bucket.partition_point(|entry| entry.key & bit == 0);
+            // Both move: shrunk in place, the lower one would keep the memory of the whole with many an allocator.
+            buckets.push(with_room(&bucket[..at]));
+            buckets.push(with_room(&bucket[at..]));
         }
         self.buckets = buckets;
         self.bits += 1;
@@ -252,7 +249,7 @@ impl BlockTable {
         let bucket = &mut self.buckets[at];
         let at = bucket.binary_search_by_key(&key, |entry| entry.key).ok()?;
         let entry = bucket.remove(at);
-        if bucket.capacity() > bucket.len() + 4 * BUCKET_STEP {
+        if bucket.capacity() > bucket.len() + 8 * BUCKET_STEP {
             bucket.shrink_to(bucket.len() + BUCKET_STEP);
         }
         self.len -= 1;
@@ -305,7 +302,7 @@ impl BlockTable {
         let at = usize::from(entry.count);
         entry.count += 1;
         if at < INLINE {
-            entry.replicas[at] = storage;
+            entry.set_replica(at, storage);
         } else {
             self.spill.entry(key).or_default().push(storage);
         }
@@ -327,8 +324,8 @@ impl BlockTable {
         }
         if let Some(entry) = self.get_mut(key) {
             entry.count -= 1;
-            for (slot, storage) in entry.replicas.iter_mut().zip(&all) {
-                *slot = *storage;
+            for (at, storage) in all.iter().take(INLINE).enumerate() {
+                entry.set_replica(at, *storage);
             }
         }
         self.counts[storage as usize] -= 1;
@@ -367,16 +364,23 @@ impl BlockTable {
     }
 }
 
+/// A bucket of these entries, and as many more as it grows by.
+fn with_room(entries: &[Entry]) -> Vec<Entry> {
+    let mut bucket = Vec::with_capacity(entries.len() + BUCKET_STEP);
+    bucket.extend_from_slice(entries);
+    bucket
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hadal_types::{Block, BlockId, BlockState, GenerationStamp, InodeId, mix, unmix};
+    use hadal_types::{Block, BlockId, BlockState, GenerationStamp, InodeId, U48, mix, unmix};
 
     fn entry(id: u64) -> Entry {
         let block = Block {
             id: BlockId(id),
             generation_stamp: GenerationStamp(1),
-            length: id,
+            length: id & U48::MAX,
         };
         Entry::new(mix(block.id), block, InodeId(2), 3, BlockState::Complete)
     }
@@ -401,7 +405,7 @@ mod tests {
         );
         assert!(table.buckets.len() >= ids.len() / BUCKET_MAX);
         for id in &ids {
-            assert_eq!(table.get(mix(BlockId(*id))).unwrap().length, *id);
+            assert_eq!(table.get(mix(BlockId(*id))).unwrap().block().id.0, *id);
         }
         let waste = table.allocated() as f64 / (ids.len() * size_of::<Entry>()) as f64;
         assert!(waste < 1.25, "{waste}");

@@ -88,8 +88,7 @@ impl Partition {
             return;
         }
         let was = entry.is_final().then(|| entry.block());
-        entry.stamp = block.generation_stamp.0;
-        entry.length = block.length;
+        entry.set_block(&block);
         entry.set_state(BlockState::Committed);
         if let Some(was) = was {
             // Block recovery changed a COMMITTED block: its replicas were those of the old stamp or length.
@@ -214,8 +213,7 @@ impl Partition {
         if entry.is_final() {
             return;
         }
-        entry.stamp = block.generation_stamp.0;
-        entry.length = block.length;
+        entry.set_block(&block);
         if let Some(open) = self.open.get_mut(&key) {
             let current =
                 |it: &mut OpenReported| it.block.generation_stamp >= block.generation_stamp;
@@ -241,8 +239,7 @@ impl Partition {
         let old = entry.block();
         entry.set_state(BlockState::UnderConstruction);
         entry.set_excess(false);
-        entry.stamp = block.generation_stamp.0;
-        entry.length = block.length;
+        entry.set_block(&block);
         for storage in replicas {
             self.table.remove_replica(key, storage);
         }
@@ -273,7 +270,7 @@ impl Partition {
         let Some(entry) = self.table.get(key) else {
             return;
         };
-        let (got, has) = (report.block.generation_stamp.0, entry.stamp);
+        let (got, has) = (report.block.generation_stamp.0, entry.stamp());
         if !view.active && got > has {
             if !self.is_noted(key, &report) {
                 self.queue(report, view, out);

@@ -5,7 +5,8 @@ use super::records::Reader;
 use super::{ENTRIES_PER_RECORD, ImageError, OLDEST_VERSION, Section, VERSION};
 use crate::children;
 use crate::config::NamesystemConfig;
-use crate::inode::{FileBody, PageBuilder};
+use crate::inode::Body;
+use crate::inode_page::PageBuilder;
 use crate::lease::Leases;
 use crate::radix::{PAGE_IDS, slot};
 use crate::retry::{EditClock, RetryCache};
@@ -140,7 +141,7 @@ impl ImageLoader {
                     let file = self
                         .tree
                         .get(inode)
-                        .and_then(|entry| entry.inode.file().map(FileBody::is_open));
+                        .and_then(|entry| entry.inode.file().map(|file| file.is_open));
                     if file != Some(true) || self.leases.holder(inode).is_some() {
                         return Err(input.malformed("open file"));
                     }
@@ -188,7 +189,7 @@ impl ImageLoader {
             }
             self.last_inode = id;
             let (inode, name) = input.inode(owners)?;
-            self.marked_open += u64::from(inode.file().is_some_and(FileBody::is_open));
+            self.marked_open += u64::from(matches!(&inode.body, Body::File(file) if file.is_open));
             self.page.push(slot(id), inode, name.as_bytes());
         }
         Ok(())
@@ -248,7 +249,7 @@ impl ImageLoader {
                 .and_then(|page| page.raw(slot(*id)))
                 .ok_or_else(|| wrong(*id))?;
             // The first name is greater than none; an empty one never is.
-            if name <= before || *id == InodeId::ROOT.0 || inode.parent.get() != directory {
+            if name <= before || *id == InodeId::ROOT.0 || inode.parent() != directory {
                 return Err(wrong(*id));
             }
             before = name;

@@ -2,13 +2,13 @@
 
 use super::{ImageError, Section, kind_of};
 use crate::inode::{BlockList, Body, FileBody, Inode, PERMISSION_MASK, REPLICATION_MAX};
-use crate::packed::U48;
+use crate::inode_page::InodeRef;
 use crate::retry::{CreatedFile, Outcome, RetryEntry};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use hadal_proto::client::NAME_LEN_MAX;
-use hadal_types::{Block, BlockId, CallId, ClientId, GenerationStamp, InodeId, TxId};
+use hadal_types::{Block, BlockId, CallId, ClientId, GenerationStamp, InodeId, TxId, U48};
 
 /// Longest text of a record; user and group names are no longer than file names.
 const TEXT_MAX: usize = NAME_LEN_MAX;
@@ -35,19 +35,19 @@ pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Appends an inode whose id is `step` behind the one before.
-pub(crate) fn put_inode(out: &mut Vec<u8>, step: u64, inode: &Inode, name: &str) {
+pub(crate) fn put_inode(out: &mut Vec<u8>, step: u64, inode: InodeRef<'_>, name: &str) {
     put(out, step);
     put(out, kind_of(inode));
-    put(out, inode.parent.get());
+    put(out, inode.parent());
     put_text(out, name);
-    put(out, u64::from(inode.permission));
-    put(out, u64::from(inode.owner));
-    let modified = inode.modified_ms.get();
+    put(out, u64::from(inode.permission()));
+    put(out, u64::from(inode.owner()));
+    let modified = inode.modified_ms();
     put(out, modified);
-    put_difference(out, modified, inode.accessed_ms.get());
+    put_difference(out, modified, inode.accessed_ms());
     if let Some(file) = inode.file() {
-        put(out, u64::from(file.replication()));
-        put(out, file.block_size.get());
+        put(out, u64::from(file.replication));
+        put(out, file.block_size);
         put(out, file.blocks.len() as u64);
         for block in file.blocks.iter() {
             put(out, block.id.0);
@@ -237,7 +237,7 @@ impl<'a> Reader<'a> {
             return Err(self.malformed("permission or time"));
         }
         let body = match kind {
-            0 => Body::Directory(None),
+            0 => Body::Directory,
             1 | 3 => {
                 let replication = self.number16()?;
                 let block_size = self.number48()?;
@@ -249,13 +249,18 @@ impl<'a> Reader<'a> {
                 if replication > REPLICATION_MAX {
                     return Err(self.malformed("replication"));
                 }
-                Body::File(FileBody::new(block_size, replication, kind == 3, blocks))
+                Body::File(FileBody {
+                    block_size,
+                    replication,
+                    is_open: kind == 3,
+                    blocks,
+                })
             }
             _ => return Err(self.malformed("inode kind")),
         };
         let mut inode = Inode::new(permission, owner, modified, body);
-        inode.parent = U48::new(parent);
-        inode.accessed_ms = U48::new(accessed);
+        inode.parent = parent;
+        inode.accessed_ms = accessed;
         Ok((inode, name))
     }
 

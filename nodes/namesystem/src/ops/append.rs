@@ -24,7 +24,7 @@ impl Namesystem {
         self.recover_for(context, path, inode, Opening::Append)?;
         let entry = self.state.tree.get(inode).expect("resolved just now");
         let file = entry.inode.file().expect("checked to be a file");
-        let (last, block_size) = (file.blocks.last(), file.block_size.get());
+        let (last, block_size) = (file.blocks.last(), file.block_size);
         if let Some(last) = last {
             self.check_append_to(path, last)?;
         }
@@ -121,7 +121,7 @@ impl Namesystem {
     ) -> Result<Response, Fault> {
         let entry = self.state.tree.get(inode);
         let file = entry.and_then(|entry| entry.inode.file());
-        if file.is_some_and(|file| file.is_open()) {
+        if file.is_some_and(|file| file.is_open) {
             return Ok(self.appended(inode, reopened, writer_host));
         }
         Err(Fault::new(

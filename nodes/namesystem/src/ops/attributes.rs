@@ -3,7 +3,6 @@
 use super::invalid;
 use crate::inode::PERMISSION_MASK;
 use crate::namesystem::{Context, Namesystem};
-use crate::packed::U48;
 use crate::path::Resolved;
 use crate::permission::{Access, WRITE};
 use alloc::format;
@@ -11,7 +10,7 @@ use alloc::string::ToString;
 use hadal_proto::Fault;
 use hadal_proto::client::{NAME_LEN_MAX, Response};
 use hadal_proto::edit::EditOp;
-use hadal_types::InodeId;
+use hadal_types::{InodeId, U48};
 
 const OWNER: Access = Access {
     owner: true,
@@ -97,11 +96,11 @@ impl Namesystem {
         }
         let inode = self.target(context, path, WRITABLE)?;
         let entry = self.state.tree.get(inode).expect("resolved just now");
-        let now = |new: u64, old: U48| if new == u64::MAX { old.get() } else { new };
+        let now = |new: u64, old: u64| if new == u64::MAX { old } else { new };
         let op = EditOp::SetTimes {
             inode,
-            modified_ms: now(modified_ms, entry.inode.modified_ms),
-            accessed_ms: now(accessed_ms, entry.inode.accessed_ms),
+            modified_ms: now(modified_ms, entry.inode.modified_ms()),
+            accessed_ms: now(accessed_ms, entry.inode.accessed_ms()),
         };
         self.edit(context, op);
         Ok(Response::Done)
@@ -119,7 +118,7 @@ impl Namesystem {
         let Some(file) = entry.inode.file() else {
             return Ok(Response::Flag { value: false });
         };
-        if file.replication() != replication {
+        if file.replication != replication {
             self.edit(context, EditOp::SetReplication { inode, replication });
         }
         Ok(Response::Flag { value: true })

@@ -48,12 +48,12 @@ impl Namesystem {
         )?;
         let joined = resolved.require_file()?;
         let into = joined.inode.file().expect("required to be a file");
-        if into.is_open() {
+        if into.is_open {
             return Err(invalid(format!(
                 "concat: target file {target} is under construction"
             )));
         }
-        let parent = joined.inode.parent.get();
+        let parent = joined.inode.parent();
         let mut blocks = into.blocks.len();
         let mut seen = BTreeSet::new();
         let mut inodes = Vec::with_capacity(sources.len());
@@ -70,7 +70,7 @@ impl Namesystem {
             )?;
             let entry = resolved.require_file()?;
             let file = entry.inode.file().expect("required to be a file");
-            if entry.inode.parent.get() != parent {
+            if entry.inode.parent() != parent {
                 return Err(invalid(format!(
                     "Source file {source} is not in the same directory with the target {target}"
                 )));
@@ -80,12 +80,12 @@ impl Namesystem {
                     "concat: the src file {source} is the same with the target file {target}"
                 )));
             }
-            if file.is_open() || file.blocks.len() == 0 {
+            if file.is_open || file.blocks.len() == 0 {
                 return Err(invalid(format!(
                     "concat: source file {source} is invalid or empty or underConstruction"
                 )));
             }
-            let (theirs, ours) = (file.block_size.get(), into.block_size.get());
+            let (theirs, ours) = (file.block_size, into.block_size);
             if theirs > ours {
                 return Err(invalid(format!(
                     "concat: source file {source} has preferred block size {theirs} which is greater than the target \

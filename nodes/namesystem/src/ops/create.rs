@@ -48,7 +48,7 @@ impl Namesystem {
             let resolved = Resolved::new(&self.state.tree, path)?;
             let depth = resolved.components.len() - 1;
             // Directories made on the way take their parent's mode (HDFS createAncestorDirectories).
-            let above = resolved.last().inode.permission | 0o300;
+            let above = resolved.last().inode.permission() | 0o300;
             (
                 Missing::of(self, &resolved, depth),
                 above,
@@ -125,7 +125,7 @@ impl Namesystem {
     fn parent_of(&self, id: InodeId) -> (InodeId, alloc::string::String) {
         let tree = &self.state.tree;
         let entry = tree.get(id).expect("resolved just now");
-        let parent = InodeId(entry.inode.parent.get());
+        let parent = InodeId(entry.inode.parent());
         let directory = tree.get(parent).expect("parents exist");
         (parent, tree.owner(directory.inode).1.to_string())
     }

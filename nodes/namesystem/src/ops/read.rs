@@ -95,7 +95,7 @@ impl Namesystem {
                     let length = file.blocks.length();
                     summary.files += 1;
                     summary.length += length;
-                    summary.space_consumed += length * u64::from(file.replication());
+                    summary.space_consumed += length * u64::from(file.replication);
                 }
                 None => {
                     summary.directories += 1;
@@ -144,7 +144,7 @@ impl Namesystem {
             if start >= end {
                 break;
             }
-            let open = file.is_open() && at == last;
+            let open = file.is_open && at == last;
             let next = start + block.length;
             // The open block may hold more than is recorded, so it belongs to every range that reaches it.
             if next > offset || open {
@@ -165,7 +165,7 @@ impl Namesystem {
                 pool: config.info.block_pool_id.clone(),
                 inode: entry.id,
                 file_length: file.blocks.length(),
-                under_construction: file.is_open(),
+                under_construction: file.is_open,
                 blocks: located,
             },
         })
@@ -176,7 +176,7 @@ impl Namesystem {
         self.checker(caller).traverse(&resolved)?;
         let entry = resolved.require_file()?;
         Ok(Response::Flag {
-            value: !entry.inode.file().is_some_and(|file| file.is_open()),
+            value: !entry.inode.file().is_some_and(|file| file.is_open),
         })
     }
 

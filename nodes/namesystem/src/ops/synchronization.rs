@@ -38,7 +38,7 @@ impl Namesystem {
         let inode = stored.inode;
         let tree = &self.state.tree;
         let file = tree.get(inode).and_then(|entry| entry.inode.file());
-        let Some(file) = file.filter(|file| file.is_open()) else {
+        let Some(file) = file.filter(|file| file.is_open) else {
             // Said again after the file was closed with this very result, or too late.
             return if stored.block.generation_stamp == recovery_id {
                 Ok(())
@@ -53,7 +53,7 @@ impl Namesystem {
                 "{block} is not the last block of its file (inode {inode})"
             )));
         };
-        let block_size = file.block_size.get();
+        let block_size = file.block_size;
         self.blocks
             .check_recovery(block, recovery_id)
             .map_err(|error| stale(format!("{error}")))?;

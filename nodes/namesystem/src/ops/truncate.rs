@@ -5,7 +5,7 @@
 
 use super::invalid;
 use super::recovery::{Attempts, Opening};
-use crate::inode::BlockList;
+use crate::inode::BlocksRef;
 use crate::lease::TRUNCATE_HOLDER;
 use crate::namesystem::{Context, Namesystem};
 use crate::output::Event;
@@ -47,7 +47,7 @@ impl Namesystem {
         let entry = self.state.tree.get(inode).expect("resolved just now");
         let file = entry.inode.file().expect("checked to be a file");
         let stamp = self.state.counters.generation_stamp.next();
-        let recovering = cut(&file.blocks, length).map(|block| Block {
+        let recovering = cut(file.blocks, length).map(|block| Block {
             generation_stamp: stamp,
             ..block
         });
@@ -92,7 +92,7 @@ impl Namesystem {
 }
 
 /// The block `length` cuts in two, with the bytes of it that stay; `None` on a boundary.
-fn cut(blocks: &BlockList, length: u64) -> Option<Block> {
+fn cut(blocks: BlocksRef<'_>, length: u64) -> Option<Block> {
     let mut start = 0;
     for block in blocks.iter() {
         if length <= start {

@@ -55,7 +55,7 @@ impl Namesystem {
         let Some(file) = entry.inode.file() else {
             return Err(expired("INode is not a regular file"));
         };
-        if !file.is_open() {
+        if !file.is_open {
             return Err(expired("File is not open for writing"));
         }
         let holder = self
@@ -71,8 +71,8 @@ impl Namesystem {
         }
         Ok(Open {
             inode,
-            replication: file.replication(),
-            block_size: file.block_size.get(),
+            replication: file.replication,
+            block_size: file.block_size,
             blocks: file.blocks.len(),
             length: file.blocks.length(),
             last: file.blocks.last(),
@@ -232,8 +232,8 @@ impl Namesystem {
             let file = entry.inode.file()?;
             Some(Open {
                 inode,
-                replication: file.replication(),
-                block_size: file.block_size.get(),
+                replication: file.replication,
+                block_size: file.block_size,
                 blocks: file.blocks.len(),
                 length: file.blocks.length(),
                 last: file.blocks.last(),
@@ -342,7 +342,7 @@ impl Namesystem {
             .and_then(|entry| entry.inode.file());
         file.is_some_and(|file| {
             let key = |block: Block| (block.id, block.generation_stamp);
-            !file.is_open() && file.blocks.last().map(key) == last.map(key)
+            !file.is_open && file.blocks.last().map(key) == last.map(key)
         })
     }
 
