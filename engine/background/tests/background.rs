@@ -260,7 +260,15 @@ fn reading_goes_on_though_the_processors_are_busy() {
     let background = start(&dir);
     let (path, content) = numbered(&dir, "block", 1 << 20);
     let done = AtomicBool::new(false);
+    // A failed check must not leave the processors busy.
+    struct DoneAtEnd<'a>(&'a AtomicBool);
+    impl Drop for DoneAtEnd<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     thread::scope(|scope| {
+        let _at_end = DoneAtEnd(&done);
         for _ in 0..4 * thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
@@ -272,7 +280,6 @@ fn reading_goes_on_though_the_processors_are_busy() {
             let reading = wait(background.read_file(Class::Scan, &path, 0..u64::MAX, 4096));
             assert!(wait(gather(reading)).0 == content);
         }
-        done.store(true, Ordering::Relaxed);
     });
 }
 

@@ -19,7 +19,7 @@ const PORT_BASE: u16 = 18_400;
 /// DataNodes: one more than the replication, so that a lost one can be made good.
 const DATANODES: u16 = 4;
 /// How long the cluster may take to make every block whole again.
-const HEAL_WAIT: Duration = Duration::from_secs(120);
+const HEAL_WAIT: Duration = Duration::from_secs(300);
 
 /// What the demo was asked for.
 #[derive(Clone, Debug, Default)]
@@ -201,7 +201,7 @@ where
     let done = Arc::new(AtomicU64::new(0));
     let started = Instant::now();
     let mut task = tokio::spawn(work(Arc::clone(&done)));
-    let (mut killed, mut notes) = (Vec::new(), Vec::new());
+    let (mut killed, mut notes, mut deaths) = (Vec::new(), Vec::new(), Vec::new());
     for strike in strikes {
         while done.load(Ordering::Relaxed) < strike.after && !task.is_finished() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -216,7 +216,11 @@ where
             Whom::Node(id) => (id.to_owned(), ""),
             Whom::Active => (dfs.service_state().await?.1, ", the active NameNode,"),
         };
-        tokio::task::block_in_place(|| kill_process(cluster, &id))?;
+        // It may be a while until nothing is left of it: the work goes on, and the next kill is not late.
+        let (layout, whom) = (cluster.layout.clone(), id.clone());
+        deaths.push(tokio::task::spawn_blocking(move || {
+            kill_process(&layout, &whom)
+        }));
         let at = done.load(Ordering::Relaxed) as f64 * 100.0 / bytes.max(1) as f64;
         notes.push(format!("{id}{role} killed at {at:.0} %"));
         killed.push(id);
@@ -224,6 +228,9 @@ where
     (&mut task)
         .await?
         .with_context(|| format!("{name} failed"))?;
+    for death in deaths {
+        death.await??;
+    }
     let seconds = started.elapsed().as_secs_f64();
     let note = if notes.is_empty() {
         String::new()

@@ -1,6 +1,7 @@
 //! The client library inside the test's process.
 
 use crate::TestCluster;
+use crate::cluster::RETRY_WINDOW;
 use hadal_client::{ClientError, ClientOptions, Dfs, Identity};
 use hadal_daemon::Config;
 use hadal_env::Expect;
@@ -10,6 +11,8 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
+/// Nothing a test does through the client library takes longer, the writing of a large file included.
+pub(crate) const LIMIT: Duration = Duration::from_secs(600);
 /// One NameNode is asked for its state for this long.
 const STATE_WAIT_MS: u64 = 1_500;
 
@@ -50,8 +53,16 @@ impl TestClient {
     }
 
     /// Runs a future to its end.
+    ///
+    /// # Panics
+    ///
+    /// When it takes longer than anything of a test may.
+    #[track_caller]
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
-        self.runtime.block_on(future)
+        let limited = self
+            .runtime
+            .block_on(async { tokio::time::timeout(LIMIT, future).await });
+        limited.unwrap_or_else(|_| panic!("it does not end within {} s", LIMIT.as_secs()))
     }
 
     /// Where its tasks run.
@@ -60,7 +71,8 @@ impl TestClient {
         &self.runtime
     }
 
-    /// A file system that knows all NameNodes and has the library's default settings.
+    /// A file system that knows all NameNodes and has the library's default settings, but for a retry window that a busy
+    /// machine does not use up.
     #[must_use]
     pub fn dfs(&self) -> Dfs {
         self.dfs_with(|_| true, |_| {})
@@ -104,6 +116,7 @@ impl TestClient {
         let known = members.filter(|member| known(&member.id));
         let mut options =
             ClientOptions::new(known.map(|member| (member.id.clone(), member.address)));
+        options.failover.window_ms = u64::try_from(RETRY_WINDOW.as_millis()).expect("seconds");
         // As the shell on so small a cluster: there is no other DataNode to take a dead one's place.
         options.replacement.best_effort = self.config.client.replace_datanode_best_effort;
         set(&mut options);

@@ -9,6 +9,24 @@ use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// Clients retry for this long: a node that is started again on a busy machine may take a while, and no test is about the
+/// length of the window. Commands that are to fail for nobody's answer ask for a shorter one.
+pub(crate) const RETRY_WINDOW: Duration = Duration::from_secs(45);
+/// Settings of all nodes and clients of a test, as variables of their environment. Leases last longer than the default: a
+/// NameNode that gets no processor for a moment keeps its role, which tests of other things rely on.
+const SETTINGS: [(&str, &str); 3] = [
+    ("HADAL_CLIENT__RETRY_WINDOW", "45s"),
+    ("HADAL_HA__LEASE_TTL", "2s"),
+    ("HADAL_HA__RENEW_INTERVAL", "200ms"),
+];
+
+/// The program under test with the settings of a test's cluster.
+pub(crate) fn with_settings() -> Command {
+    let mut command = without_settings();
+    command.envs(SETTINGS);
+    command
+}
+
 /// A development cluster in a temporary directory: one NameNode, three JournalNodes, some DataNodes. Stopped and removed
 /// when this is dropped.
 #[derive(Debug)]
@@ -124,6 +142,11 @@ impl TestCluster {
 
     /// Waits until `fsck` finds all below `path` at full replication.
     pub fn await_healthy(&self, path: &str, limit: Duration) -> Output {
+        self.await_fsck(path, &[], limit)
+    }
+
+    /// Waits until `fsck` finds all below `path` at full replication, and says all of `more`.
+    pub fn await_fsck(&self, path: &str, more: &[&str], limit: Duration) -> Output {
         eventually("fsck reports full replication", limit, || {
             let output = self.run(&["fsck", path]);
             let whole = [
@@ -131,7 +154,8 @@ impl TestCluster {
                 "Corrupt blocks:\t\t0",
                 "is HEALTHY",
             ];
-            match output.code == 0 && whole.iter().all(|text| output.stdout.contains(text)) {
+            let mut texts = whole.iter().chain(more);
+            match output.code == 0 && texts.all(|text| output.stdout.contains(text)) {
                 true => Ok(output),
                 false => Err(output.stdout + &output.stderr),
             }
@@ -151,7 +175,7 @@ impl TestCluster {
 
     /// The command with this cluster's client configuration.
     fn command(&self) -> Command {
-        let mut command = without_settings();
+        let mut command = with_settings();
         std::fs::create_dir_all(self.local("")).expect("the local directory");
         command
             .current_dir(self.local(""))

@@ -1,12 +1,12 @@
 //! Daemons started by hand, and what they say.
 
-use crate::{Output, hadal, run};
+use crate::cluster::with_settings;
+use crate::{Output, run};
 use std::path::Path;
-use std::process::Command;
 
 /// Runs a daemon to its end.
 pub fn daemon(role: &str, id: &str, config: &Path) -> Output {
-    let mut command = Command::new(hadal());
+    let mut command = with_settings();
     run(command
         .arg(role)
         .arg("--config")

@@ -35,6 +35,9 @@ pub use writer::Writer;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// What a test waits for is so within this time, on a busy machine with slow disks too. It is no measure of anything: a
+/// cluster that is well takes seconds.
+pub const SOON: Duration = Duration::from_secs(120);
 /// Between two looks at something that is waited for.
 const POLL: Duration = Duration::from_millis(20);
 

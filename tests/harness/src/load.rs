@@ -1,6 +1,6 @@
 //! Clients that write and read all the time, and what they were promised.
 
-use crate::TestClient;
+use crate::{SOON, TestClient};
 use hadal_client::{ClientError, CreateOptions, Dfs};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,8 +10,6 @@ use tokio::task::JoinSet;
 
 /// Clients, each with an endpoint, connections and a lease of its own.
 pub const CALLERS: usize = 16;
-/// Nothing is waited for longer, a failover of a loaded cluster included.
-const LONG: Duration = Duration::from_secs(40);
 /// Every so many directories a caller writes a file.
 const FILE_EVERY: u64 = 6;
 /// Changes after which the callers are busy with all that they do: twenty a caller, files among them.
@@ -39,7 +37,7 @@ pub struct Load<'a> {
 }
 
 impl<'a> Load<'a> {
-    /// Starts [`CALLERS`] callers with the client library's default settings below `base`.
+    /// Starts [`CALLERS`] callers below `base`.
     ///
     /// # Panics
     ///
@@ -94,7 +92,7 @@ impl<'a> Load<'a> {
     }
 
     fn eventually<T>(&self, what: &str, probe: impl Fn(&Seen) -> Option<T>) -> T {
-        crate::eventually(what, LONG, || {
+        crate::eventually(what, SOON, || {
             let seen = lock(&self.seen);
             let errors = || format!("errors: {:?}", seen.errors.iter().take(3));
             probe(&seen).ok_or_else(errors)

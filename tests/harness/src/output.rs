@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// No command of a test takes longer.
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(2);
 
 /// What a command said.
@@ -43,7 +43,7 @@ impl Output {
 ///
 /// # Panics
 ///
-/// When it cannot be started, does not end within 90 s (it is killed then), or ends by a signal.
+/// When it cannot be started, does not end within three minutes (it is killed then), or ends by a signal.
 pub fn run(command: &mut Command) -> Output {
     let (mut out, mut err) = (temporary(), temporary());
     let mut child = command

@@ -1,14 +1,10 @@
 //! The roles of a cluster's NameNodes, and signals to its processes.
 
-use crate::{TestClient, TestCluster, eventually};
+use crate::{SOON, TestClient, TestCluster, eventually};
 use hadal_client::Dfs;
 use hadal_types::HaState;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::time::Duration;
-
-/// The NameNodes find their roles within this time.
-const ROLES_WAIT: Duration = Duration::from_secs(40);
 
 /// Who is what, asked through connections that stay.
 pub struct Roles<'a> {
@@ -36,7 +32,7 @@ impl<'a> Roles<'a> {
 
     /// The active NameNode, once there is one that is none of `but`.
     pub fn active_but(&self, but: &[&str]) -> String {
-        eventually("a NameNode is active", ROLES_WAIT, || {
+        eventually("a NameNode is active", SOON, || {
             let states = self.states();
             let is_new = |id: &str, state| state == Some(HaState::Active) && !but.contains(&id);
             let found = states.iter().find(|(id, state)| is_new(id, *state));
@@ -49,7 +45,7 @@ impl<'a> Roles<'a> {
     /// The active NameNode, and those that stand by, once one is active and all others stand by and have applied what
     /// is committed.
     pub fn settled(&self) -> (String, Vec<String>) {
-        eventually("one active, the others standby", ROLES_WAIT, || {
+        eventually("one active, the others standby", SOON, || {
             let states = self.states();
             let with = |wanted: HaState| -> Vec<String> {
                 let found = states.iter().filter(|(_, state)| *state == Some(wanted));
@@ -65,7 +61,7 @@ impl<'a> Roles<'a> {
 
     /// Waits until all these NameNodes have the same tree at the same txid. Nobody may write meanwhile.
     pub fn await_equal_digests(&self, ids: &[&str]) {
-        eventually("equal digests", ROLES_WAIT, || {
+        eventually("equal digests", SOON, || {
             let digest = |id: &&str| self.cluster.debug(&["namespace-digest", "--id", id]);
             let digests: Result<Vec<_>, _> = ids.iter().map(digest).collect();
             let digests = digests?;

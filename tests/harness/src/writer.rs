@@ -1,15 +1,18 @@
 //! A writer in another process.
 
 use crate::TestCluster;
+use crate::client::LIMIT;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 /// `harness-writer` at work on one file; killed when this is dropped.
 #[derive(Debug)]
 pub struct Writer {
     process: Child,
     orders: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    /// Lines of its output, from a thread that ends with it.
+    answers: Receiver<String>,
 }
 
 impl Writer {
@@ -54,9 +57,15 @@ impl Writer {
             .stdout(Stdio::piped())
             .spawn()
             .expect("harness-writer starts");
+        let output = BufReader::new(process.stdout.take().expect("piped"));
+        let (said, answers) = channel();
+        std::thread::spawn(move || {
+            let lines = output.lines().map_while(Result::ok);
+            lines.map(|line| said.send(line)).all(|sent| sent.is_ok())
+        });
         let mut writer = Self {
             orders: process.stdin.take().expect("piped"),
-            answers: BufReader::new(process.stdout.take().expect("piped")),
+            answers,
             process,
         };
         let opened = writer.answer();
@@ -64,8 +73,13 @@ impl Writer {
     }
 
     fn answer(&mut self) -> Result<u64, String> {
-        let mut line = String::new();
-        self.answers.read_line(&mut line).expect("an answer");
+        let line = match self.answers.recv_timeout(LIMIT) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) => {
+                panic!("the writer does not answer within {} s", LIMIT.as_secs())
+            }
+            Err(RecvTimeoutError::Disconnected) => panic!("the writer is gone"),
+        };
         match line.trim().split_once(' ') {
             Some(("ok", position)) => Ok(position.parse().expect("a position")),
             Some(("error", words)) => Err(words.to_owned()),
@@ -81,7 +95,8 @@ impl Writer {
     ///
     /// # Panics
     ///
-    /// When the process is gone.
+    /// When the process is gone, or does not answer.
+    #[track_caller]
     pub fn order(&mut self, line: &str) -> Result<u64, String> {
         writeln!(self.orders, "{line}").expect("the writer lives");
         self.answer()

@@ -1,21 +1,35 @@
 //! The balancer on real processes: a DataNode that is added gets its share, and nothing is lost on the way.
 
 use hadal_client::CreateOptions;
-use harness::{Pattern, TestClient, TestCluster, alone, eventually};
+use harness::{Pattern, SOON, TestClient, TestCluster, alone, eventually};
+use serde_json::Value;
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(60);
 const FILES: u64 = 24;
 const BYTES: usize = 1 << 20;
 
-/// `used` of a DataNode, from `dfsadmin -report`.
-fn used(cluster: &TestCluster, id: &str) -> u64 {
+/// What `dfsadmin -report` says of a DataNode.
+fn reported(cluster: &TestCluster, id: &str) -> Value {
     let report = cluster.run(&["dfsadmin", "-report", "--json"]).ok().stdout;
-    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    let report: Value = serde_json::from_str(&report).expect("JSON");
     let nodes = report["datanodes"].as_array().expect("DataNodes");
     let node = nodes.iter().find(|node| node["name"] == id);
-    let storages = node.expect("it is known")["storages"].as_array();
+    node.expect("it is known").clone()
+}
+
+/// Waits until a DataNode has registered on its rack.
+fn await_rack(cluster: &TestCluster, id: &str, rack: &str) {
+    eventually("it is on its rack", SOON, || {
+        let reported = reported(cluster, id);
+        let is_there = reported["rack"] == rack;
+        is_there.then_some(()).ok_or_else(|| reported.to_string())
+    });
+}
+
+/// `used` of a DataNode.
+fn used(cluster: &TestCluster, id: &str) -> u64 {
+    let reported = reported(cluster, id);
+    let storages = reported["storages"].as_array();
     let used = storages.expect("storages").iter();
     used.map(|storage| storage["used"].as_u64().expect("bytes"))
         .sum()
@@ -29,14 +43,15 @@ fn a37_a_new_datanode_gets_its_share_and_no_block_loses_a_replica_or_a_rack() {
     let _alone = alone();
     let mut cluster = TestCluster::start(2);
     cluster.grow(3);
-    let on_rack = |id: &str, rack: &str| {
-        let settings = [("volume_capacity", "\"64MiB\""), ("rack", rack)];
-        cluster.reconfigure(id, &settings);
-    };
-    on_rack("dn1", "\"/a\"");
-    on_rack("dn2", "\"/b\"");
+    fn settings(rack: &str) -> [(&str, &str); 2] {
+        [("volume_capacity", "\"64MiB\""), ("rack", rack)]
+    }
+    cluster.reconfigure("dn1", &settings("\"/a\""));
+    cluster.reconfigure("dn2", &settings("\"/b\""));
     cluster.kill_node("dn3");
     cluster.await_live(2, SOON);
+    await_rack(&cluster, "dn1", "/a");
+    await_rack(&cluster, "dn2", "/b");
     let client = TestClient::new(&cluster);
     let dfs = client.dfs_quick(|_| {});
     let options = CreateOptions {
@@ -53,11 +68,21 @@ fn a37_a_new_datanode_gets_its_share_and_no_block_loses_a_replica_or_a_rack() {
             file.close().await.expect("close");
         });
     }
+    cluster.configure("dn3", &settings("\"/b\""));
     cluster.start_node("dn3");
-    on_rack("dn3", "\"/b\"");
     cluster.await_live(3, SOON);
+    await_rack(&cluster, "dn3", "/b");
     cluster.await_healthy("/", SOON);
-    let before = used(&cluster, "dn1");
+    // What the balancer reckons with comes with heartbeats.
+    let all_told = |id: &str| {
+        eventually("the NameNode knows what is used", SOON, || {
+            let used = used(&cluster, id);
+            let all = FILES * BYTES as u64;
+            (used >= all).then_some(used).ok_or(format!("{id}: {used}"))
+        })
+    };
+    let before = all_told("dn1");
+    all_told("dn2");
 
     let balancer = |words: &[&str]| {
         let all = [&["balancer", "-D", "balancer.min_block_size=1"], words].concat();
@@ -75,7 +100,7 @@ fn a37_a_new_datanode_gets_its_share_and_no_block_loses_a_replica_or_a_rack() {
 
     let done = balancer(&["-threshold", "15", "--json"]);
     assert_eq!(done.code, 0, "{done:?}");
-    let told: serde_json::Value = serde_json::from_str(&done.stdout).expect("JSON");
+    let told: Value = serde_json::from_str(&done.stdout).expect("JSON");
     assert_eq!(told["result"], "balanced", "{told}");
     assert!(told["moves"].as_u64() >= Some(4), "{told}");
     assert!(told["bytes_moved"].as_u64() >= Some(4 << 20), "{told}");

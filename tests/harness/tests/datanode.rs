@@ -1,32 +1,21 @@
 //! DataNodes that die and replicas that rot.
 
-use harness::{Random, TestCluster, alone, eventually};
+use harness::{Random, SOON, TestClient, TestCluster, alone, eventually};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-const SOON: Duration = Duration::from_secs(40);
-
-/// The files below `dir`.
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        match entry.path() {
-            path if path.is_dir() => found.extend(files(&path)),
-            path => found.push(path),
-        }
-    }
-    found
-}
-
-/// Where a DataNode keeps bytes like these: the file and the offset in it.
-fn find(data: &Path, pattern: &[u8]) -> Option<(PathBuf, usize)> {
-    files(data).into_iter().find_map(|path| {
-        let bytes = std::fs::read(&path).ok()?;
-        let at = (0..bytes.len().checked_sub(pattern.len() - 1)?)
-            .find(|&at| bytes[at] == pattern[0] && bytes[at..].starts_with(pattern))?;
-        Some((path, at))
-    })
+/// Where a DataNode's replica of this block has bytes like these: the file and the offset in it. Files may have bytes of
+/// replicas that are no more.
+fn find(cluster: &TestCluster, id: &str, block: u64, pattern: &[u8]) -> Option<(PathBuf, usize)> {
+    let told = cluster.debug(&["dn-replicas", "--id", id]).ok()?;
+    let replicas = told["replicas"].as_array()?;
+    let replica = replicas.iter().find(|replica| replica["block"] == block)?;
+    let path = PathBuf::from(replica["file"].as_str()?);
+    let start = usize::try_from(replica["file_offset"].as_u64()?).ok()?;
+    let bytes = std::fs::read(&path).ok()?;
+    let at = (start..bytes.len().checked_sub(pattern.len() - 1)?)
+        .find(|&at| bytes[at] == pattern[0] && bytes[at..].starts_with(pattern))?;
+    Some((path, at))
 }
 
 /// A dead DataNode's replicas are made again on the others; a cluster whose DataNodes all died has everything still.
@@ -50,8 +39,7 @@ fn blocks_outlive_their_datanodes() {
     cluster.kill_node("dn2");
     same("with a DataNode down");
     cluster.await_live(3, SOON);
-    let told = cluster.await_healthy("/", SOON).stdout;
-    assert!(told.contains("Average block replication:\t3.0"), "{told}");
+    cluster.await_fsck("/", &["Average block replication:\t3.0"], SOON);
     same("after replication");
     for id in ["dn1", "dn3", "dn4"] {
         cluster.kill_node(id);
@@ -83,13 +71,17 @@ fn rotten_replicas_are_found_by_readers_and_replaced() {
         cluster.dfs(&["-put", name, "/"]).ok();
         content
     });
-    cluster.await_healthy("/", SOON);
+    let client = TestClient::new(&cluster);
+    let dfs = client.dfs();
     for ((name, length, rotten), content) in plan.iter().zip(&contents) {
+        let path = format!("/{name}");
+        let replicas = cluster.await_equal_replicas(&client, &dfs, &path, 3, SOON);
+        let block = replicas[0].block;
         let pattern = &content[length / 2..][..64];
         let holders = || -> Vec<_> {
             let ids = cluster.datanode_ids();
             ids.iter()
-                .filter_map(|id| find(&cluster.data(id), pattern))
+                .filter_map(|id| find(&cluster, id, block, pattern))
                 .collect()
         };
         let before = holders();
@@ -100,8 +92,9 @@ fn rotten_replicas_are_found_by_readers_and_replaced() {
             file.write_all_at(&flipped, *at as u64).unwrap();
             file.sync_all().unwrap();
         }
-        assert_eq!(holders().len(), 3 - rotten, "{name}");
-        let path = format!("/{name}");
+        let left = holders();
+        let is_left = |place| left.contains(place);
+        assert!(!before[..*rotten].iter().any(is_left), "{name}: {left:?}");
         eventually("there are three good replicas again", SOON, || {
             let read = cluster.dfs(&["-cat", &path]).ok();
             assert!(read.bytes == *content, "wrong bytes were read from {path}");
@@ -112,8 +105,7 @@ fn rotten_replicas_are_found_by_readers_and_replaced() {
             })
         });
     }
-    let told = cluster.await_healthy("/", SOON).stdout;
-    assert!(told.contains("Average block replication:\t3.0"), "{told}");
+    cluster.await_fsck("/", &["Average block replication:\t3.0"], SOON);
     eventually("the rotten replicas are deleted", SOON, || {
         let stats = cluster.debug(&["nn-stats"])?;
         let none = |key: &str| stats[key] == 0;

@@ -1,10 +1,7 @@
 //! The development cluster as a user has it: in the current directory, with no configuration.
 
-use harness::{Output, Ports, Reaper, alone, eventually, processes, run, without_settings};
+use harness::{Output, Ports, Reaper, SOON, alone, eventually, processes, run, without_settings};
 use std::path::Path;
-use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(40);
 
 /// `hadal` in a directory, with nobody's settings.
 fn hadal_in(dir: &Path, args: &[&str]) -> Output {

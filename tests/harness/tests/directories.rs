@@ -1,11 +1,9 @@
 //! Data directories that are another's, of a newer version, or not to be written to: refused by name, and left alone.
 
-use harness::{ReadOnly, TestCluster, alone, daemon, eventually};
+use harness::{ReadOnly, SOON, TestCluster, alone, daemon, eventually};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(40);
 const NODES: [(&str, &str); 3] = [
     ("namenode", "nn1"),
     ("journalnode", "jn1"),

@@ -1,10 +1,8 @@
 //! Nodes whose disk is full: small file systems in memory in the place of their directories. Mounting them needs root,
 //! and the tests say so by failing where they are run by somebody else.
 
-use harness::{Random, SmallDisk, TestCluster, alone, eventually};
-use std::time::Duration;
+use harness::{Random, SOON, SmallDisk, TestCluster, alone, eventually};
 
-const SOON: Duration = Duration::from_secs(40);
 /// Edits to a full journal: more than fit into the space its segment has already.
 const EDIT_RUNS: usize = 100;
 const EDITS_PER_RUN: usize = 400;
@@ -64,7 +62,8 @@ fn a_datanode_on_a_full_disk_refuses_blocks_and_goes_on_with_space() {
     eventually("a put with space", SOON, || {
         // Unless it runs.
         cluster.start_node("dn1");
-        let output = cluster.dfs(&["-put", "-f", "more", "/more"]);
+        let put = ["dfs", "-put", "-f", "more", "/more"];
+        let output = cluster.run(&[&["-D", "client.retry_window=5s"], &put[..]].concat());
         (output.code == 0).then_some(()).ok_or(output.stderr)
     });
     assert!(cluster.dfs(&["-cat", "/kept"]).ok().bytes == kept);
@@ -109,7 +108,8 @@ fn journalnodes_on_full_disks_refuse_edits_and_lose_nothing() {
         for id in cluster.ids() {
             cluster.start_node(&id);
         }
-        let output = cluster.dfs(&["-mkdir", "-p", "/after"]);
+        let mkdir = ["dfs", "-mkdir", "-p", "/after"];
+        let output = cluster.run(&[&["-D", "client.retry_window=5s"], &mkdir[..]].concat());
         (output.code == 0).then_some(()).ok_or(output.stderr)
     });
     let names = cluster.dfs(&["-ls", "-C", "/"]).ok().stdout;

@@ -2,14 +2,12 @@
 
 use hadal_client::{ClientError, FaultClass};
 use hadal_types::HaState;
-use harness::{BUSY, Load, Roles, TestClient, TestCluster, alone, eventually, refusal};
+use harness::{BUSY, Load, Roles, SOON, TestClient, TestCluster, alone, eventually, refusal};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 
 /// Kills in the suite; `HARNESS_KILLS` asks for more.
 const KILLS: usize = 5;
-/// Nothing waits longer.
-const LONG: Duration = Duration::from_secs(40);
 
 fn kills() -> usize {
     let asked = std::env::var("HARNESS_KILLS").ok();
@@ -84,7 +82,8 @@ fn an_ordered_failover_and_back_disturbs_nobody_and_fences_nobody_t_a6_t_a15() {
 /// The epoch that a majority of the JournalNodes has promised.
 fn promised_epoch(cluster: &TestCluster) -> u64 {
     let mut epochs = ["jn1", "jn2", "jn3"].map(|id| {
-        let stats = cluster.debug(&["jn-stats", "--id", id]).expect("its state");
+        let asked = || cluster.debug(&["jn-stats", "--id", id]);
+        let stats = eventually("its state", SOON, asked);
         stats["promised_epoch"].as_u64().expect("an epoch")
     });
     epochs.sort_unstable();
@@ -136,14 +135,19 @@ fn a_namenode_that_slept_through_its_succession_serves_nothing_t_h9_t_n2() {
         load.await_changes(1);
         asked(number)
     }));
+    // On a busy machine some are given up before they are answered, which is no service either.
     let refused = |error: &ClientError| error.class() == Some(FaultClass::Standby);
+    let given_up = |error: &ClientError| matches!(error, ClientError::Unreachable { .. });
+    let mut refusals = 0;
     for call in calls {
         match client.block_on(call).expect("a call") {
             Ok(()) => panic!("{old} served a call after {new} had become active"),
-            Err(error) => assert!(refused(&error), "{}: {error}", refusal(&error)),
+            Err(error) if refused(&error) => refusals += 1,
+            Err(error) => assert!(given_up(&error), "{}: {error}", refusal(&error)),
         }
     }
-    eventually("the old one stands by", LONG, || {
+    assert!(refusals > 0, "{old} answered nobody");
+    eventually("the old one stands by", SOON, || {
         let states = roles.states();
         let standby = states.contains(&(old.clone(), Some(HaState::Standby)));
         standby.then_some(()).ok_or_else(|| format!("{states:?}"))
@@ -156,5 +160,5 @@ fn a_namenode_that_slept_through_its_succession_serves_nothing_t_h9_t_n2() {
     let all = cluster.dfs(&["-ls", "-C", "/"]).ok().stdout;
     assert!(!all.contains("of-the-old"), "{all}");
     // Every DataNode obeys the new one: what it orders happens, and all is at full replication.
-    cluster.await_healthy("/", LONG);
+    cluster.await_healthy("/", SOON);
 }

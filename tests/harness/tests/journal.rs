@@ -1,9 +1,6 @@
 //! The journal's quorum: what goes on with one JournalNode down, what stops with two.
 
-use harness::{TestCluster, alone, eventually};
-use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(20);
+use harness::{SOON, TestCluster, alone, eventually};
 
 /// A minority of JournalNodes may fail; without a majority nothing is acknowledged, and work goes on once there is
 /// one again. T-A1: of a NameNode nobody knows there is no state. T-A3, Q35: the health check says what is wrong.

@@ -1,12 +1,10 @@
 //! The NameNode killed with SIGKILL again and again, while clients write.
 
-use harness::{Random, TestCluster, alone, eventually};
+use harness::{Random, SOON, TestCluster, alone, eventually};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(30);
 /// Kills, unless `HADAL_KILLS` says otherwise.
 const KILLS: u32 = 50;
 /// Acknowledged operations between two kills, at the most; three or four make a file.
@@ -170,7 +168,7 @@ fn a_lost_majority_is_named_to_the_writer() {
     for id in ["jn1", "jn2"] {
         cluster.kill_node(id);
     }
-    let refused = cluster.dfs(&["-mkdir", "/lost"]);
+    let refused = cluster.run(&["-D", "client.retry_window=15s", "dfs", "-mkdir", "/lost"]);
     assert_eq!((refused.code, &*refused.stdout), (1, ""));
     for text in ["mkdir: ", "jn1", "jn2"] {
         assert!(refused.stderr.contains(text), "{}", refused.stderr);

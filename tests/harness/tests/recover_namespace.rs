@@ -1,6 +1,7 @@
 //! `namenode -recover`: a journal that lost a segment everywhere is read up to it, and begun anew there.
 
-use harness::{Output, TestCluster, alone, hadal, run};
+use harness::{Output, SOON, TestCluster, alone, eventually, hadal, run};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -53,6 +54,20 @@ fn t_h25_q19_what_a_gap_took_is_named_and_dropped_on_demand_only() {
     assert_eq!(all.lines().count(), 8, "{all}");
     cluster.kill_node("nn1");
 
+    // A minority may have lagged behind when the NameNode died.
+    let ended = |id: &str| {
+        let mut segments = Vec::new();
+        find(&cluster.data(id), "edits_0", &mut segments);
+        let names = segments.iter().map(|path| path.file_name().map(Into::into));
+        let mut names: Vec<Option<OsString>> = names.collect();
+        names.sort();
+        names
+    };
+    eventually("all have the same segments", SOON, || {
+        let all = JOURNALNODES.map(ended);
+        let equal = all.iter().all(|it| *it == all[0] && it.len() >= 3);
+        equal.then_some(()).ok_or_else(|| format!("{all:?}"))
+    });
     // The segment with the two in the middle goes from every JournalNode.
     for id in JOURNALNODES {
         cluster.kill_node(id);

@@ -1,13 +1,12 @@
 //! Writers that outlive DataNodes, files that outlive their writers, readers of files that grow (issue 5).
 
 use hadal_client::{CreateOptions, Dfs, DfsOutputStream, TokioSeam};
-use harness::{Pattern, Roles, TestClient, TestCluster, Writer, alone, eventually};
+use harness::{Pattern, Roles, SOON, TestClient, TestCluster, Writer, alone, eventually};
 use nix::sys::signal::Signal;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const WRITER: &str = env!("CARGO_BIN_EXE_harness-writer");
-const SOON: Duration = Duration::from_secs(60);
 const MIB: usize = 1 << 20;
 
 /// MiB of the long write; the bench-sized form asks for 2048.
@@ -169,7 +168,7 @@ fn writers_are_evicted_and_wait_for_a_restart_t_p5_t_p7() {
 
 /// Takes a file from its dead writer by the command line (T-L24).
 fn recover_lease(cluster: &TestCluster, path: &str) {
-    let said = cluster.run(&["debug", "recoverLease", "-path", path, "-retries", "20"]);
+    let said = cluster.run(&["debug", "recoverLease", "-path", path, "-retries", "100"]);
     let told = said.ok().stdout;
     assert_eq!(told, format!("recoverLease SUCCEEDED on {path}\n"));
 }
@@ -266,6 +265,14 @@ fn a_tailing_reader_sees_what_was_flushed_and_it_stays_f08_t_p17_t_h8() {
             }
             most
         });
+        // A failed check must not leave the reader running.
+        struct OverAtEnd<'a>(&'a AtomicBool);
+        impl Drop for OverAtEnd<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let at_end = OverAtEnd(&over);
         let mut seen = 0;
         for round in 0..60_usize {
             match round {
@@ -287,7 +294,7 @@ fn a_tailing_reader_sees_what_was_flushed_and_it_stays_f08_t_p17_t_h8() {
         }
         writer.order("write 1000000").expect("written");
         writer.kill();
-        over.store(true, Ordering::Relaxed);
+        drop(at_end);
         seen.max(restless.join().expect("the restless reader"))
     });
     recover_lease(&cluster, path);

@@ -1,13 +1,11 @@
 //! Two NameNodes on one shared directory for edits (seeds B and D): only haadmin moves the role, and never past a NameNode
 //! that may still write, unless it was fenced.
 
-use harness::{Output, Ports, alone, eventually, run, without_settings};
+use harness::{Output, Ports, SOON, alone, eventually, run, without_settings};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 use tempfile::TempDir;
 
-const LONG: Duration = Duration::from_secs(40);
 const USER: &str = "tester";
 
 /// NameNodes `nn1` and `nn2` and their directory; DataNodes are not needed for directories.
@@ -124,7 +122,7 @@ name = "{USER}"
     }
 
     fn await_state(&self, id: &str, state: &str) {
-        eventually(&format!("{id} is {state}"), LONG, || {
+        eventually(&format!("{id} is {state}"), SOON, || {
             let output = self.run(&["haadmin", "-getServiceState", id]);
             match output.stdout.trim() == state {
                 true => Ok(()),
@@ -136,7 +134,7 @@ name = "{USER}"
     /// Both have the same tree, though nobody rolled the edits.
     fn await_equal(&self) {
         let digest = |id: &str| self.run(&["debug", "namespace-digest", "--id", id]).stdout;
-        eventually("the standby has read everything", LONG, || {
+        eventually("the standby has read everything", SOON, || {
             let (one, two) = (digest("nn1"), digest("nn2"));
             match one == two && !one.is_empty() {
                 true => Ok(()),

@@ -2,18 +2,16 @@
 //! again, rotten images and strangers are refused. One cluster serves all of it.
 
 use harness::{
-    BUSY, Load, Roles, TestClient, TestCluster, alone, daemon, eventually, hadal, processes, run,
+    BUSY, Load, Roles, SOON, TestClient, TestCluster, alone, daemon, eventually, hadal, processes,
+    run,
 };
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-const LONG: Duration = Duration::from_secs(40);
-/// A JournalNode that lost its directory is filled in this time, under load and however slow the machine.
-const FILLED: Duration = Duration::from_secs(90);
 const NAMENODES: [&str; 3] = ["nn1", "nn2", "nn3"];
 /// Standbys make images all the time, and send them at once.
 const EAGER: [(&str, &str); 3] = [
@@ -124,7 +122,7 @@ fn a_wiped_journalnode_votes_again(cluster: &TestCluster, load: &Load<'_>) {
     std::fs::rename(cluster.data("jn3"), cluster.local("lost")).expect("its directory");
     cluster.start_node("jn3");
     let stats = |id: &str| cluster.debug(&["jn-stats", "--id", id]);
-    eventually("the wiped JournalNode votes again", FILLED, || {
+    eventually("the wiped JournalNode votes again", SOON, || {
         let (wiped, other) = (stats("jn3")?, stats("jn2")?);
         let votes = wiped["learner"] == false && wiped["promised_epoch"] == other["promised_epoch"];
         let known = wiped["promised_epoch"].as_u64().unwrap_or_default() > 0;
@@ -133,7 +131,7 @@ fn a_wiped_journalnode_votes_again(cluster: &TestCluster, load: &Load<'_>) {
             .ok_or_else(|| wiped.to_string())
     });
     let first = |stats: serde_json::Value| stats["segments"][0]["first"].clone();
-    eventually("it has the whole journal", FILLED, || {
+    eventually("it has the whole journal", SOON, || {
         let (wiped, other) = (first(stats("jn3")?), first(stats("jn2")?));
         (wiped == other)
             .then_some(())
@@ -146,7 +144,7 @@ fn a_wiped_journalnode_votes_again(cluster: &TestCluster, load: &Load<'_>) {
 
 /// T-C1, T-C2: every NameNode has images; the active, which makes none, has a standby's, the very bytes.
 fn images_reach_all(cluster: &TestCluster, active: &str) {
-    eventually("an image of a standby is at the active", LONG, || {
+    eventually("an image of a standby is at the active", SOON, || {
         // The load has ended: an edit now and then, so that there is something to save.
         cluster.dfs(&["-touchz", "/touched"]).ok();
         let all = NAMENODES.map(|id| (id, images(cluster, id)));
@@ -288,7 +286,7 @@ fn a_stranger_is_refused(cluster: &TestCluster, roles: &Roles<'_>) {
         .spawn()
         .expect("the stranger");
     let texts = ["CID-other", "two clusters"];
-    eventually("the active says who that is", LONG, || {
+    eventually("the active says who that is", SOON, || {
         let log = cluster.log(&active);
         let all = texts.iter().all(|text| log.contains(text));
         all.then_some(())
@@ -296,7 +294,7 @@ fn a_stranger_is_refused(cluster: &TestCluster, roles: &Roles<'_>) {
     });
     let refused = cluster.run(&["haadmin", "-failover", &active, stranger]);
     refused.fails(255, &texts);
-    eventually("the DataNode says so", LONG, || {
+    eventually("the DataNode says so", SOON, || {
         let log = cluster.log("dn1");
         let told = log.contains("mismatch: previously connected to");
         told.then_some(())

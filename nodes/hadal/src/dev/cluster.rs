@@ -52,8 +52,8 @@ impl Cluster {
 }
 
 /// SIGKILL to one node; `false` when it did not run.
-pub(crate) fn kill_process(layout_of: &Cluster, id: &str) -> Result<bool> {
-    signal_and_wait(&layout_of.layout, id, Signal::SIGKILL)
+pub(crate) fn kill_process(layout: &Layout, id: &str) -> Result<bool> {
+    signal_and_wait(layout, id, Signal::SIGKILL)
 }
 
 /// `hadal dev`.

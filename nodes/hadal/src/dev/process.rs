@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 /// How long a stopped process may take to end.
 const STOP_WAIT: Duration = Duration::from_secs(10);
+/// How long a killed one may take: it may be held up in the kernel by a slow disk.
+const KILL_WAIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 
 /// In the flags of `/proc/PID/stat`: the process is on its way out.
@@ -128,7 +130,7 @@ pub(super) fn signal_and_wait(layout: &Layout, id: &str, signal: Signal) -> Resu
             return Err(error).with_context(|| format!("cannot signal {id} (process {pid})"));
         }
     }
-    if signal != Signal::SIGKILL && !has_ended(layout, id) {
+    if signal != Signal::SIGKILL && !has_ended(layout, id, STOP_WAIT) {
         kill(pid, Signal::SIGKILL).ok();
     }
     await_end(layout, id)?;
@@ -136,9 +138,9 @@ pub(super) fn signal_and_wait(layout: &Layout, id: &str, signal: Signal) -> Resu
     Ok(true)
 }
 
-/// Waits until nothing is left of a node's process, as long as a stopped one may take; whether that is so.
-fn has_ended(layout: &Layout, id: &str) -> bool {
-    let deadline = Instant::now() + STOP_WAIT;
+/// Waits until nothing is left of a node's process, or `limit` is over; whether that is so.
+fn has_ended(layout: &Layout, id: &str, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
     while pid_of(layout, id).is_some() {
         if Instant::now() > deadline {
             return false;
@@ -150,7 +152,7 @@ fn has_ended(layout: &Layout, id: &str) -> bool {
 
 /// Waits for the end of a process that was killed.
 fn await_end(layout: &Layout, id: &str) -> Result<()> {
-    match has_ended(layout, id) {
+    match has_ended(layout, id, KILL_WAIT) {
         true => Ok(()),
         false => anyhow::bail!("{id} does not end after SIGKILL"),
     }

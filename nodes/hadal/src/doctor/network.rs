@@ -119,11 +119,15 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_told() {
-        let held = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = held.local_addr().unwrap();
-        assert_eq!(port("nn1", address).verdict, Verdict::Poor);
-        drop(held);
-        assert_eq!(port("nn1", address).verdict, Verdict::Good);
+        let is_free_again = || {
+            let held = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let address = held.local_addr().unwrap();
+            assert_eq!(port("nn1", address).verdict, Verdict::Poor);
+            drop(held);
+            port("nn1", address).verdict == Verdict::Good
+        };
+        // The system may give it to another process at once, but not time after time.
+        assert!((0..10).any(|_| is_free_again()));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{NAME, disk_fault, fault, mark_path, record};
 use bytes::Bytes;
-use hadal_env::{Disk, Env};
+use hadal_env::{Disk, DiskError, Env};
 use hadal_journalnode::{Directory, loaded, log_digest, open_directory, store_record};
 use hadal_proto::frame::Ack;
 use hadal_proto::qjournal::{BatchHead, CommitMark, Request, Response};
@@ -18,6 +18,10 @@ use store_record::Record;
 const SEGMENT_BYTES: u64 = 1 << 20;
 /// While edits are written others learn this often how far they may read; at once when there is a pause.
 const PUBLISH_MS: u64 = 50;
+/// A fencing command may be done before the kernel has taken the locks of the process it killed: they are waited for.
+const LOCK_WAIT_MS: u64 = 3_000;
+/// Between two tries.
+const LOCK_RETRY_MS: u64 = 50;
 
 /// The directory, open for writing.
 pub(super) struct Writing<E: Env> {
@@ -31,6 +35,19 @@ pub(super) struct Writing<E: Env> {
     /// The mark others know, and since when.
     published: Cell<(TxId, Tick)>,
     _lock: <E::Disk as Disk>::Lock,
+}
+
+/// Takes the lock. One that another process holds, and goes on holding, is an error.
+async fn lock<E: Env>(env: &E, path: &Path) -> Result<<E::Disk as Disk>::Lock, DiskError> {
+    let deadline = env.now().after_ms(LOCK_WAIT_MS);
+    loop {
+        match env.disk().lock(path).await {
+            Err(error) if error.is_locked() && env.now() < deadline => {
+                env.sleep_until(env.now().after_ms(LOCK_RETRY_MS)).await;
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// What came out of a turn.
@@ -47,7 +64,7 @@ impl<E: Env> Writing<E> {
         let disk = env.disk();
         let failed = |error: hadal_env::DiskError| disk_fault(&error);
         disk.create_dir_all(dir).await.map_err(failed)?;
-        let lock = disk.lock(&dir.join("in_use.lock")).await.map_err(|error| {
+        let lock = lock(env, &dir.join("in_use.lock")).await.map_err(|error| {
             if !error.is_locked() {
                 return disk_fault(&error);
             }

@@ -20,7 +20,8 @@ fn main() {
     let pattern = Pattern(seed);
     let client = TestClient::of_config(Path::new(config));
     let dfs = client.dfs_quick(|_| {});
-    client.block_on(async {
+    // As long as its orders take: whoever gives them has a limit for each.
+    client.runtime().block_on(async {
         let opened = match words.get(3).map(String::as_str) {
             Some("append") => dfs.append(path, &AppendOptions::default()).await,
             _ => dfs.create(path, &CreateOptions::default()).await,

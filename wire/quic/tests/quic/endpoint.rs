@@ -358,12 +358,9 @@ async fn peers_of_a_killed_process_learn_of_it_from_its_successor() {
         is_ready.recv().unwrap();
         (killed, thread)
     };
-    let again = || {
-        let socket = std::net::UdpSocket::bind(address).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        socket
-    };
-    let (kill, thread) = process(port, identity.clone(), options.clone());
+    // The socket is handed on, so that nobody else gets the port in between.
+    let again = || port.try_clone().unwrap();
+    let (kill, thread) = process(again(), identity.clone(), options.clone());
     let conn = connects_to(&dialling, address).await;
     kill.abort();
     thread.join().unwrap();
