@@ -125,7 +125,7 @@ impl Controller {
                     return Ok(true);
                 }
                 if self.config.automatic {
-                    self.yield_role(now);
+                    self.yield_by_order(now);
                 }
                 match self.phase {
                     Phase::Follower => Ok(true),
@@ -279,7 +279,10 @@ impl Controller {
             Some(Pending::HandOver {
                 id, peer, ordered, ..
             }) if hand_over.is_some() => {
-                self.yield_role(now);
+                match id {
+                    Some(_) => self.yield_by_order(now),
+                    None => self.yield_for_health(now),
+                }
                 let from = self.config.name.clone();
                 let told = self.peer_call(peer, Request::Stand { from });
                 self.pending = Some(Pending::HandOver {

@@ -227,8 +227,27 @@ impl Controller {
         self.advance(now);
     }
 
-    /// Stays away for a while, longer each time.
-    pub(super) fn yield_role(&mut self, now: Tick) {
+    /// Stays away until another serves, so that the order is carried out; for `rejoin_ms` at most.
+    pub(super) fn yield_by_order(&mut self, now: Tick) {
+        self.yielded_by_order = true;
+        self.yielded_until = now.after_ms(self.config.rejoin_ms);
+    }
+
+    /// Once another serves, who left the role by order is a standby like any other: should that one die, waiting for the
+    /// vacancy to last would only make the failover longer.
+    pub(super) fn note_successor(&mut self, now: Tick) {
+        let served = |it: super::ActiveHint| it.serving && it.epoch > self.last_epoch;
+        if self.yielded_by_order
+            && self.yielded_until > now
+            && self.other_active(now).is_some_and(served)
+        {
+            self.yielded_until = now;
+        }
+    }
+
+    /// Stays away for a while, longer each time: who falls ill again and again does not get the role back each time.
+    pub(super) fn yield_for_health(&mut self, now: Tick) {
+        self.yielded_by_order = false;
         let wait = self
             .config
             .rejoin_ms

@@ -19,6 +19,8 @@ pub(super) struct Link {
     pub(super) asked: bool,
     /// It refused in the present round.
     pub(super) refused: bool,
+    /// ... because what keeps others from the lease has not run out there yet, and nobody else asks for it.
+    pub(super) too_early: bool,
     /// When its last answer came, and what it said.
     pub(super) heard: Option<(Tick, ActiveView)>,
     /// What is wrong with it.
@@ -67,6 +69,7 @@ impl LeaseBook {
             link.acked = None;
             link.asked = false;
             link.refused = false;
+            link.too_early = false;
         }
     }
 
@@ -114,6 +117,12 @@ impl LeaseBook {
     /// JournalNodes that refused in this round.
     pub(super) fn refusals(&self) -> usize {
         self.links.iter().filter(|link| link.refused).count()
+    }
+
+    /// Whether those that refused did so only because it was too early.
+    pub(super) fn came_too_early(&self) -> bool {
+        let mut refused = self.links.iter().filter(|link| link.refused);
+        refused.all(|link| link.too_early)
     }
 
     /// What those said that answered less than `window_ms` ago.

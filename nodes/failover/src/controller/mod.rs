@@ -75,6 +75,8 @@ pub struct Controller {
     reason: String,
     /// Stands again after this, having yielded.
     yielded_until: Tick,
+    /// It yielded because it was told to, not for ill health.
+    yielded_by_order: bool,
     yields: u32,
     backoff_until: Tick,
     ask_at: Tick,
@@ -120,6 +122,7 @@ impl Controller {
             bad_probes: 0,
             reason: String::new(),
             yielded_until: Tick(0),
+            yielded_by_order: false,
             yields: 0,
             backoff_until: now,
             ask_at: now,
@@ -157,7 +160,11 @@ impl Controller {
                     Response::View { view } => (false, None, view),
                 };
                 self.note_renewal(now, &view);
+                let too_early = refusal.as_ref().is_some_and(|it| is_too_early(it, &view));
                 let link = &mut self.book.links[jn];
+                if ours {
+                    link.too_early = too_early;
+                }
                 link.heard = Some((now, view));
                 link.trouble = None;
                 if granted && ours && self.wants_renewal(now) {
@@ -523,4 +530,15 @@ impl Controller {
     fn lease_runs(&self, now: Tick) -> bool {
         self.config.leaseless() || self.book.end().is_some_and(|end| now < end)
     }
+}
+
+/// Whether a refusal says no more than that something has not run out yet: the lease of one that served, a reservation, a
+/// silence. A lease of one that does not serve is another candidate's.
+fn is_too_early(refusal: &Refusal, view: &ActiveView) -> bool {
+    let runs = match refusal {
+        Refusal::Held => view.serving,
+        Refusal::Reserved | Refusal::Silence => true,
+        Refusal::OwnerFirst | Refusal::BelowPromise | Refusal::Stale { .. } => false,
+    };
+    runs && view.free_in_ms > 0
 }

@@ -46,6 +46,7 @@ impl Controller {
     /// Everything that depends on time alone, and on what was just heard.
     pub(super) fn advance(&mut self, now: Tick) {
         self.note_reachable(now);
+        self.note_successor(now);
         self.advance_command(now);
         self.advance_hand_over(now);
         match self.phase {
@@ -198,7 +199,12 @@ impl Controller {
         }
         let nodes = self.book.links.len();
         let hopeless = self.book.refusals() > nodes - self.book.majority();
-        if hopeless || until <= now || !self.wants_role(now) {
+        if hopeless && until > now && self.wants_role(now) && self.book.came_too_early() {
+            // It asked by its own clock, and theirs are a little slower: no contest, so nothing to be decided by a back-off
+            // that would last as long as a lease. They said when.
+            self.release(now, None);
+            self.phase = Phase::Follower;
+        } else if hopeless || until <= now || !self.wants_role(now) {
             self.stop_asking(now);
         }
     }

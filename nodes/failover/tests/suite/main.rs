@@ -4,6 +4,7 @@
     reason = "modules of one test binary, seen by each other only"
 )]
 
+mod durations;
 mod explore;
 mod fencing;
 mod model;
