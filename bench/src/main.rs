@@ -131,6 +131,9 @@ struct Options {
     /// Operations or files per run (namespace, small-files, image); files there are (failover, standby).
     #[arg(long, global = true)]
     files: Option<usize>,
+    /// Calls per second in all, beside which checkpoints are made (standby): by default half of what the callers can make.
+    #[arg(long, global = true)]
+    rate: Option<f64>,
     /// Operations of namespace: mkdirs, create, open, fileStatus, rename, delete.
     #[arg(long, global = true, value_delimiter = ',')]
     op: Vec<String>,
@@ -171,6 +174,7 @@ impl Options {
             threads: self.threads.clone(),
             connections: self.connections,
             files: self.files,
+            rate: self.rate,
             operations: self.op.clone(),
             blocks: self.blocks.clone(),
             datanodes: self.datanodes,

@@ -25,6 +25,8 @@ pub struct Settings {
     pub connections: Option<usize>,
     /// Files (or operations) per run; `None` is each question's own default.
     pub files: Option<usize>,
+    /// Calls per second in all that `standby` offers; `None` is half of what its callers can make.
+    pub rate: Option<f64>,
     /// Operations of `namespace`; empty is all of them.
     pub operations: Vec<String>,
     /// Blocks per report of `block-report`, one row each; empty is its own default.
@@ -55,6 +57,7 @@ impl Settings {
             threads: Vec::new(),
             connections: None,
             files: None,
+            rate: None,
             operations: Vec::new(),
             blocks: Vec::new(),
             datanodes: None,

@@ -20,17 +20,25 @@ const WRITERS: usize = 256;
 const CONNECTIONS: usize = 4;
 /// Callers whose calls are measured beside a checkpoint, as in `failover`.
 const CALLERS: usize = 16;
+/// Part of what they can make that they are asked for: a machine without a processor to spare feels whatever runs on it.
+const LOAD: f64 = 0.5;
+/// Longest that an image may take, from its beginning until the active has it.
+const IMAGE_WAIT: Duration = Duration::from_secs(300);
 /// Between two looks at the lag.
 const PAUSE: Duration = Duration::from_millis(10);
 /// A standby that is further behind than this has stopped.
 const GIVE_UP: Duration = Duration::from_secs(60);
 /// Load until the first look.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// Makes one image after the other.
+/// Load until the first image of a standby that makes them is under way: it looks every second.
+const UNTIL_IMAGE: Duration = Duration::from_millis(2_500);
+/// Makes one image after the other, and takes every image.
 const EAGER: [(&str, &str); 2] = [
     ("checkpoint_txns", "1"),
     ("checkpoint_check_period", "\"100ms\""),
 ];
+/// Makes none.
+const CALM: [(&str, &str); 1] = [("checkpoint_txns", "1000000000000")];
 
 /// Asks the question of a cluster of its own: it changes a NameNode's configuration.
 ///
@@ -45,23 +53,29 @@ pub fn run(settings: &Settings) -> Result<Question> {
     let runtime = runtime()?;
     let files = settings.files.unwrap_or(FILES);
     let (runs, time) = (settings.runs, settings.time);
-    let (rest, under_load, alone, beside, images) = runtime.block_on(async {
+    let (rest, under_load, beside) = runtime.block_on(async {
         let admin = cluster.clients(1, true)?.remove(0);
         cluster.settled(&admin).await?;
         let rest = lags(&cluster, &admin, runs, time, 0).await?;
         let under_load = lags(&cluster, &admin, runs, time, WRITERS).await?;
         fill::files(&cluster, &format!("{ROOT}/filled"), 0, files).await?;
-        let (_, standby) = cluster.settled(&admin).await?;
-        let (alone, _) = latencies(&cluster, &admin, runs, time, None, "alone").await?;
-        tokio::task::block_in_place(|| cluster.reconfigure(&standby, &EAGER))?;
-        cluster.settled(&admin).await?;
-        let making = Some(&*standby);
-        let (beside, images) = latencies(&cluster, &admin, runs, time, making, "beside").await?;
-        anyhow::Ok((rest, under_load, alone, beside, images))
+        let beside = beside(&cluster, &admin, settings).await?;
+        anyhow::Ok((rest, under_load, beside))
     })?;
+    let Beside {
+        alone,
+        making,
+        images,
+        peak,
+        rate,
+    } = &beside;
     let lag = |load: &str, runs: &[Run]| Row::new("lag", load, ("ms", Better::Lower), "", runs);
     let cost = |figure: &str, runs: &[Run]| {
-        let load = format!("{CALLERS} callers of mkdirs, {files} files there");
+        let pace = match settings.rate {
+            Some(rate) => format!("{rate:.0}/s"),
+            None => "half of their peak rate".into(),
+        };
+        let load = format!("{CALLERS} callers of mkdirs, {pace}, {files} files there");
         Row::new(figure, load, ("ms", Better::Lower), "", runs)
     };
     let middle = |runs: &[Run]| {
@@ -75,16 +89,18 @@ pub fn run(settings: &Settings) -> Result<Question> {
              until the standby says that it has applied it: an upper bound by one call. 99 of 100 looks are below the figure"
                 .into(),
             format!(
-                "p99 of mkdirs at the active: {:.2} times as long while the standby makes images ({images} of them in all runs)",
-                middle(&beside)? / middle(&alone)?
+                "p99 of mkdirs at the active: {:.2} times as long while the standby makes images and sends them ({images} of them in \
+                 all runs), runs without and with in turn; {rate:.0} calls/s were offered, {peak:.0}/s is what the callers can make. A call \
+                 that is late because the one before took long is measured from when it was due",
+                middle(making)? / middle(alone)?
             ),
             cluster.values()?,
         ],
         rows: vec![
             lag("at rest, an edit every 10 ms", &rest)?,
             lag(&format!("{WRITERS} callers of mkdirs"), &under_load)?,
-            cost("p99 of mkdirs, no checkpoint", &alone)?,
-            cost("p99 of mkdirs, the standby makes images", &beside)?,
+            cost("p99 of mkdirs, no checkpoint", alone)?,
+            cost("p99 of mkdirs, the standby makes images", making)?,
         ],
     })
 }
@@ -102,7 +118,7 @@ async fn lags(
         let (active, standby) = cluster.settled(admin).await?;
         let base = format!("{ROOT}/lag-{writers}-{run}");
         admin.mkdirs(&base, 0o755, true).await?;
-        let load = Writers::start(cluster, writers, &base)?;
+        let load = Writers::start(cluster, writers, &base, None)?;
         if writers > 0 {
             tokio::time::sleep(WARM_UP).await;
         }
@@ -145,50 +161,99 @@ fn p99(latencies: Latencies) -> Run {
     }
 }
 
-/// One run per element: the p99 of mkdirs at the active; with a standby that makes images until one was made in each run.
-async fn latencies(
-    cluster: &Cluster,
-    admin: &Dfs,
-    runs: usize,
-    time: Duration,
-    making: Option<&str>,
-    name: &str,
-) -> Result<(Vec<Run>, u64)> {
-    let mut figures = Vec::new();
-    let mut images = 0;
-    for run in 0..runs {
-        cluster.settled(admin).await?;
-        let base = format!("{ROOT}/{name}-{run}");
-        admin.mkdirs(&base, 0o755, true).await?;
-        let load = Writers::start(cluster, CALLERS, &base)?;
-        tokio::time::sleep(WARM_UP).await;
-        load.forget();
-        let begun = Instant::now();
-        let checkpoint = async |id: &str| {
-            let stats = cluster.namenode_stats(admin, id).await?;
-            anyhow::Ok(stats.last_checkpoint)
-        };
-        match making {
-            None => tokio::time::sleep(time).await,
-            Some(id) => {
-                let mut last = checkpoint(id).await?;
-                let mut made = 0;
-                while begun.elapsed() < time || made == 0 {
-                    ensure!(begun.elapsed() < GIVE_UP, "{id} makes no image");
-                    tokio::time::sleep(PAUSE).await;
-                    let newest = checkpoint(id).await?;
-                    made += u64::from(newest > last);
-                    last = newest;
-                }
-                images += made;
-            }
-        }
-        figures.push(p99(load.end().await?));
-    }
-    Ok((figures, images))
+/// What checkpoints cost the active's callers.
+struct Beside {
+    /// One run per element: the p99 of mkdirs at the active.
+    alone: Vec<Run>,
+    /// The same while the standby makes images.
+    making: Vec<Run>,
+    /// Images of all runs that arrived at the active.
+    images: u64,
+    /// Calls per second that the callers can make, and that were offered.
+    peak: f64,
+    rate: f64,
 }
 
-/// Callers that make directories all the time.
+/// Measures with and without images in turn, so that what else changes with time changes both.
+async fn beside(cluster: &Cluster, admin: &Dfs, settings: &Settings) -> Result<Beside> {
+    let reconfigure = |id: &str, how: &[(&str, &str)]| {
+        tokio::task::block_in_place(|| cluster.reconfigure(id, how))
+    };
+    // Who takes every image becomes active and stays it.
+    let (old, active) = cluster.settled(admin).await?;
+    reconfigure(&active, &EAGER)?;
+    cluster.settled(admin).await?;
+    tokio::task::block_in_place(|| cluster.failover(&old, &active))?;
+    let standby = old;
+    reconfigure(&standby, &CALM)?;
+    cluster.settled(admin).await?;
+    let base = format!("{ROOT}/peak");
+    admin.mkdirs(&base, 0o755, true).await?;
+    let load = Writers::start(cluster, CALLERS, &base, None)?;
+    tokio::time::sleep(WARM_UP).await;
+    load.forget();
+    let begun = Instant::now();
+    tokio::time::sleep(settings.time).await;
+    let elapsed = begun.elapsed().as_secs_f64();
+    let peak = load.end().await?.count() as f64 / elapsed;
+    let rate = settings.rate.unwrap_or(peak * LOAD);
+    let mut beside = Beside {
+        alone: Vec::new(),
+        making: Vec::new(),
+        images: 0,
+        peak,
+        rate,
+    };
+    for run in 0..settings.runs {
+        reconfigure(&standby, &CALM)?;
+        let alone = format!("{ROOT}/alone-{run}");
+        let (figure, _) = one(cluster, admin, settings.time, &alone, rate, false).await?;
+        beside.alone.push(figure);
+        reconfigure(&standby, &EAGER)?;
+        let making = format!("{ROOT}/beside-{run}");
+        let (figure, images) = one(cluster, admin, settings.time, &making, rate, true).await?;
+        beside.making.push(figure);
+        beside.images += images;
+    }
+    Ok(beside)
+}
+
+/// The p99 of mkdirs at the active, for so long; with images, until one arrived there.
+async fn one(
+    cluster: &Cluster,
+    admin: &Dfs,
+    time: Duration,
+    base: &str,
+    rate: f64,
+    images: bool,
+) -> Result<(Run, u64)> {
+    let (active, standby) = cluster.settled(admin).await?;
+    admin.mkdirs(base, 0o755, true).await?;
+    let load = Writers::start(cluster, CALLERS, base, Some(rate))?;
+    tokio::time::sleep(UNTIL_IMAGE).await;
+    load.forget();
+    let begun = Instant::now();
+    let newest = async || {
+        let stats = cluster.namenode_stats(admin, &active).await?;
+        anyhow::Ok(stats.last_checkpoint)
+    };
+    let mut last = newest().await?;
+    let mut arrived = 0;
+    while begun.elapsed() < time || (images && arrived == 0) {
+        ensure!(
+            begun.elapsed() < time + IMAGE_WAIT,
+            "{standby} makes no image"
+        );
+        tokio::time::sleep(10 * PAUSE).await;
+        let now = newest().await?;
+        arrived += u64::from(now > last);
+        last = now;
+    }
+    ensure!(images || arrived == 0, "{standby} made an image");
+    Ok((p99(load.end().await?), arrived))
+}
+
+/// Callers that make directories all the time, or so many a second.
 struct Writers {
     stop: Arc<AtomicBool>,
     /// Raised when what was measured so far counts no longer.
@@ -197,7 +262,8 @@ struct Writers {
 }
 
 impl Writers {
-    fn start(cluster: &Cluster, callers: usize, base: &str) -> Result<Self> {
+    /// `rate`: calls per second in all, instead of one call of each caller after the other.
+    fn start(cluster: &Cluster, callers: usize, base: &str, rate: Option<f64>) -> Result<Self> {
         let clients = cluster.clients(CONNECTIONS.min(callers), true)?;
         let mut writers = Self {
             stop: Arc::default(),
@@ -208,6 +274,7 @@ impl Writers {
             let dfs = clients[caller % CONNECTIONS].clone();
             let (stop, forget) = (Arc::clone(&writers.stop), Arc::clone(&writers.forget));
             let own = format!("{base}/c{caller}");
+            let mut schedule = rate.map(|rate| Schedule::new(rate, callers, caller));
             writers.callers.spawn(async move {
                 let mut latencies = Latencies::default();
                 let mut warm = false;
@@ -218,7 +285,10 @@ impl Writers {
                         latencies = Latencies::default();
                     }
                     number += 1;
-                    let start = Instant::now();
+                    let start = match &mut schedule {
+                        Some(schedule) => schedule.next().await,
+                        None => Instant::now(),
+                    };
                     dfs.mkdirs(&format!("{own}/{number}"), 0o755, true).await?;
                     latencies.record(start.elapsed());
                 }
@@ -240,5 +310,54 @@ impl Writers {
             all.merge(&ended.context("a caller panicked")??);
         }
         Ok(all)
+    }
+}
+
+/// When one caller's calls are due.
+struct Schedule {
+    due: Instant,
+    interval: Duration,
+}
+
+impl Schedule {
+    /// Of caller number `caller` of so many, who make `rate` calls a second together.
+    fn new(rate: f64, callers: usize, caller: usize) -> Self {
+        let interval = Duration::from_secs_f64(callers as f64 / rate.max(f64::MIN_POSITIVE));
+        Self {
+            due: Instant::now() + interval.mul_f64(caller as f64 / callers as f64),
+            interval,
+        }
+    }
+
+    /// Waits for the next call. It counts from when it was due if the caller was busy then, else from now: the timer's delay
+    /// is nobody's.
+    async fn next(&mut self) -> Instant {
+        let due = self.due;
+        self.due += self.interval;
+        if due <= Instant::now() {
+            return due;
+        }
+        tokio::time::sleep_until(due.into()).await;
+        Instant::now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A caller that was held up makes up for it, and what it was late counts.
+    #[tokio::test]
+    async fn late_calls_count_from_when_they_were_due() {
+        let mut schedule = Schedule::new(100.0, 1, 0);
+        let first = schedule.due;
+        schedule.due -= Duration::from_secs(1);
+        let late = schedule.next().await;
+        assert_eq!(late, first - Duration::from_secs(1));
+        let next = schedule.next().await;
+        assert_eq!(next - late, Duration::from_millis(10));
+        schedule.due = Instant::now() + Duration::from_millis(5);
+        let due = schedule.due;
+        assert!(schedule.next().await >= due);
     }
 }

@@ -216,8 +216,8 @@ pub(crate) enum Saved {
 }
 
 /// A checkpoint on a standby: an image of everything applied, which is all committed, until `stop` says to give up (C-06).
-/// It is asked between chunks: a write is never interrupted (Q28). No faster than images are sent, so that the nodes beside
-/// it keep the processor and the disk (`namenode.image_transfer_rate`).
+/// It is asked between chunks: a write is never interrupted (Q28). In small pieces, no faster than images are sent, so that
+/// the nodes beside it keep the processor and the disk (`namenode.image_transfer_rate`).
 pub(crate) async fn save_standby<E: Env>(
     node: &Rc<Node<E>>,
     stop: &dyn Fn() -> bool,
@@ -230,7 +230,8 @@ pub(crate) async fn save_standby<E: Env>(
     }
     let saved = match node.view_with_digest() {
         Some((view, digest)) if !stop() => {
-            write(node, view, digest, node.images.bytes_per_second, stop).await
+            let rate = node.images.gentle_rate(view.image_bytes());
+            write(node, view, digest, rate, stop).await
         }
         _ => Ok(Saved::Cancelled),
     };
@@ -283,7 +284,8 @@ async fn write_image<E: Env>(
     let mut pace = Pace::new(env.now(), bytes_per_second);
     let mut current = None;
     while let Some((section, chunk)) = chunks.next(node) {
-        let paced = pace.after(env, chunk.len() as u64, &mut stopped).await;
+        let counts = pace.piece_bytes().max(chunk.len() as u64);
+        let paced = pace.after(env, counts, &mut stopped).await;
         if paced.is_none() || stop() {
             writer.abort().await?;
             return Ok(Saved::Cancelled);
@@ -292,14 +294,14 @@ async fn write_image<E: Env>(
             writer.section(SectionId(u32::from(section as u8)), section.is_side());
             current = Some(section);
         }
-        let length = u32::try_from(chunk.len()).expect("chunks are far below 4 GiB");
-        writer
-            .write(bytes::Bytes::copy_from_slice(&length.to_le_bytes()))
-            .await?;
-        writer.write(chunk).await?;
-        if section.is_side() {
-            pause().await;
+        if section.is_side() || !chunk.is_empty() {
+            let length = u32::try_from(chunk.len()).expect("chunks are far below 4 GiB");
+            writer
+                .write(bytes::Bytes::copy_from_slice(&length.to_le_bytes()))
+                .await?;
+            writer.write(chunk).await?;
         }
+        pause().await;
     }
     let Some(info) = writer.finish_unless(stop).await? else {
         return Ok(Saved::Cancelled);
@@ -332,7 +334,7 @@ impl Chunks {
     }
 }
 
-/// Lets other tasks of this shard run: a chunk of locations is looked up on it, and rarely waits for the disk.
+/// Lets other tasks of this shard run: not every chunk waits for its turn or for the disk.
 async fn pause() {
     let mut paused = false;
     std::future::poll_fn(|context| {

@@ -1,6 +1,7 @@
 //! The images of a NameNode: where they are, what is going on with them, and the policy about them.
 
 use crate::config::NamenodeConfig;
+use crate::transfer::gentle_rate;
 use hadal_daemon::Notify;
 use hadal_env::Env;
 use hadal_namesystem::Checkpointer;
@@ -39,6 +40,8 @@ pub(crate) struct Images<E: Env> {
     pub(crate) retained: usize,
     /// Most bytes per second of a transfer sent; 0 for no limit.
     pub(crate) bytes_per_second: u64,
+    /// The checkpoint period, over a part of which the work on an image is spread.
+    period_ms: u64,
     pub(crate) policy: RefCell<Checkpointer>,
     /// The namespace is loaded: images are taken and given.
     pub(crate) ready: Cell<bool>,
@@ -62,6 +65,7 @@ impl<E: Env> Images<E> {
             info: config.namesystem.info.clone(),
             retained: config.images_retained,
             bytes_per_second: config.image_bytes_per_second,
+            period_ms: config.checkpoint.period_ms,
             policy: RefCell::new(policy),
             ready: Cell::new(false),
             receiving: Cell::new(false),
@@ -70,6 +74,11 @@ impl<E: Env> Images<E> {
             wake: Notify::new(),
             oldest_kept: Cell::new(None),
         }
+    }
+
+    /// Bytes per second for a checkpoint's image of this length.
+    pub(crate) fn gentle_rate(&self, length: u64) -> u64 {
+        gentle_rate(length, self.period_ms, self.bytes_per_second)
     }
 
     /// The namespace is loaded; `image` is what it was loaded from, 0 for none.

@@ -18,6 +18,16 @@ const IMAGE_BYTES_MAX: u64 = 1 << 44;
 const STOP_CHECK_MS: u64 = 100;
 /// Least bytes of a throttled frame.
 const FRAME_BYTES_MIN: u64 = ALIGN as u64;
+/// Frames of a throttled transfer in a second: what arrives at once is what the receiver's callers wait for.
+const FRAMES_PER_SECOND: u64 = 128;
+/// Pieces of work of a throttled image in a second, however few bytes come of them.
+const PIECES_PER_SECOND: u64 = 256;
+/// A checkpoint is in no hurry: its image takes this part of the checkpoint period to be written, and as much to be sent ...
+const SPREAD: u64 = 120;
+/// ... but goes no slower than this, unless that is forbidden.
+const GENTLE_BYTES_PER_SECOND: u64 = 8 << 20;
+/// Reading an image back costs so much less than sending it.
+const READ_BACK: u64 = 8;
 
 /// Why the sending of an image ended early.
 #[derive(Debug)]
@@ -48,6 +58,14 @@ pub(crate) async fn unless<T>(
     }
 }
 
+/// Bytes per second for a checkpoint's image of `length` bytes, at most `most`: spread over a small part of the checkpoint
+/// period, so that the callers of the active, and whoever shares a machine with the standby, do not feel it. 0 is no limit.
+pub(crate) fn gentle_rate(length: u64, period_ms: u64, most: u64) -> u64 {
+    let spread_ms = (period_ms / SPREAD).max(1);
+    let even = length.saturating_mul(1_000) / spread_ms;
+    even.max(GENTLE_BYTES_PER_SECOND).min(most)
+}
+
 /// Keeps a transfer, or the writing of an image on a standby, below its rate.
 pub(crate) struct Pace {
     start: Tick,
@@ -65,18 +83,36 @@ impl Pace {
         }
     }
 
-    /// Counts what was sent, and waits until more may follow; `None` when `stopped` came first.
+    /// Of reading back, from `start` on, what is transferred at this rate. Never so slow that somebody waits for it in vain.
+    pub(crate) fn reading_back(start: Tick, bytes_per_second: u64) -> Self {
+        let rate = match bytes_per_second {
+            0 => 0,
+            rate => rate.max(GENTLE_BYTES_PER_SECOND).saturating_mul(READ_BACK),
+        };
+        Self::new(start, rate)
+    }
+
+    /// Counts what was sent, and waits until more may follow.
+    pub(crate) async fn wait<E: Env>(&mut self, env: &E, bytes: u64) {
+        self.sent += bytes;
+        if self.due() > env.now() {
+            env.sleep_until(self.due()).await;
+        }
+    }
+
+    /// As [`Self::wait`]; `None` when `stopped` came first.
     pub(crate) async fn after<E: Env>(
         &mut self,
         env: &E,
         bytes: u64,
         stopped: &mut Pin<&mut impl Future<Output = ()>>,
     ) -> Option<()> {
-        self.sent += bytes;
-        if self.due() > env.now() {
-            unless(stopped, env.sleep_until(self.due())).await?;
-        }
-        Some(())
+        unless(stopped, self.wait(env, bytes)).await
+    }
+
+    /// What a piece of work counts at least, though fewer bytes come of it.
+    pub(crate) fn piece_bytes(&self) -> u64 {
+        self.bytes_per_second / PIECES_PER_SECOND
     }
 
     fn due(&self) -> Tick {
@@ -90,11 +126,11 @@ impl Pace {
         }
     }
 
-    /// Bytes per frame: several a second, so that a slow transfer is even.
+    /// Bytes per frame: many a second, so that a transfer is even.
     fn frame_bytes(&self) -> u64 {
         match self.bytes_per_second {
             0 => IMAGE_FRAME_BYTES as u64,
-            rate => (rate / 4).clamp(FRAME_BYTES_MIN, IMAGE_FRAME_BYTES as u64),
+            rate => (rate / FRAMES_PER_SECOND).clamp(FRAME_BYTES_MIN, IMAGE_FRAME_BYTES as u64),
         }
     }
 }
@@ -257,5 +293,38 @@ pub(crate) fn ack(sequence: u64, offset: u64, fault: Option<Fault>) -> Ack {
         fault,
         bad_node: u8::MAX,
         slow_nodes: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gently where the time does not matter, as fast as is allowed where it does.
+    #[test]
+    fn a_checkpoint_goes_as_fast_as_it_must() {
+        const MIB: u64 = 1 << 20;
+        const HOUR_MS: u64 = 3_600_000;
+        let rate = |length| gentle_rate(length, HOUR_MS, 64 * MIB);
+        assert_eq!(rate(0), 8 * MIB);
+        assert_eq!(rate(54 * MIB), 8 * MIB);
+        // Half a minute of an hour.
+        assert_eq!(rate(600 * MIB), 20 * MIB);
+        assert_eq!(rate(54 << 30), 64 * MIB);
+        // Less may be allowed, and no limit is none.
+        assert_eq!(gentle_rate(54 * MIB, HOUR_MS, MIB), MIB);
+        assert_eq!(gentle_rate(54 * MIB, HOUR_MS, 0), 0);
+        // Who wants an image every second gets it.
+        assert_eq!(gentle_rate(54 * MIB, 1_000, 64 * MIB), 64 * MIB);
+    }
+
+    /// What arrives at once is small, whatever the rate.
+    #[test]
+    fn frames_are_small() {
+        let frame = |rate| Pace::new(Tick(0), rate).frame_bytes();
+        assert_eq!(frame(100), FRAME_BYTES_MIN);
+        assert_eq!(frame(8 << 20), 64 << 10);
+        assert_eq!(frame(64 << 20), IMAGE_FRAME_BYTES as u64);
+        assert_eq!(frame(0), IMAGE_FRAME_BYTES as u64);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::config::NamenodePeer;
 use crate::images::{Images, Partial, offer_of};
-use crate::transfer::{self, SendError, ack, stopped, unless};
+use crate::transfer::{self, Pace, SendError, ack, stopped, unless};
 use hadal_env::{Conn, Env, Expect, Net};
 use hadal_namesystem::{Unwanted, UploadOutcome};
 use hadal_proto::frame::Ack;
@@ -101,8 +101,10 @@ async fn try_upload<E: Env>(
             "it answered with something else than where to start",
         ));
     }
-    image.verify().await.map_err(broken)?;
-    let rate = images.bytes_per_second;
+    let rate = images.gentle_rate(length);
+    let mut pace = Pace::reading_back(env.now(), rate);
+    let verified = image.verify_paced(async |bytes| pace.wait(env, bytes).await);
+    verified.await.map_err(broken)?;
     let sent = transfer::send(env, &image, &mut sender, start.offset, rate, stop).await;
     match sent {
         Ok(()) => {}
@@ -307,7 +309,12 @@ async fn publish<E: Env>(
     offer: &hadal_proto::image::ImageOffer,
 ) -> Result<(), ImageError> {
     let digest = offer.digest.to_le_bytes();
-    copy.finish(images.info.namespace_id, digest).await?;
+    // The active's callers wait for none of it.
+    let env = &images.env;
+    let mut pace = Pace::reading_back(env.now(), images.gentle_rate(offer.length));
+    let wait = async |bytes| pace.wait(env, bytes).await;
+    copy.finish_paced(images.info.namespace_id, digest, wait)
+        .await?;
     let oldest = retain(images.env.disk(), &images.dir, images.retained).await?;
     images.oldest_kept.set(oldest);
     Ok(())

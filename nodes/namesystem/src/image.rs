@@ -29,6 +29,8 @@ const OLDEST_VERSION: u64 = 2;
 const CHUNK_BYTES: usize = 256 << 10;
 /// Entries of one directory per record, so that a huge directory spans chunks.
 const ENTRIES_PER_RECORD: usize = 16_384;
+/// Inodes looked at for one chunk of directories, and entries of it, though it be shorter: a chunk is a short piece of work.
+const LOOKS: usize = 16_384;
 
 /// The parts of an image, in the order in which they are read.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -142,7 +144,8 @@ pub enum ImageError {
 }
 
 /// Yields an image chunk by chunk from a view, in section order; it can run on another thread while the
-/// namespace goes on. The side sections are [`LocationSource`]'s.
+/// namespace goes on. A chunk of directories can be empty, and need not be written then. The side sections are
+/// [`LocationSource`]'s.
 pub struct ImageSource {
     view: View,
     section: Option<Section>,
@@ -176,8 +179,8 @@ impl ImageSource {
         }
     }
 
-    /// Fills one chunk; empty when the section has ended.
-    fn fill(&mut self, section: Section, out: &mut Vec<u8>) {
+    /// Fills one chunk; empty when the section has ended, unless it says that it goes on.
+    fn fill(&mut self, section: Section, out: &mut Vec<u8>) -> bool {
         match section {
             Section::Header if self.next == 0 => {
                 self.next = 1;
@@ -210,7 +213,7 @@ impl ImageSource {
                     }
                 }
             }
-            Section::Directories => self.directories(out),
+            Section::Directories => return self.directories(out),
             Section::OpenFiles => {
                 for (inode, holder) in self.view.open.range(self.next) {
                     records::put(out, inode);
@@ -233,6 +236,7 @@ impl ImageSource {
                 }
             }
         }
+        false
     }
 
     fn header(&self, out: &mut Vec<u8>) {
@@ -267,7 +271,9 @@ impl ImageSource {
         }
     }
 
-    fn directories(&mut self, out: &mut Vec<u8>) {
+    /// Whether it was cut, and goes on.
+    fn directories(&mut self, out: &mut Vec<u8>) -> bool {
+        let mut looks = LOOKS;
         while let Some((base, page)) = self.view.tree.next_page(self.next) {
             for (slot, inode, _) in page.iter() {
                 let id = base + u64::from(slot);
@@ -275,6 +281,10 @@ impl ImageSource {
                     continue;
                 }
                 self.next = id;
+                if looks == 0 {
+                    return true;
+                }
+                looks -= 1;
                 let count = inode.child_count();
                 while self.within < count {
                     let entries = inode.children().map(Children::iter).into_iter().flatten();
@@ -288,8 +298,9 @@ impl ImageSource {
                         before = child;
                     }
                     self.within += length;
-                    if out.len() >= CHUNK_BYTES {
-                        return;
+                    looks = looks.saturating_sub(length);
+                    if looks == 0 {
+                        return true;
                     }
                 }
                 self.within = 0;
@@ -297,6 +308,7 @@ impl ImageSource {
             }
             self.next = base + crate::radix::PAGE_IDS;
         }
+        false
     }
 }
 
@@ -307,8 +319,8 @@ impl Iterator for ImageSource {
         loop {
             let section = self.section?;
             let mut out = Vec::with_capacity(CHUNK_BYTES + (16 << 10));
-            self.fill(section, &mut out);
-            if !out.is_empty() {
+            let goes_on = self.fill(section, &mut out);
+            if goes_on || !out.is_empty() {
                 return Some((section, Bytes::from(out)));
             }
             self.section = Section::ALL

@@ -37,6 +37,10 @@ pub(crate) struct State {
     pub(crate) counters: Counters,
 }
 
+/// Rough sizes in an image, with the places of a block.
+const IMAGE_BYTES_PER_INODE: u64 = 36;
+const IMAGE_BYTES_PER_BLOCK: u64 = 24;
+
 /// A namespace at one txid, for checkpoints and digests. Taking one is cheap and does not stop the writer; it
 /// can be read on another thread. While it lives, the writer copies the pages it changes (a few KiB each, once).
 #[derive(Clone)]
@@ -52,6 +56,14 @@ impl View {
     #[must_use]
     pub fn txid(&self) -> TxId {
         self.counters.txid
+    }
+
+    /// About how long an image of it will be, in bytes.
+    #[must_use]
+    pub fn image_bytes(&self) -> u64 {
+        let counts = &self.tree.counts;
+        IMAGE_BYTES_PER_INODE * (counts.directories + counts.files)
+            + IMAGE_BYTES_PER_BLOCK * counts.blocks
     }
 }
 

@@ -55,11 +55,25 @@ impl<D: Disk> ImageCopy<D> {
     /// As [`Image::open`] and [`Image::verify`]; [`ImageError::OtherImage`]. Nothing is published then, and what was
     /// received is removed.
     pub async fn finish(
-        mut self,
+        self,
         namespace_id: u64,
         file_digest: Digest,
     ) -> Result<ImageInfo, ImageError> {
-        match self.check(namespace_id, file_digest).await {
+        self.finish_paced(namespace_id, file_digest, async |_| {})
+            .await
+    }
+
+    /// As [`ImageCopy::finish`]; the file is read back as by [`Image::verify_paced`].
+    ///
+    /// # Errors
+    /// As [`ImageCopy::finish`].
+    pub async fn finish_paced(
+        mut self,
+        namespace_id: u64,
+        file_digest: Digest,
+        pace: impl AsyncFnMut(u64),
+    ) -> Result<ImageInfo, ImageError> {
+        match self.check(namespace_id, file_digest, pace).await {
             Ok(info) => {
                 self.sink.publish(self.txid).await?;
                 Ok(info)
@@ -76,6 +90,7 @@ impl<D: Disk> ImageCopy<D> {
         &mut self,
         namespace_id: u64,
         file_digest: Digest,
+        pace: impl AsyncFnMut(u64),
     ) -> Result<ImageInfo, ImageError> {
         if !self.sink.length().is_multiple_of(ALIGN as u64) {
             return Err(ImageError::Damaged {
@@ -87,7 +102,7 @@ impl<D: Disk> ImageCopy<D> {
         self.sink.flush_all().await?;
         self.sink.file.sync_data().await?;
         let image = Image::open_path(&self.disk, &self.sink.path, self.txid, namespace_id).await?;
-        image.verify().await?;
+        image.verify_paced(pace).await?;
         if image.info().file_digest != file_digest {
             return Err(ImageError::OtherImage { txid: self.txid });
         }

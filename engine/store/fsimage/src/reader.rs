@@ -11,6 +11,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// Read at a time when everything is read.
 const READ_LEN: usize = 1 << 20;
+/// The same when others on the shard are not to wait for it.
+const SMALL_READ_LEN: usize = 256 << 10;
 
 /// An open image.
 pub struct Image<D: Disk> {
@@ -125,17 +127,34 @@ impl<D: Disk> Image<D> {
     /// # Errors
     /// [`ImageError::Damaged`], or the disk fails.
     pub async fn verify(&self) -> Result<(), ImageError> {
+        self.verify_by(READ_LEN, async |_| {}).await
+    }
+
+    /// As [`Image::verify`], in small pieces: after each, `pace` is told its bytes, and the next one waits for it.
+    ///
+    /// # Errors
+    /// As [`Image::verify`].
+    pub async fn verify_paced(&self, pace: impl AsyncFnMut(u64)) -> Result<(), ImageError> {
+        self.verify_by(SMALL_READ_LEN, pace).await
+    }
+
+    async fn verify_by(
+        &self,
+        read_len: usize,
+        mut pace: impl AsyncFnMut(u64),
+    ) -> Result<(), ImageError> {
         let end = self.info.length - BLOCK_LEN as u64;
         let mut digest = Xxh3::new();
         let mut at = 0;
         while at < end {
-            let length = usize::try_from((end - at).min(READ_LEN as u64)).expect("bounded");
+            let length = usize::try_from((end - at).min(read_len as u64)).expect("bounded");
             let bytes = self.read_raw(at, length).await?;
             if bytes.len() < length {
                 return Err(self.damaged("length", at + bytes.len() as u64));
             }
             digest.update(&bytes);
             at += length as u64;
+            pace(length as u64).await;
         }
         if digest.digest128().to_le_bytes() != self.info.file_digest {
             return Err(self.damaged("file digest", end + 48));

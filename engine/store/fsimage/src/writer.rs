@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use store_record::checksum::crc32c;
 use xxhash_rust::xxh3::Xxh3;
 
-/// Bytes collected before a write.
-const STAGE_LEN: usize = 1 << 20;
+/// Bytes collected before a write: what others on the shard wait for while it is copied and its digest taken.
+const STAGE_LEN: usize = 256 << 10;
 
 /// A file that only grows, written in whole blocks, with the digest of what went in.
 pub(crate) struct Sink<D: Disk> {

@@ -132,9 +132,14 @@ fn large_directories_survive_the_image() {
         world.open(&format!("/open/{at}"));
     }
     let chunks: Vec<_> = ImageSource::new(world.ns.view()).collect();
-    for section in [Section::Inodes, Section::RetryCache, Section::Directories] {
+    // Those of directories are cut by what is looked at, too: 110 000 inodes, as many entries.
+    for (section, least) in [
+        (Section::Inodes, 2),
+        (Section::RetryCache, 2),
+        (Section::Directories, 13),
+    ] {
         let of = chunks.iter().filter(|(s, _)| *s == section).count();
-        assert!(of > 1, "{section:?} is in {of} chunks");
+        assert!(of >= least, "{section:?} is in {of} chunks");
     }
     // Sections written one by one are the same bytes.
     let parts: Vec<_> = Section::ALL
