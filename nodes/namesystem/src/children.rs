@@ -14,12 +14,26 @@ pub(crate) fn entry(id: u64, name: &[u8]) -> u64 {
     fingerprint(name) | id & ID_MASK
 }
 
-/// FNV-1a, folded into the bits above an id.
+/// A hash in the bits above an id: eight bytes of the name at a time, the last eight of a longer name together. It is of
+/// this process only, nothing is written with it.
 fn fingerprint(name: &[u8]) -> u64 {
-    let hash = name.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    (hash ^ hash >> 29) << ID_BITS
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    // A product carries upwards only, so what is above comes down before the next one.
+    let mix = |hash: u64, word: u64| {
+        let hash = (hash ^ word).wrapping_mul(FACTOR);
+        hash ^ hash >> 32
+    };
+    let (words, _) = name.as_chunks::<8>();
+    let last = name.last_chunk::<8>().map_or_else(
+        || {
+            let bytes = name.iter();
+            bytes.fold(0, |word, byte| word << 8 | u64::from(*byte))
+        },
+        |last| u64::from_le_bytes(*last),
+    );
+    let words = words.iter().map(|word| u64::from_le_bytes(*word));
+    let hash = words.chain([last]).fold(name.len() as u64, mix);
+    hash.wrapping_mul(FACTOR) & !ID_MASK
 }
 
 /// Entries sorted by name. Small directories are one vector; large ones a vector of shared chunks, so that an
@@ -243,6 +257,27 @@ fn make_room(ids: &mut Vec<u64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fingerprints_of_like_names_differ() {
+        for width in [1, 5, 8, 11, 16, 40] {
+            let names = (0..4_096u64)
+                .map(|n| alloc::format!("{:0width$}", n % 10u64.pow(width.min(9) as u32)));
+            let names: alloc::collections::BTreeSet<String> = names.collect();
+            let prints: alloc::collections::BTreeSet<u64> = names
+                .iter()
+                .map(|name| fingerprint(name.as_bytes()))
+                .collect();
+            // Of 4 096 random ones among 65 536 about 4 000 differ.
+            assert!(
+                prints.len() * 100 >= names.len() * 95,
+                "{} of {}",
+                prints.len(),
+                names.len()
+            );
+            assert!(prints.iter().all(|print| print & ID_MASK == 0));
+        }
+    }
     use alloc::collections::BTreeMap;
     use alloc::string::String;
 

@@ -17,6 +17,7 @@ impl U48 {
     /// # Panics
     /// When it is larger than [`Self::MAX`]: a bug of the caller, who validates what comes from outside.
     #[must_use]
+    #[inline]
     pub const fn new(value: u64) -> Self {
         assert!(value <= Self::MAX, "value does not fit 48 bits");
         let b = value.to_le_bytes();
@@ -25,6 +26,7 @@ impl U48 {
 
     /// The value.
     #[must_use]
+    #[inline]
     pub const fn get(self) -> u64 {
         let b = self.0;
         u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], 0, 0])

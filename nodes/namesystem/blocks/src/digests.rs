@@ -17,6 +17,9 @@ use smallvec::SmallVec;
 /// Leaves of a storage's tree in one partition.
 pub(crate) const PARTITION_LEAVES: usize = DIGEST_LEAVES / PARTITION_COUNT;
 
+/// Digests of the leaves of one partition, in order.
+pub(crate) type Leaves = [Digest; PARTITION_LEAVES];
+
 /// Where FINALIZED replicas of one block are believed to be; a storage is listed once.
 type Believed = SmallVec<[(u32, Block); 4]>;
 
@@ -25,7 +28,7 @@ type Believed = SmallVec<[(u32, Block); 4]>;
 pub(crate) struct PartitionDigests {
     key: DigestKey,
     /// By storage index; 256 bytes for a storage with replicas here.
-    leaves: Vec<Option<Box<[Digest; PARTITION_LEAVES]>>>,
+    leaves: Vec<Option<Box<Leaves>>>,
 }
 
 impl PartitionDigests {
@@ -37,24 +40,33 @@ impl PartitionDigests {
     }
 
     /// The leaves of a storage, in order.
-    pub(crate) fn of(&self, storage: u32) -> [Digest; PARTITION_LEAVES] {
+    pub(crate) fn of(&self, storage: u32) -> Leaves {
         let leaves = self.leaves.get(storage as usize).and_then(Option::as_ref);
         leaves.map_or([Digest::default(); PARTITION_LEAVES], |leaves| **leaves)
     }
 
-    fn leaf_mut(&mut self, storage: u32, key: u64) -> &mut Digest {
+    fn leaves_mut(&mut self, storage: u32) -> &mut Leaves {
         let at = storage as usize;
         if self.leaves.len() <= at {
             self.leaves.resize_with(at + 1, || None);
         }
-        let leaves =
-            self.leaves[at].get_or_insert_with(|| Box::new([Digest::default(); PARTITION_LEAVES]));
-        &mut leaves[digest_leaf(key) % PARTITION_LEAVES]
+        self.leaves[at].get_or_insert_default()
+    }
+
+    fn leaf_mut(&mut self, storage: u32, key: u64) -> &mut Digest {
+        &mut self.leaves_mut(storage)[digest_leaf(key) % PARTITION_LEAVES]
     }
 
     pub(crate) fn add(&mut self, storage: u32, key: u64, block: &Block) {
         let digest = self.key.hash(block);
         self.leaf_mut(storage, key).add(digest);
+    }
+
+    /// Adds replicas whose digests are added up already.
+    pub(crate) fn add_leaves(&mut self, storage: u32, sums: &Leaves) {
+        for (leaf, sum) in self.leaves_mut(storage).iter_mut().zip(sums) {
+            leaf.add(*sum);
+        }
     }
 
     fn subtract(&mut self, storage: u32, key: u64, block: &Block) {
@@ -64,9 +76,9 @@ impl PartitionDigests {
 
     /// Bytes it takes.
     pub(crate) fn allocated(&self) -> usize {
-        let slot = size_of::<Option<Box<[Digest; PARTITION_LEAVES]>>>();
+        let slot = size_of::<Option<Box<Leaves>>>();
         let used = self.leaves.iter().flatten().count();
-        self.leaves.capacity() * slot + used * size_of::<[Digest; PARTITION_LEAVES]>()
+        self.leaves.capacity() * slot + used * size_of::<Leaves>()
     }
 
     /// A storage is believed to hold nothing.
@@ -84,6 +96,7 @@ impl PartitionDigests {
 impl Partition {
     /// Does something to one block and keeps the digests of the storages it is believed to be in.
     pub(crate) fn accounted<R>(&mut self, key: u64, f: impl FnOnce(&mut Self) -> R) -> R {
+        self.note_change(key);
         let before = self.believed(key);
         let result = f(self);
         let after = self.believed(key);

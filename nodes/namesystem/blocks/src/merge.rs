@@ -1,5 +1,6 @@
 //! A full report against a partition, in one pass over both (protocols.md section 4).
 
+use crate::digests::Leaves;
 use crate::entry::{Entry, INLINE};
 use crate::partition::{Counters, Partition};
 use crate::session::MergeTally;
@@ -265,12 +266,14 @@ impl Partition {
         Ok(known)
     }
 
-    /// As if the storage had listed its replicas of these blocks, in the stamps and lengths they have. Keys rise. Returns
-    /// how many were new and added, and the keys of those that take more care.
+    /// As if the storage had listed its replicas of these blocks, in the stamps and lengths they have. Keys rise; `sums`
+    /// are the digests of all of them, where they are known. Returns how many were new and added, and the keys of those
+    /// that take more care.
     pub(crate) fn pass_keys(
         &mut self,
         storage: u32,
         keys: &[u64],
+        sums: Option<&Leaves>,
         view: &View<'_>,
     ) -> (u64, Vec<u64>) {
         self.table.ensure_storages(storage as usize + 1);
@@ -291,14 +294,29 @@ impl Partition {
                 continue;
             };
             if !has(entry, storage, &self.table.spill) && fresh.add(entry, view) {
-                let block = entry.block();
-                self.digests.add(storage, *key, &block);
+                if sums.is_none() {
+                    let block = entry.block();
+                    self.digests.add(storage, *key, &block);
+                }
                 added += 1;
             } else {
                 odd.push(*key);
             }
         }
         fresh.settle(self);
+        match sums {
+            Some(sums) if added == keys.len() as u64 => self.digests.add_leaves(storage, sums),
+            Some(_) => {
+                // The others are accounted for as they are taken care of.
+                let mut others = odd.iter().peekable();
+                for entry in self.table.walk(keys) {
+                    if others.next_if(|other| **other == entry.key).is_none() {
+                        self.digests.add(storage, entry.key, &entry.block());
+                    }
+                }
+            }
+            None => {}
+        }
         (added, odd)
     }
 

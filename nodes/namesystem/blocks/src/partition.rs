@@ -215,13 +215,14 @@ impl Partition {
         }
         let added = Counters::of(&entry, 0, (0, usize::from(replication)), 1);
         self.counters.add(added);
+        self.remembered.note_loaded(block.id);
         self.table.stage(entry, places);
         added
     }
 
     /// Sorts in the blocks of the image.
     pub(crate) fn unstage(&mut self) {
-        for twice in self.table.unstage(&mut self.remembered) {
+        for twice in self.table.unstage(&mut self.remembered, &self.digests) {
             let needed = usize::from(twice.replication);
             self.counters
                 .subtract(Counters::of(&twice, 0, (0, needed), 1));

@@ -7,19 +7,27 @@
 //! stamps and lengths that blocks have now, and they enter the map as if it had listed them. Whatever it says of a
 //! block or a range by other means replaces what is remembered of them. What an edit did to a block meanwhile needs no
 //! care: the digests are made of blocks as they are when they are compared.
+//!
+//! The digests of what is remembered are added up once for all storages, in the pass that sorts an image's blocks in: a
+//! block is hashed once, not once per storage. Blocks that something was done to since are few, are noted with what they
+//! were then, and set right in every comparison.
 
-use crate::digests::PARTITION_LEAVES;
+use crate::digests::{Leaves, PARTITION_LEAVES};
 use crate::entry::Entry;
 use crate::manager::BlockManager;
 use crate::merge::partition_keys;
 use crate::partition::Partition;
 use crate::view::{Effect, View};
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use hadal_types::{
     Block, BlockId, BlockState, DatanodeUuid, Digest, InodeId, PARTITION_COUNT, ReplicaState,
-    StorageUuid, digest_leaf, digest_leaf_keys, mix, partition_of,
+    StorageUuid, digest_leaf, digest_leaf_keys, mix, partition_of, unmix,
 };
+
+/// Blocks of a partition noted as changed; past it the digests are added up anew for each storage.
+const CHANGED_MAX: usize = 256;
 
 /// What is remembered in one partition: by the image's place of a storage, keys of blocks, sorted.
 #[derive(Debug, Default)]
@@ -27,6 +35,12 @@ pub(crate) struct Remembered {
     lists: Vec<Vec<u64>>,
     /// Keys in all lists.
     left: usize,
+    /// By place: digests of the closed blocks of its list as they were loaded; `None` once the list has lost some of them.
+    sums: Vec<Option<Box<Leaves>>>,
+    /// Blocks that something was done to since, with the closed block each was when it was loaded.
+    changed: BTreeMap<u64, Option<Block>>,
+    /// The newest block of the image: nothing is remembered of those behind it.
+    newest: u64,
 }
 
 impl Remembered {
@@ -41,11 +55,42 @@ impl Remembered {
             .lists
             .iter()
             .map(|list| list.capacity() * size_of::<u64>());
-        self.lists.capacity() * size_of::<Vec<u64>>() + lists.sum::<usize>()
+        let sums = self.sums.iter().flatten().count() * size_of::<Leaves>();
+        self.lists.capacity() * size_of::<Vec<u64>>()
+            + lists.sum::<usize>()
+            + self.sums.capacity() * size_of::<Option<Box<Leaves>>>()
+            + sums
     }
 
-    /// Takes (key, place) pairs in the order of keys.
-    pub(crate) fn fill(&mut self, pairs: impl Iterator<Item = (u64, u32)> + Clone) {
+    /// A block of the image.
+    pub(crate) fn note_loaded(&mut self, block: BlockId) {
+        self.newest = self.newest.max(block.0);
+    }
+
+    /// Something will be done to a block, which is this closed one.
+    fn note_change(&mut self, key: u64, block: impl FnOnce() -> Option<Block>) {
+        if self.sums.is_empty() || unmix(key).0 > self.newest || self.changed.contains_key(&key) {
+            return;
+        }
+        if self.changed.len() < CHANGED_MAX {
+            self.changed.insert(key, block());
+        } else {
+            self.sums = Vec::new();
+            self.changed = BTreeMap::new();
+        }
+    }
+
+    /// The sums of a place, if they are those of all that is in its list.
+    fn sums_of(&self, place: u32) -> Option<&Leaves> {
+        self.sums.get(place as usize)?.as_deref()
+    }
+
+    /// Takes (key, place) pairs in the order of keys; `digest` is that of a closed block.
+    pub(crate) fn fill(
+        &mut self,
+        pairs: impl Iterator<Item = (u64, u32)> + Clone,
+        mut digest: impl FnMut(u64) -> Option<Digest>,
+    ) {
         let mut counts: Vec<usize> = Vec::new();
         for (_, place) in pairs.clone() {
             let place = place as usize;
@@ -60,13 +105,36 @@ impl Remembered {
         for (list, count) in self.lists.iter_mut().zip(counts) {
             list.reserve_exact(count);
         }
+        self.sums.resize_with(self.lists.len(), || None);
+        let mut at = None;
         for (key, place) in pairs {
+            // The pairs of a block follow one another.
+            let hashed = match at {
+                Some((of, hashed)) if of == key => hashed,
+                _ => digest(key),
+            };
+            at = Some((key, hashed));
             let list = &mut self.lists[place as usize];
             if list.last() != Some(&key) {
                 list.push(key);
                 self.left += 1;
+                let sums = self.sums[place as usize].get_or_insert_default();
+                if let Some(hashed) = hashed {
+                    sums[digest_leaf(key) % PARTITION_LEAVES].add(hashed);
+                }
             }
         }
+    }
+
+    /// Those of the keys of a list that something was done to.
+    fn changed_in<'a>(
+        &'a self,
+        list: &'a [u64],
+    ) -> impl Iterator<Item = (u64, Option<Block>)> + 'a {
+        self.changed
+            .iter()
+            .filter(|(key, _)| list.binary_search(key).is_ok())
+            .map(|(key, was)| (*key, *was))
     }
 
     fn list(&self, place: u32) -> &[u64] {
@@ -82,14 +150,21 @@ impl Remembered {
         };
         let from = list.partition_point(|key| *key < first);
         let to = list.partition_point(|key| *key <= last);
-        let taken = if to - from == list.len() {
+        let taken: Vec<u64> = if to - from == list.len() {
             core::mem::take(list)
         } else {
             list.drain(from..to).collect()
         };
+        if !taken.is_empty()
+            && let Some(sums) = self.sums.get_mut(place as usize)
+        {
+            *sums = None;
+        }
         self.left -= taken.len();
         if self.left == 0 {
             self.lists = Vec::new();
+            self.sums = Vec::new();
+            self.changed = BTreeMap::new();
         }
         taken
     }
@@ -116,9 +191,37 @@ impl Partition {
     }
 
     /// Adds the digests of what is remembered of a storage, leaf by leaf.
-    fn add_recalled(&self, place: u32, storage: u32, leaves: &mut [Digest; PARTITION_LEAVES]) {
-        for (key, block) in self.recalled(self.remembered.list(place), storage) {
-            leaves[digest_leaf(key) % PARTITION_LEAVES].add(self.digests.hash(&block));
+    fn add_recalled(&self, place: u32, storage: u32, leaves: &mut Leaves) {
+        let list = self.remembered.list(place);
+        let Some(sums) = self.remembered.sums_of(place) else {
+            for (key, block) in self.recalled(list, storage) {
+                leaves[digest_leaf(key) % PARTITION_LEAVES].add(self.digests.hash(&block));
+            }
+            return;
+        };
+        for (leaf, sum) in leaves.iter_mut().zip(sums) {
+            leaf.add(*sum);
+        }
+        for (key, was) in self.remembered.changed_in(list) {
+            let leaf = &mut leaves[digest_leaf(key) % PARTITION_LEAVES];
+            if let Some(was) = was {
+                leaf.subtract(self.digests.hash(&was));
+            }
+            let entry = self.table.get(key);
+            if let Some(block) = entry.and_then(|entry| self.recall(entry, storage)) {
+                leaf.add(self.digests.hash(&block));
+            }
+        }
+    }
+
+    /// Something will be done to a block.
+    pub(crate) fn note_change(&mut self, key: u64) {
+        if !self.remembered.is_empty() {
+            let table = &self.table;
+            self.remembered.note_change(key, || {
+                let entry = table.get(key).filter(|entry| entry.is_complete());
+                entry.map(Entry::block)
+            });
         }
     }
 
@@ -130,8 +233,11 @@ impl Partition {
         view: &View<'_>,
         out: &mut Vec<Effect>,
     ) -> u64 {
+        let sums = self.sums_unchanged(place);
         let confirmed = self.remembered.take(place, keys);
-        let (mut replicas, odd) = self.pass_keys(storage, &confirmed, view);
+        let whole = keys == partition_keys(self.index);
+        let sums = sums.as_ref().filter(|_| whole);
+        let (mut replicas, odd) = self.pass_keys(storage, &confirmed, sums, view);
         for key in odd {
             let entry = self.table.get(key);
             let Some(block) = entry.and_then(|entry| self.recall(entry, storage)) else {
@@ -143,6 +249,14 @@ impl Partition {
             });
         }
         replicas
+    }
+
+    /// The sums of a place, if nothing was done to any block of its list.
+    fn sums_unchanged(&self, place: u32) -> Option<Leaves> {
+        let sums = self.remembered.sums_of(place)?;
+        let list = self.remembered.list(place);
+        let changed = self.remembered.changed_in(list).next();
+        changed.is_none().then_some(*sums)
     }
 
     /// The DataNode spoke of this block itself.
@@ -293,5 +407,57 @@ impl BlockManager {
 impl Partition {
     fn unconfirmed(&self) -> usize {
         self.remembered.left + self.table.staged_places()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hadal_types::GenerationStamp;
+
+    /// Sums stand for lists as they were loaded, with what was done since noted, or are given up.
+    #[test]
+    fn sums_are_those_of_the_lists_or_none() {
+        let ids = 0..2_000u64;
+        let mut keys: Vec<u64> = ids.map(|id| mix(BlockId(id))).collect();
+        keys.sort_unstable();
+        let mut remembered = Remembered::default();
+        remembered.note_loaded(BlockId(1_999));
+        let pairs = keys.iter().flat_map(|key| [(*key, 0), (*key, 2)]);
+        let mut hashed = 0;
+        remembered.fill(pairs, |key| {
+            hashed += 1;
+            Some(Digest(u128::from(key)))
+        });
+        assert_eq!(hashed, keys.len(), "each block is hashed once");
+        let sum = |remembered: &Remembered, place: u32| -> Option<Digest> {
+            Some(remembered.sums_of(place)?.iter().copied().sum())
+        };
+        let all = Some(keys.iter().map(|key| Digest(u128::from(*key))).sum());
+        assert_eq!((sum(&remembered, 0), sum(&remembered, 2)), (all, all));
+        assert_eq!(sum(&remembered, 1), None);
+
+        assert_eq!(remembered.take(2, (keys[3], keys[3])), [keys[3]]);
+        assert_eq!((sum(&remembered, 0), sum(&remembered, 2)), (all, None));
+
+        let block = Block {
+            id: BlockId(7),
+            generation_stamp: GenerationStamp(1),
+            length: 5,
+        };
+        // One behind the image is nowhere remembered.
+        remembered.note_change(mix(BlockId(2_000)), || unreachable!("not looked at"));
+        remembered.note_change(mix(BlockId(7)), || Some(block));
+        remembered.note_change(mix(BlockId(7)), || unreachable!("noted already"));
+        let changed: Vec<_> = remembered.changed_in(&keys).collect();
+        assert_eq!(changed, [(mix(BlockId(7)), Some(block))]);
+        assert_eq!(remembered.changed_in(&[]).count(), 0);
+        for id in 0..=CHANGED_MAX as u64 {
+            remembered.note_change(mix(BlockId(id)), || None);
+        }
+        assert_eq!(
+            (sum(&remembered, 0), remembered.list(0).len()),
+            (None, 2_000)
+        );
     }
 }

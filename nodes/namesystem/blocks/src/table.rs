@@ -3,6 +3,7 @@
 //! `mix` spreads ids evenly, so the key's leading bits say which small sorted bucket an entry is in: a look-up reads
 //! one bucket, a full report walks all of them in its own order.
 
+use crate::digests::PartitionDigests;
 use crate::entry::{Entry, INLINE, REPLICAS_MAX};
 use crate::merge::has;
 use crate::remembered::Remembered;
@@ -93,7 +94,11 @@ impl BlockTable {
 
     /// Sorts in what was staged; returns entries whose key was there already, which are dropped. `remembered` takes
     /// the places they came with.
-    pub(crate) fn unstage(&mut self, remembered: &mut Remembered) -> Vec<Entry> {
+    pub(crate) fn unstage(
+        &mut self,
+        remembered: &mut Remembered,
+        digests: &PartitionDigests,
+    ) -> Vec<Entry> {
         let staged = core::mem::take(&mut self.staged);
         let mut more = core::mem::take(&mut self.staged_more);
         let mut twice = Vec::new();
@@ -139,13 +144,21 @@ impl BlockTable {
         }
         if places {
             more.sort_unstable();
-            remembered.fill(Places {
+            let pairs = Places {
                 inline: buckets
                     .iter()
                     .flatten()
                     .flat_map(|entry| entry.places().map(|place| (entry.key, place)))
                     .peekable(),
                 more: more.iter().copied().peekable(),
+            };
+            // Asked in the order of keys.
+            let mut entries = buckets.iter().flatten().peekable();
+            remembered.fill(pairs, |key| {
+                while entries.next_if(|entry| entry.key < key).is_some() {}
+                let entry = entries.peek().filter(|entry| entry.key == key)?;
+                let block = entry.is_complete().then(|| entry.block())?;
+                Some(digests.hash(&block))
             });
         }
         for entry in buckets.iter_mut().flatten() {
