@@ -24,6 +24,8 @@ const ORDER_LIMIT: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between two tries to leave safe mode.
 const LEAVE_EVERY: Duration = Duration::from_millis(500);
+/// An order without an answer may still come true so much later: no connection is silent for longer.
+const LATE: Duration = Duration::from_secs(15);
 
 /// How the NameNodes of a seed make images.
 #[derive(Clone)]
@@ -139,7 +141,6 @@ impl Operator {
     /// Safe mode, an image, safe mode off. A NameNode that ended meanwhile has left safe mode by that.
     async fn save(&mut self, index: usize) {
         let (handle, node) = (self.handle.clone(), self.namenodes[index]);
-        let life = handle.life(node);
         let ask = Request::SafeMode {
             action: SafeModeAction::Get,
         };
@@ -150,6 +151,9 @@ impl Operator {
             action: SafeModeAction::Enter,
         };
         let entered = self.order(index, &enter).await;
+        // Not before: an order may wait until the NameNode was started again, and find its next life.
+        let life = handle.life(node);
+        let mut certain = matches!(entered, Some(Ok(_)));
         let saved = match entered {
             Some(Ok(_)) => self.order(index, &Request::SaveNamespace).await,
             _ => None,
@@ -176,10 +180,14 @@ impl Operator {
             action: SafeModeAction::Leave,
         };
         while handle.life(node) == life {
-            if let Some(Ok(_)) = self.order(index, &leave).await {
-                return;
+            match self.order(index, &leave).await {
+                Some(Ok(_)) if certain => return,
+                Some(Ok(_)) => {
+                    certain = true;
+                    handle.sleep(LATE).await;
+                }
+                _ => handle.sleep(LEAVE_EVERY).await,
             }
-            handle.sleep(LEAVE_EVERY).await;
         }
     }
 
