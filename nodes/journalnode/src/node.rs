@@ -69,6 +69,8 @@ pub(crate) struct Node<E: Env> {
     pub(crate) fetching: Cell<Option<FetchId>>,
     pub(crate) peers: Vec<peers::Peer>,
     timer_wake: Notify,
+    /// What the timer waits for.
+    timer_at: Cell<Option<Tick>>,
 }
 
 impl<E: Env> Node<E> {
@@ -111,6 +113,7 @@ impl<E: Env> Node<E> {
             fetching: Cell::new(None),
             peers,
             timer_wake: Notify::new(),
+            timer_at: Cell::new(None),
         }
     }
 
@@ -185,7 +188,11 @@ impl<E: Env> Node<E> {
                 Output::Stop { reason } => self.disk_failed(&reason),
             }
         }
-        self.timer_wake.notify();
+        // Only for what is due before that: for what is due later the timer looks again by itself.
+        let next = self.acceptor.borrow().poll_timeout();
+        if next.is_some_and(|next| self.timer_at.get().is_none_or(|at| next < at)) {
+            self.timer_wake.notify();
+        }
     }
 
     /// The end: nothing is answered any more.
@@ -200,6 +207,7 @@ pub(crate) async fn run_timers<E: Env>(node: Rc<Node<E>>) {
     loop {
         let mark = node.timer_wake.mark();
         let next = node.acceptor.borrow().poll_timeout();
+        node.timer_at.set(next);
         let changed = pin!(node.timer_wake.changed(mark));
         let sleep = pin!(node.env.sleep_until(next.unwrap_or(Tick::NEVER)));
         match (next, select(changed, sleep).await) {

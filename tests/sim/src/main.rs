@@ -13,6 +13,10 @@ use std::ops::Range;
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// A tenth of a run is spent on memory with the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs seeds of a simulated cluster over virtual time.
 #[derive(Parser)]
 #[command(name = "sim")]

@@ -169,11 +169,12 @@ impl<'a, D: Disk> Stream<'a, D> {
     }
 }
 
-/// First and last byte that are not zero. Most of a segment is preallocated: zeros are passed over in pieces that the
-/// compiler turns into wide operations.
+/// First and last byte that are not zero. Most of a segment is preallocated: zeros are passed over in pieces, each
+/// compared as a whole.
 fn non_zero_span(bytes: &[u8]) -> Option<(usize, usize)> {
     const PIECE: usize = 256;
-    let is_zero = |piece: &[u8]| piece.iter().fold(0, |all, byte| all | byte) == 0;
+    const ZEROS: [u8; PIECE] = [0; PIECE];
+    let is_zero = |piece: &[u8]| *piece == ZEROS[..piece.len()];
     let place = bytes.chunks(PIECE).position(|piece| !is_zero(piece))?;
     let skipped = place * PIECE;
     let first = skipped + bytes[skipped..].iter().position(|&byte| byte != 0)?;

@@ -120,9 +120,13 @@ impl Drop for SimBuf {
         memory[self.start..][self.dirty.clone()].fill(PATTERN);
         // The thread may be ending; then the memory is simply freed.
         let _ = SPARE.try_with(|spare| {
-            if let Ok(mut spare) = spare.try_borrow_mut()
-                && spare.len() < SPARE_MAX
-            {
+            if let Ok(mut spare) = spare.try_borrow_mut() {
+                // Large ones cost the most to get anew: the smallest goes.
+                if spare.len() >= SPARE_MAX
+                    && let Some(smallest) = (0..spare.len()).min_by_key(|at| spare[*at].len())
+                {
+                    spare.swap_remove(smallest);
+                }
                 spare.push(memory);
             }
         });
