@@ -173,6 +173,7 @@ impl Scenario for WholeCluster {
             "checkpoints",
             "images saved by order",
             "NameNode ended behind an image",
+            "segments purged",
             "power failures",
             "unsynced writes lost",
             "edits compared",
@@ -247,7 +248,14 @@ impl Scenario for WholeCluster {
             &cluster.journalnodes,
         )));
         duel::start(&world, &cluster, &audit, world.rng(Stream::Faults, 4), end);
-        images::start(&world, &cluster, &images, world.rng(Stream::Faults, 7), end);
+        images::start(
+            &world,
+            &cluster,
+            &images,
+            &audit,
+            world.rng(Stream::Faults, 7),
+            end,
+        );
         let watch = audit::watch(
             world.clone(),
             Rc::clone(&audit),

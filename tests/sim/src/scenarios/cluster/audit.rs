@@ -7,8 +7,11 @@
 //! * **Finalised is final** (P2): what two JournalNodes finalised at a txid is the same record, and a finalised segment
 //!   ends where the others of its first txid end.
 //!
-//! A JournalNode that was made to forget (wiped, rolled back, rotten) binds nobody any more.
+//! A JournalNode that was made to forget (wiped, rolled back, rotten) binds nobody any more. Edits far enough behind an
+//! image that a NameNode has may be purged.
 
+use super::images;
+use super::nodes::NAMENODE_DIR;
 use crate::disk::SimDisk;
 use crate::node::NodeId;
 use crate::report::Promise;
@@ -130,6 +133,10 @@ pub(in crate::scenarios) struct Audit {
     /// Last txids of finalised segments, by their first, and at whom.
     ends: BTreeMap<u64, (usize, u64)>,
     writers: BTreeSet<u64>,
+    /// NameNodes whose images allow purges, and how many edits behind an image stay.
+    purgers: (Vec<NodeId>, u64),
+    /// Edits below this one may be purged.
+    purgeable: u64,
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -205,7 +212,34 @@ impl Audit {
             finalised: BTreeMap::new(),
             ends: BTreeMap::new(),
             writers: BTreeSet::new(),
+            purgers: (Vec::new(), 0),
+            purgeable: 0,
         }
+    }
+
+    /// Edits that images of these NameNodes hold may be purged, but for the last `extra`.
+    pub(super) fn allow_purges(&mut self, namenodes: &[NodeId], extra: u64) {
+        self.purgers = (namenodes.to_vec(), extra);
+    }
+
+    /// What came behind this edit is nowhere any more, as of the last look.
+    pub(super) fn is_gone_behind(&self, txid: u64) -> bool {
+        let mut segments = self.journals.iter().flat_map(|j| j.segments.values());
+        let later = segments.any(|(_, segment)| segment.last().is_some_and(|last| last > txid));
+        let next = self
+            .journals
+            .iter()
+            .any(|j| j.edits(txid + 1).next().is_some());
+        later && !next
+    }
+
+    fn refresh_purgeable(&mut self) {
+        let (namenodes, extra) = &self.purgers;
+        let images = namenodes.iter().filter_map(|node| {
+            images::newest(&self.handle.disk_of(*node), Path::new(NAMENODE_DIR))
+        });
+        let newest = images.max().unwrap_or(0);
+        self.purgeable = self.purgeable.max((newest + 1).saturating_sub(*extra));
     }
 
     fn disk(&self, index: usize) -> SimDisk {
@@ -299,6 +333,7 @@ impl Audit {
     fn look_at(&mut self, indices: &[usize]) {
         self.handle.count("looks at the journals", 1);
         self.glance();
+        self.refresh_purgeable();
         let mut fresh: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
         for index in indices {
             self.read(*index, &mut fresh);
@@ -330,7 +365,15 @@ impl Audit {
         if std::mem::replace(&mut journal.names, names) != names {
             let paths = disk.files().into_iter().map(|(path, _)| path);
             let present: BTreeSet<PathBuf> = paths.filter(|path| is_segment(path)).collect();
-            journal.segments.retain(|path, _| present.contains(path));
+            let (handle, purgeable) = (&self.handle, self.purgeable);
+            journal.segments.retain(|path, (_, segment)| {
+                let stays = present.contains(path);
+                let purgeable = segment.last().is_some_and(|last| last < purgeable);
+                if !stays && purgeable && is_finalised(path) {
+                    handle.count("segments purged", 1);
+                }
+                stays
+            });
             let finalised =
                 |path: &PathBuf| is_finalised(path) && journal.segments.contains_key(path);
             journal.open = present
@@ -459,9 +502,12 @@ impl Audit {
                 .copied()
                 .max_by_key(|edit| (holders(edit), edit.epoch))
             else {
+                if txid < self.purgeable {
+                    continue;
+                }
                 return self.violate(Promise::P2, format!("acknowledged edit {txid} is nowhere"));
             };
-            if holders(&edit) < enough {
+            if holders(&edit) < enough && txid >= self.purgeable {
                 let detail = format!(
                     "acknowledged edit {txid} is durable at {} JournalNodes: {held:?}",
                     holders(&edit)
@@ -481,7 +527,7 @@ impl Audit {
                 .journals
                 .iter()
                 .any(|journal| journal.holds(*txid, *edit));
-            if !held {
+            if !held && *txid >= self.purgeable {
                 let detail = format!("acknowledged edit {txid} of epoch {} is gone", edit.epoch);
                 return self.violate(Promise::P2, detail);
             }

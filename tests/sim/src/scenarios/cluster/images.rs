@@ -1,6 +1,10 @@
 //! Images: in half of all seeds standbys make them often, in some of those the superuser orders more, and NameNodes end
 //! behind them. Whoever starts from an image remembers where blocks were; the DataNodes' digests must prove it.
+//!
+//! In half of those seeds the journal is purged soon behind the oldest image kept. A NameNode that was away may then lack
+//! edits that nobody has any more; its operator has it take the image of the other one (`namenode -bootstrapStandby -force`).
 
+use super::audit::Audit;
 use super::nodes::{Cluster, Dfs, NAMENODE_DIR, namenode_address, namenode_name};
 use crate::disk::SimDisk;
 use crate::node::{Crash, NodeId};
@@ -12,8 +16,11 @@ use hadal_env::Expect;
 use hadal_namesystem::CheckpointConfig;
 use hadal_proto::admin::{Request, Response, SafeModeAction};
 use hadal_types::Role;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Between two orders to save an image.
@@ -27,12 +34,25 @@ const LEAVE_EVERY: Duration = Duration::from_millis(500);
 /// An order without an answer may still come true so much later: no connection is silent for longer.
 const LATE: Duration = Duration::from_secs(15);
 
+/// Between two looks for NameNodes that lack purged edits, and how many of them must agree.
+const GAP_EVERY: Duration = Duration::from_secs(2);
+/// See [`GAP_EVERY`].
+const GAP_LOOKS: u32 = 3;
+/// Word of the statistics.
+const STANDBY: &str = "standby";
+/// No run has as many edits.
+const ALL_EDITS: u64 = 1_000_000;
+
 /// How the NameNodes of a seed make images.
 #[derive(Clone)]
 pub(in crate::scenarios) struct Images {
     pub(super) checkpoint: CheckpointConfig,
     pub(super) retained: usize,
     pub(super) bytes_per_second: u64,
+    /// Edits that stay in the journal behind the oldest image kept.
+    pub(super) extra_edits: u64,
+    /// NameNodes that take the image of another one when they start.
+    behind: Rc<RefCell<BTreeSet<usize>>>,
     /// The superuser orders some.
     ordered: bool,
     /// NameNodes end behind them.
@@ -46,6 +66,8 @@ impl Images {
             checkpoint: CheckpointConfig::default(),
             retained: 2,
             bytes_per_second: 0,
+            extra_edits: ALL_EDITS,
+            behind: Rc::default(),
             ordered: false,
             ends: false,
         }
@@ -66,9 +88,29 @@ impl Images {
             },
             retained: rng.range(1, 2) as usize,
             bytes_per_second: if slow { rng.range(1_000, 20_000) } else { 0 },
+            behind: Rc::default(),
             ordered: rng.chance(1, 2),
             ends: rng.chance(1, 2),
+            extra_edits: match rng.chance(1, 2) {
+                true => rng.range(0, 200),
+                false => ALL_EDITS,
+            },
         }
+    }
+
+    /// Edits are purged in this seed.
+    pub(super) fn purges(&self) -> bool {
+        self.extra_edits < ALL_EDITS
+    }
+
+    /// Whether this NameNode is to take the image of another one before it serves.
+    pub(super) fn is_behind(&self, namenode: usize) -> bool {
+        self.behind.borrow().contains(&namenode)
+    }
+
+    /// This NameNode has taken the image of another one.
+    pub(super) fn caught_up(&self, namenode: usize) {
+        self.behind.borrow_mut().remove(&namenode);
     }
 }
 
@@ -85,11 +127,32 @@ pub(super) fn newest(disk: &SimDisk, dir: &Path) -> Option<u64> {
 }
 
 /// Counts images and orders some, and ends NameNodes behind those, until `end`, as the seed has it.
-pub(super) fn start(world: &Handle, cluster: &Cluster, images: &Images, rng: Rng, end: Duration) {
+pub(super) fn start(
+    world: &Handle,
+    cluster: &Cluster,
+    images: &Images,
+    audit: &Rc<RefCell<Audit>>,
+    mut rng: Rng,
+    end: Duration,
+) {
     if images.checkpoint == CheckpointConfig::default() {
         return;
     }
     let namenodes = cluster.namenodes.clone();
+    if images.purges() {
+        let operator = Operator {
+            handle: world.clone(),
+            dfs: cluster.admin_dfs(world),
+            namenodes: namenodes.clone(),
+            ends: false,
+            rng: rng.fork(),
+        };
+        audit
+            .borrow_mut()
+            .allow_purges(&namenodes, images.extra_edits);
+        let task = operator.find_gaps(images.clone(), Rc::clone(audit));
+        world.spawn_on(cluster.admin, "gaps", task);
+    }
     world.spawn("count images", count(world.clone(), namenodes.clone(), end));
     if images.ordered || namenodes.len() == 1 {
         let operator = Operator {
@@ -187,6 +250,37 @@ impl Operator {
                     handle.sleep(LATE).await;
                 }
                 _ => handle.sleep(LEAVE_EVERY).await,
+            }
+        }
+    }
+
+    /// NameNodes that stand by and lack edits which nobody has any more are started again, to take a newer image. Faults may
+    /// be over: it is for the cluster to become whole.
+    async fn find_gaps(mut self, images: Images, audit: Rc<RefCell<Audit>>) {
+        let mut seen = vec![0; self.namenodes.len()];
+        loop {
+            self.handle.sleep(GAP_EVERY).await;
+            for index in 0..self.namenodes.len() {
+                let stats = self.order(index, &Request::NamenodeStats).await;
+                let lacks = match stats {
+                    Some(Ok(Response::NamenodeStats { stats })) if stats.state == STANDBY => {
+                        let mut audit = audit.borrow_mut();
+                        audit.look();
+                        audit.is_gone_behind(stats.last_applied.0)
+                    }
+                    _ => false,
+                };
+                seen[index] = if lacks { seen[index] + 1 } else { 0 };
+                if seen[index] < GAP_LOOKS {
+                    continue;
+                }
+                seen[index] = 0;
+                self.handle.count("NameNodes that lacked purged edits", 1);
+                images.behind.borrow_mut().insert(index);
+                let node = self.namenodes[index];
+                self.handle.crash(node, Crash::Process);
+                let wait = Duration::from_millis(self.rng.range(10, 1_000));
+                self.handle.at(wait, move |handle| handle.restart(node));
             }
         }
     }

@@ -82,6 +82,7 @@ fn namenode_config(
     config.images_retained = images.retained;
     config.checkpoint = images.checkpoint.clone();
     config.image_bytes_per_second = images.bytes_per_second;
+    config.extra_edits_retained = images.extra_edits;
     config.planted = planted.journal;
     config.election_planted = planted.election;
     config
@@ -131,6 +132,16 @@ pub(in crate::scenarios) async fn namenode(
     if alone {
         serving.peers.clear();
         serving.namesystem.alone = true;
+    }
+    while images.is_behind(index) {
+        match hadal_namenode::bootstrap_standby(env.clone(), &config, true).await {
+            Ok(_) => {
+                env.world().count("bootstraps behind a purge", 1);
+                images.caught_up(index);
+            }
+            Err(BootstrapError::Run(error)) => return env.stop(EXIT_FAILED, &error.to_string()),
+            Err(_) => env.sleep_until(env.now().after_ms(500)).await,
+        }
     }
     loop {
         match hadal_namenode::run(env.clone(), serving.clone()).await {
