@@ -4,7 +4,7 @@ use crate::barrier::Barrier;
 use crate::caller::Caller;
 use crate::config::NamesystemConfig;
 use crate::effect::{Effect, forward};
-use crate::image::{Loaded, LocationsAt};
+use crate::image::{FileBlock, Loaded, LocationsAt};
 use crate::lease::{Leases, NAMENODE_HOLDER, TRUNCATE_HOLDER, is_namenode};
 use crate::ops::Attempts;
 use crate::output::{Answer, Event, Output};
@@ -82,6 +82,7 @@ impl Namesystem {
     pub fn load(config: NamesystemConfig, blocks: BlockConfig, seed: u64, image: Loaded) -> Self {
         let Loaded {
             state,
+            blocks: listed,
             mut locations,
         } = image;
         let mut namesystem = Self::with_state(config, blocks, seed, state);
@@ -89,24 +90,15 @@ impl Namesystem {
         blocks.remember_storages(core::mem::take(&mut locations.storages));
         blocks.reserve(state.tree.counts.blocks);
         let mut known = LocationsAt::new(&locations);
-        for (id, inode) in state.tree.inodes() {
-            let Some(file) = inode.file() else {
-                continue;
-            };
-            let last = file.blocks.len().saturating_sub(1);
-            let is_known = known.is_at(id);
-            for (at, block) in file.blocks.iter().enumerate() {
-                let is_open = file.is_open && at == last;
-                if is_known {
-                    let here = known.next_block();
-                    blocks.load_remembered(block, id, file.replication, is_open, &here);
-                } else {
-                    blocks.load(block, id, file.replication, is_open);
-                }
-            }
-            if is_known {
-                known.advance();
-            }
+        for listed in listed.into_blocks() {
+            let FileBlock {
+                inode,
+                block,
+                replication,
+                is_open,
+            } = listed;
+            let here = known.next_block(inode);
+            blocks.load_remembered(block, inode, replication, is_open, &here);
         }
         namesystem.last_checkpoint = namesystem.applied();
         namesystem.tell_applied();

@@ -210,20 +210,6 @@ impl Tree {
         self.inodes.page(id)
     }
 
-    /// All inodes in the order of their ids, names not looked at.
-    pub(crate) fn inodes(&self) -> impl Iterator<Item = (InodeId, InodeRef<'_>)> {
-        let mut from = Some(0);
-        core::iter::from_fn(move || {
-            let (base, page) = self.next_page(from?)?;
-            from = base.checked_add(crate::radix::PAGE_IDS);
-            Some((base, page))
-        })
-        .flat_map(|(base, page)| {
-            page.inodes()
-                .map(move |(slot, inode)| (InodeId(base + u64::from(slot)), inode))
-        })
-    }
-
     /// Gives a directory all its entries at once, sorted by name and with their fingerprints (image load).
     pub(crate) fn set_children(&mut self, directory: InodeId, ids: Vec<u64>) {
         let entries = (!ids.is_empty()).then(|| Children::from_sorted(ids));

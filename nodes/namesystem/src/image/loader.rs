@@ -1,5 +1,6 @@
 //! Reading an image.
 
+use super::blocks::FileBlocks;
 use super::locations::{self, Locations};
 use super::records::Reader;
 use super::{ENTRIES_PER_RECORD, ImageError, OLDEST_VERSION, Section, VERSION};
@@ -19,6 +20,7 @@ use hadal_types::{BlockId, ClientId, GenerationStamp, InodeId, TxId};
 /// A namespace read from an image, ready for [`crate::Namesystem::load`].
 pub struct Loaded {
     pub(crate) state: State,
+    pub(crate) blocks: FileBlocks,
     pub(crate) locations: Locations,
 }
 
@@ -48,6 +50,7 @@ pub struct ImageLoader {
     last_inode: u64,
     /// The page of inodes at hand.
     page: PageBuilder,
+    blocks: FileBlocks,
     /// Inodes that say they are open.
     marked_open: u64,
     /// The directory at hand and its entries so far.
@@ -74,6 +77,7 @@ impl ImageLoader {
             tree: Tree::default(),
             last_inode: 0,
             page: PageBuilder::default(),
+            blocks: FileBlocks::default(),
             marked_open: 0,
             directory: 0,
             entries: Vec::new(),
@@ -189,7 +193,10 @@ impl ImageLoader {
             }
             self.last_inode = id;
             let (inode, name) = input.inode(owners)?;
-            self.marked_open += u64::from(matches!(&inode.body, Body::File(file) if file.is_open));
+            if let Body::File(file) = &inode.body {
+                self.marked_open += u64::from(file.is_open);
+                self.blocks.push(InodeId(id), file);
+            }
             self.page.push(slot(id), inode, name.as_bytes());
         }
         Ok(())
@@ -314,6 +321,7 @@ impl ImageLoader {
                 retry: self.retry,
                 counters: header.counters,
             },
+            blocks: self.blocks,
             locations: self.locations,
         })
     }

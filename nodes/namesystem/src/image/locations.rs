@@ -93,18 +93,21 @@ impl<'a> LocationsAt<'a> {
         at
     }
 
-    /// Whether the next locations are those of this file's blocks.
-    pub(crate) fn is_at(&self, file: InodeId) -> bool {
-        self.file == Some(file)
-    }
-
-    /// The locations of the next block of the file.
-    pub(crate) fn next_block(&mut self) -> SmallVec<[u32; 4]> {
+    /// The locations of the next block of this file; none where none are known. Blocks are asked for in the order of
+    /// files, each of them.
+    pub(crate) fn next_block(&mut self, file: InodeId) -> SmallVec<[u32; 4]> {
+        // All blocks of a file before this one are read.
+        while self.file.is_some_and(|at| at < file) {
+            self.advance();
+        }
+        if self.file != Some(file) {
+            return SmallVec::new();
+        }
         (0..self.number()).map(|_| self.number() as u32).collect()
     }
 
-    /// Goes on to the next file, once all blocks of this one are read.
-    pub(crate) fn advance(&mut self) {
+    /// Goes on to the next file.
+    fn advance(&mut self) {
         let mut before = self.file.map_or(0, |file| file.0);
         while self.input.is_empty() {
             let Some(chunk) = self.chunks.next() else {
