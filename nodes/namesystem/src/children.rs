@@ -7,6 +7,9 @@ use alloc::vec::Vec;
 const CHUNK_MAX: usize = 256;
 const ID_BITS: u32 = 48;
 const ID_MASK: u64 = (1 << ID_BITS) - 1;
+/// Names of one fingerprint that are looked at before a look-up searches by name: honest ones in a chunk are one or two,
+/// whoever makes names can make all of them alike.
+const ALIKE_MAX: usize = 4;
 
 /// An inode id with 16 bits of its name's hash above it: looking a name up scans these and then looks at one
 /// inode, where a binary search would look at eight or more, each a handful of cache misses.
@@ -114,11 +117,18 @@ impl Children {
     /// The id of the entry of that name.
     pub(crate) fn get<'a>(&self, name: &[u8], name_of: impl Fn(u64) -> &'a [u8]) -> Option<u64> {
         let wanted = fingerprint(name);
-        self.chunk(self.chunk_of(name, &name_of))
-            .iter()
+        let entries = self.chunk(self.chunk_of(name, &name_of)).iter();
+        let mut alike = entries
             .filter(|entry| **entry & !ID_MASK == wanted)
-            .map(|entry| entry & ID_MASK)
-            .find(|id| name_of(*id) == name)
+            .map(|entry| entry & ID_MASK);
+        let found = alike
+            .by_ref()
+            .take(ALIKE_MAX)
+            .find(|id| name_of(*id) == name);
+        if found.is_some() || alike.next().is_none() {
+            return found;
+        }
+        self.find(name, name_of).ok().map(|(_, id)| id)
     }
 
     /// Looks for `name`: `Ok` is the place of the entry, `Err` the place where it would stand. `name_of`
@@ -280,6 +290,36 @@ mod tests {
     }
     use alloc::collections::BTreeMap;
     use alloc::string::String;
+
+    /// Names made to have one fingerprint are all found, and none of them by a look at all the others.
+    #[test]
+    fn names_of_one_fingerprint_are_found_by_a_search() {
+        let mut names: Vec<[u8; 4]> = (0..3_000_000u32)
+            .map(u32::to_be_bytes)
+            .filter(|name| fingerprint(name) == fingerprint(b"name"))
+            .collect();
+        let missing = names.remove(names.len() / 2);
+        assert!((32..CHUNK_MAX).contains(&names.len()));
+        let entries = (0u64..).zip(&names);
+        let entries = entries.map(|(id, name)| entry(id, name));
+        let children = Children::from_sorted(entries.collect());
+        let looks = core::cell::Cell::new(0);
+        let name_of = |id: u64| {
+            looks.set(looks.get() + 1);
+            &names[id as usize][..]
+        };
+        let look_up = |name: &[u8]| {
+            looks.set(0);
+            let found = children.get(name, name_of);
+            // The greatest name, the ones looked at first, and the halvings of a chunk.
+            assert!(looks.get() <= ALIKE_MAX + 11, "{} looks", looks.get());
+            found
+        };
+        for (id, name) in (0u64..).zip(&names) {
+            assert_eq!(look_up(name), Some(id));
+        }
+        assert_eq!(look_up(&missing), None);
+    }
 
     #[test]
     fn stays_sorted_and_complete_through_growth_and_shrinking() {

@@ -387,6 +387,11 @@ impl InodePage {
         self.present &= !(1 << slot);
         let record = self.records.remove(at);
         self.release(record.common);
+        // Ids are never given out again: what few inodes are left of a page do not keep the room of all.
+        let room = self.records.capacity();
+        if room > 8 && self.records.len() * 4 <= room {
+            self.fit();
+        }
         true
     }
 
@@ -415,8 +420,8 @@ impl InodePage {
         self.names.drain(at..at + usize::from(len));
     }
 
-    /// A full page grows no more: gives back the room it had for that. Copies, since shrunk in place buffers keep their
-    /// memory with many an allocator.
+    /// Gives back room that is not used: a full page grows no more, one that lost most of its inodes hardly. Copies, since
+    /// shrunk in place buffers keep their memory with many an allocator.
     fn fit(&mut self) {
         if self.records.capacity() > self.records.len() {
             self.records = self.records.as_slice().into();

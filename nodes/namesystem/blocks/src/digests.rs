@@ -94,7 +94,8 @@ impl PartitionDigests {
 }
 
 impl Partition {
-    /// Does something to one block and keeps the digests of the storages it is believed to be in.
+    /// Does something to one block and keeps the digests of the storages it is believed to be in, and what is
+    /// remembered of it. Every change of a block's stamp, length or state goes through here.
     pub(crate) fn accounted<R>(&mut self, key: u64, f: impl FnOnce(&mut Self) -> R) -> R {
         self.note_change(key);
         let before = self.believed(key);

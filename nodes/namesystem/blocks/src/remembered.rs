@@ -5,12 +5,13 @@
 //! and deletion do not see them. When a storage that an image knew sends digests, they are compared with the sum of what
 //! it is known to hold and what is remembered of it. Where they are equal the DataNode has exactly those replicas, in the
 //! stamps and lengths that blocks have now, and they enter the map as if it had listed them. Whatever it says of a
-//! block or a range by other means replaces what is remembered of them. What an edit did to a block meanwhile needs no
-//! care: the digests are made of blocks as they are when they are compared.
+//! block or a range by other means replaces what is remembered of them. What an edit did to a block meanwhile counts: the
+//! digests compared are those of blocks as they are then.
 //!
 //! The digests of what is remembered are added up once for all storages, in the pass that sorts an image's blocks in: a
 //! block is hashed once, not once per storage. Blocks that something was done to since are few, are noted with what they
-//! were then, and set right in every comparison.
+//! were then, and set right in every comparison. So whatever changes stamp, length or state of a block goes through
+//! [`Partition::accounted`], which notes it.
 
 use crate::digests::{Leaves, PARTITION_LEAVES};
 use crate::entry::Entry;

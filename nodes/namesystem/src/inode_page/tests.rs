@@ -282,6 +282,40 @@ fn a_full_page_has_no_room_to_spare() {
 }
 
 #[test]
+fn few_that_are_left_do_not_keep_the_room_of_all() {
+    let mut page = InodePage::default();
+    for slot in 0..64 {
+        page.insert(slot, file(BlockList::One(block(1))), "part-00000001");
+    }
+    (0..64)
+        .filter(|slot| slot % 16 != 3)
+        .for_each(|slot| assert!(page.remove(slot)));
+    assert_eq!(page.inodes().count(), 4);
+    assert!(page.iter().all(|(_, _, name)| name == "part-00000001"));
+    // Four times what they need at most, and the page itself.
+    assert!(
+        page.heap_bytes() <= 4 * 4 * (32 + 13) + 256,
+        "{}",
+        page.heap_bytes()
+    );
+}
+
+#[test]
+fn names_may_be_as_long_as_names_can_be() {
+    let mut page = InodePage::default();
+    let long = |slot: u32| alloc::format!("{slot:0255}");
+    for slot in (0..64).rev() {
+        page.insert(slot, file(BlockList::Empty), &long(slot));
+    }
+    page.rename(31, "");
+    page.rename(31, &long(131));
+    for slot in 0..64 {
+        let name = long(if slot == 31 { 131 } else { slot });
+        assert_eq!(page.name(slot), Some(name.as_bytes()));
+    }
+}
+
+#[test]
 fn block_lists_grow_and_shrink() {
     let mut page = InodePage::default();
     page.insert(9, file(BlockList::Empty), "a");
