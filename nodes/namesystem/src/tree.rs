@@ -369,11 +369,10 @@ impl Tree {
         }
         let inodes = self.counts.directories + self.counts.files;
         let share = u128::from(bytes) * u128::from(inodes) / u128::from(seen.max(1));
-        // Directories are too different to be sampled: an entry per inode, and what one takes itself.
-        let entries = 8 * inodes + size_of::<Children>() as u64 * self.counts.directories;
+        // Directories are too different to be sampled: an entry per inode.
         u64::try_from(share)
             .unwrap_or(u64::MAX)
-            .saturating_add(entries)
+            .saturating_add(8 * inodes)
     }
 }
 

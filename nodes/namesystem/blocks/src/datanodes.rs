@@ -1,6 +1,7 @@
 //! DataNodes come, beat, fall silent and go (A-08..A-17, T-H24).
 
 use crate::decommission::Service;
+use crate::entry::STORAGES_MAX;
 use crate::registry::host_of;
 use crate::{BlockEvent, BlockManager};
 use alloc::format;
@@ -14,7 +15,7 @@ use hadal_proto::{Fault, FaultClass};
 use hadal_types::{DatanodeUuid, Tick, TxId, mix};
 
 /// Storages one DataNode may have.
-const STORAGES_MAX: usize = 1_024;
+const NODE_STORAGES_MAX: usize = 1_024;
 
 impl BlockManager {
     /// Answers everything of DatanodeProtocol but CommitBlockSynchronization, which makes edits and is the
@@ -227,7 +228,7 @@ impl BlockManager {
                 theirs.block_pool_id.to_string(),
             );
         }
-        if registration.storages.len() > STORAGES_MAX {
+        if registration.storages.len() > NODE_STORAGES_MAX {
             return Err(too_many_storages(name));
         }
         if let Some(node) = self.nodes.find(registration.uuid) {
@@ -249,10 +250,14 @@ impl BlockManager {
 
     /// Storage numbers of a heartbeat or registration; a failed storage loses its replicas.
     fn note_storage(&mut self, node: u32, report: &StorageReport) -> Result<(), Fault> {
-        if self.nodes.find_storage(node, report.storage).is_none()
-            && self.nodes.node(node).storages.len() >= STORAGES_MAX
-        {
-            return Err(too_many_storages(&self.nodes.node(node).name));
+        if self.nodes.find_storage(node, report.storage).is_none() {
+            let name = &self.nodes.node(node).name;
+            if self.nodes.node(node).storages.len() >= NODE_STORAGES_MAX {
+                return Err(too_many_storages(name));
+            }
+            if !self.nodes.has_room() {
+                return Err(no_room(name));
+            }
         }
         let storage = self.nodes.enter_storage(node, report);
         self.nodes.refresh_storage(storage, report);
@@ -465,7 +470,7 @@ impl BlockManager {
     }
 
     fn offer_slot(&mut self, node: u32, heartbeat: &Heartbeat) -> Option<hadal_types::StorageUuid> {
-        for wanted in heartbeat.wants_report.iter().take(STORAGES_MAX) {
+        for wanted in heartbeat.wants_report.iter().take(NODE_STORAGES_MAX) {
             let Some(storage) = self.nodes.find_storage(node, *wanted) else {
                 continue;
             };
@@ -510,6 +515,16 @@ impl BlockManager {
 fn too_many_storages(name: &str) -> Fault {
     Fault::new(
         FaultClass::BadRequest,
-        format!("datanode {name} has more than {STORAGES_MAX} storages"),
+        format!("datanode {name} has more than {NODE_STORAGES_MAX} storages"),
+    )
+}
+
+fn no_room(name: &str) -> Fault {
+    Fault::new(
+        FaultClass::BadRequest,
+        format!(
+            "a storage of datanode {name} cannot be entered: {STORAGES_MAX} were since this namenode started, and it \
+             knows no more; restart it, and it forgets those that are gone"
+        ),
     )
 }

@@ -314,14 +314,23 @@ impl Registry {
         self.maintained = maintained.count();
     }
 
+    /// Whether another storage can be entered: the block map has so many numbers for them.
+    pub(crate) fn has_room(&self) -> bool {
+        self.storages.len() < STORAGES_MAX
+    }
+
     /// Index of a storage of a DataNode, added (content stale, not reported) when new.
+    ///
+    /// # Panics
+    ///
+    /// When it is new and there is no room ([`Self::has_room`]).
     pub(crate) fn enter_storage(&mut self, node: u32, report: &StorageReport) -> u32 {
         if let Some(storage) = self.find_storage(node, report.storage) {
             return storage;
         }
         let storage = self.storages.len();
         assert!(
-            storage < STORAGES_MAX,
+            self.has_room(),
             "a NameNode knows {STORAGES_MAX} storages at most"
         );
         let storage = storage as u32;
