@@ -123,8 +123,8 @@ impl<S: Seam> Namenodes<S> {
         loop {
             let asked = failover.current();
             let outcome = self.one_try(&call, &mut failover).await;
-            let now = self.seam.now();
-            let jitter = self.seam.random_u64();
+            // A system call each: for the calls that went wrong only.
+            let now_and_jitter = || (self.seam.now(), self.seam.random_u64());
             let verdict = match outcome {
                 Some(Either::Left(Ok(reply))) => {
                     self.current.store(asked, Ordering::Relaxed);
@@ -136,9 +136,11 @@ impl<S: Seam> Namenodes<S> {
                         return Err(ClientError::Fault(fault));
                     }
                     let hinted = self.index_of(&fault.hint);
+                    let (now, jitter) = now_and_jitter();
                     failover.handle_fault(now, &fault, hinted, jitter)
                 }
                 Some(Either::Left(Err(Attempt::Net(reason)))) => {
+                    let (now, jitter) = now_and_jitter();
                     failover.handle_unreachable(now, reason, jitter)
                 }
                 Some(Either::Right(active)) => {
@@ -149,8 +151,10 @@ impl<S: Seam> Namenodes<S> {
                 None => Verdict::Surface,
             };
             match verdict {
-                Verdict::Surface => return Err(self.surface(&failover, now)),
-                Verdict::Retry { at, .. } if at > now => self.seam.sleep_until(at).await,
+                Verdict::Surface => return Err(self.surface(&failover, self.seam.now())),
+                Verdict::Retry { at, .. } if at > self.seam.now() => {
+                    self.seam.sleep_until(at).await;
+                }
                 Verdict::Retry { .. } => {}
             }
         }
