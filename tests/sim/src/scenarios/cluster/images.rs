@@ -260,7 +260,7 @@ impl Operator {
         let mut seen = vec![0; self.namenodes.len()];
         loop {
             self.handle.sleep(GAP_EVERY).await;
-            for index in 0..self.namenodes.len() {
+            for (index, seen) in seen.iter_mut().enumerate() {
                 let stats = self.order(index, &Request::NamenodeStats).await;
                 let lacks = match stats {
                     Some(Ok(Response::NamenodeStats { stats })) if stats.state == STANDBY => {
@@ -270,11 +270,11 @@ impl Operator {
                     }
                     _ => false,
                 };
-                seen[index] = if lacks { seen[index] + 1 } else { 0 };
-                if seen[index] < GAP_LOOKS {
+                *seen = if lacks { *seen + 1 } else { 0 };
+                if *seen < GAP_LOOKS {
                     continue;
                 }
-                seen[index] = 0;
+                *seen = 0;
                 self.handle.count("NameNodes that lacked purged edits", 1);
                 images.behind.borrow_mut().insert(index);
                 let node = self.namenodes[index];
