@@ -5,14 +5,17 @@ use crate::error::{BootstrapError, RunError};
 use crate::fetch::{Description, describe, fetch_image};
 use crate::identity;
 use crate::images::images_dir;
+use futures_util::StreamExt;
 use futures_util::future::{Either, select};
+use futures_util::stream::FuturesUnordered;
 use hadal_env::{Disk, Env, Expect, Net};
 use hadal_proto::qjournal::{Call, Manifest, QjournalProtocol, Request, Response};
-use hadal_quic::{CallClient, CallError};
-use hadal_types::{CURRENT_LAYOUT, NamespaceInfo, Role, TxId};
+use hadal_quic::CallClient;
+use hadal_types::{CURRENT_LAYOUT, NamespaceInfo, Role, Tick, TxId};
+use std::collections::BTreeMap;
 use std::pin::pin;
 
-/// Somebody who does not answer for so long is passed over.
+/// Who does not answer for so long, or cannot be reached, is done without.
 const ANSWER_WAIT_MS: u64 = 15_000;
 
 /// Between two questions to a NameNode that starts.
@@ -75,22 +78,27 @@ pub async fn bootstrap_standby<E: Env>(
     })
 }
 
-/// The first other NameNode that says who it is.
+/// The first other NameNode that says who it is. All are asked side by side: one that is gone holds up nobody.
 async fn find_peer<'a, E: Env>(
     env: &E,
     config: &'a NamenodeConfig,
 ) -> Result<(&'a NamenodePeer, Description), BootstrapError> {
-    let mut reasons = Vec::new();
-    for peer in &config.peers {
-        let late = env.sleep_until(env.now().after_ms(ANSWER_WAIT_MS));
-        let asked = describe_when_started(env, peer);
-        let reason = match select(pin!(asked), pin!(late)).await {
-            Either::Left((Ok(description), _)) => return Ok((peer, description)),
-            Either::Left((Err(error), _)) => error.to_string(),
-            Either::Right(_) => "no answer".into(),
-        };
-        reasons.push(format!("{} at {}: {reason}", peer.name, peer.address));
+    let deadline = env.now().after_ms(ANSWER_WAIT_MS);
+    let mut asked: FuturesUnordered<_> = (config.peers.iter().enumerate())
+        .map(|(at, peer)| async move { (at, describe_when_started(env, peer, deadline).await) })
+        .collect();
+    let mut reasons = BTreeMap::new();
+    while let Some((at, answered)) = asked.next().await {
+        let peer = &config.peers[at];
+        match answered {
+            Ok(description) => return Ok((peer, description)),
+            Err(reason) => {
+                let (name, address) = (&peer.name, peer.address);
+                reasons.insert(at, format!("{name} at {address}: {reason}"));
+            }
+        }
     }
+    let reasons: Vec<String> = reasons.into_values().collect();
     Err(BootstrapError::NoNamenode {
         reasons: match reasons.is_empty() {
             true => "the configuration names no other".into(),
@@ -99,17 +107,27 @@ async fn find_peer<'a, E: Env>(
     })
 }
 
-/// Asks again while the other NameNode says that it starts: both may be set up in one go.
+/// Asks again until `deadline` while the other NameNode says that it starts, or cannot be reached yet: both may be set up in
+/// one go.
 async fn describe_when_started<E: Env>(
     env: &E,
     peer: &NamenodePeer,
-) -> Result<Description, CallError> {
+    deadline: Tick,
+) -> Result<Description, String> {
+    let mut reason = "no answer".to_owned();
     loop {
-        match describe(env, peer).await {
-            Err(CallError::Fault(fault)) if fault.is_retriable() => {
-                env.sleep_until(env.now().after_ms(RETRY_MS)).await;
+        let late = env.sleep_until(deadline);
+        match select(pin!(describe(env, peer)), pin!(late)).await {
+            Either::Left((Ok(description), _)) => return Ok(description),
+            Either::Left((Err(error), _)) => {
+                reason = error.to_string();
+                let again = env.now().after_ms(RETRY_MS);
+                if !error.is_retriable() || again >= deadline {
+                    return Err(reason);
+                }
+                env.sleep_until(again).await;
             }
-            answered => return answered,
+            Either::Right(_) => return Err(reason),
         }
     }
 }
