@@ -34,9 +34,6 @@ use store_journal::{BATCH_BYTES_MAX, Batch, RECORD_HEAD_LEN};
 /// dropped before the next claim.
 const EVENTS_MAX: usize = 64;
 
-/// The groups of who called last are not looked up again for so long.
-const CALLER_KNOWN_MS: u64 = 1_000;
-
 pub(crate) type NetConn<E> = <<E as Seam>::Net as Net>::Conn;
 
 /// Whom a ticket's answer goes to.
@@ -93,8 +90,6 @@ pub(crate) struct Node<E: Env> {
     pub(crate) parked: Parked,
     waiting: RefCell<BTreeMap<u64, Waiting>>,
     next_ticket: Cell<u64>,
-    /// Who called last, and until when that is known.
-    last_caller: RefCell<Option<(Tick, Rc<Caller>)>>,
     /// Where the present segment of the journal begins, while active.
     pub(crate) segment: Cell<TxId>,
     pub(crate) next_command: Cell<u64>,
@@ -142,7 +137,6 @@ impl<E: Env> Node<E> {
             parked: Parked::default(),
             waiting: RefCell::new(BTreeMap::new()),
             next_ticket: Cell::new(1),
-            last_caller: RefCell::new(None),
             segment: Cell::new(TxId(0)),
             next_command: Cell::new(1),
             edits: RefCell::new(VecDeque::new()),
@@ -263,18 +257,16 @@ impl<E: Env> Node<E> {
         }
         // A NameNode configured alone goes on answering reads, as of the committed edits (protocols.md section 2).
         if let Some(fault) = self.journal_unavailable() {
-            let now = self.env.now();
-            let caller = self.caller(peer, namesystem, now);
-            let read = namesystem.read_committed(now, &caller, &call);
+            let caller = self.caller(peer, namesystem);
+            let read = namesystem.read_committed(self.env.now(), &caller, &call);
             return responder.answer(read.unwrap_or(Err(fault)));
         }
         if mutation && let Some(fault) = self.majority_lost() {
             return responder.answer(Err(fault));
         }
-        let now = self.env.now();
-        let caller = self.caller(peer, namesystem, now);
+        let caller = self.caller(peer, namesystem);
         let ticket = self.ticket(Waiting::Client(responder));
-        namesystem.handle_client(now, self.env.wall_ms(), &caller, ticket, call);
+        namesystem.handle_client(self.env.now(), self.env.wall_ms(), &caller, ticket, call);
         self.kick();
     }
 
@@ -342,25 +334,15 @@ impl<E: Env> Node<E> {
         })
     }
 
-    /// Who calls. Known for a moment, as calls of one peer come in batches.
-    fn caller(&self, peer: &Principal, namesystem: &Namesystem, now: Tick) -> Rc<Caller> {
-        let mut last = self.last_caller.borrow_mut();
-        if let Some((until, caller)) = &*last
-            && now < *until
-            && caller.user == peer.name
-        {
-            return Rc::clone(caller);
-        }
+    fn caller(&self, peer: &Principal, namesystem: &Namesystem) -> Caller {
         let groups = (self.config.groups)(&peer.name);
         let settings = namesystem.config();
         let superuser = peer.name == settings.superuser || groups.contains(&settings.supergroup);
-        let caller = Rc::new(Caller {
+        Caller {
             user: peer.name.clone(),
             groups,
             superuser,
-        });
-        *last = Some((now.after_ms(CALLER_KNOWN_MS), Rc::clone(&caller)));
-        caller
+        }
     }
 
     /// The fault for calls that need the journal while no majority answers.
