@@ -25,7 +25,7 @@ const PORT_TRIES: u16 = 100;
 const SETTLE_WAIT: Duration = Duration::from_secs(300);
 /// How often the NameNode's counts are looked at while something is awaited, and for how long.
 const STATS_LOOK: Duration = Duration::from_millis(20);
-const STATS_WAIT: Duration = Duration::from_secs(120);
+const STATS_WAIT: Duration = Duration::from_secs(600);
 /// The only NameNode of a cluster with one.
 const NAMENODE: &str = "nn1";
 /// Who calls when it must not be the superuser.
@@ -196,6 +196,11 @@ impl Cluster {
         self.hadal(&["dev", "kill", id]).map(|_| ())
     }
 
+    /// Where a daemon keeps what it must not lose.
+    pub fn data(&self, id: &str) -> PathBuf {
+        self.dir.join("data").join(id)
+    }
+
     /// Runs the binary as a client of this cluster; what it printed, when it succeeded.
     ///
     /// # Errors
@@ -217,7 +222,7 @@ impl Cluster {
     /// Waits until the counts of the only NameNode are as wanted.
     ///
     /// # Errors
-    /// When they are not within two minutes.
+    /// When they are not within ten minutes (a large DataNode is copied for minutes).
     pub async fn await_stats(
         &self,
         dfs: &Dfs,
