@@ -173,6 +173,8 @@ pub fn loaded(info: &SegmentInfo) -> LoadedSegment {
             digest_before: LogDigest(info.digest_before.unwrap_or_default()),
             digest_end: LogDigest(info.digest.unwrap_or_default()),
             doubtful_from,
+            bytes: info.bytes.unwrap_or(0),
+            doubtful_bytes: info.doubtful_bytes,
         },
         header_readable: info.writer_epoch.is_some(),
         damaged,

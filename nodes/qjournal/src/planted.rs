@@ -16,6 +16,8 @@ pub struct Planted {
     pub compare_lengths: bool,
     /// A doubtful record counts as absent (R4, R5).
     pub drop_doubtful: bool,
+    /// The doubt about a bad record is taken to end with that record, wherever the node's bytes end.
+    pub bound_doubt_early: bool,
     /// Records are served as committed without comparing the mark's digest.
     pub trust_marks: bool,
     /// A writer counts an edit as committed when one JournalNode has it.

@@ -123,6 +123,13 @@ fn seed_1000_a_tail_is_not_taken_for_what_was_acknowledged() {
     keeps_its_promises(1000, 1);
 }
 
+/// One JournalNode was rolled back, power took another one in the middle of a write: recovery waited for the first, who
+/// does not vote, and no NameNode became active any more. The third one's log bounds what the torn record can have been.
+#[test]
+fn seed_70_a_torn_journal_beside_one_that_forgot_is_recovered() {
+    keeps_its_promises(70, 2);
+}
+
 /// S4 under faults aimed at the rule of one writer: claims and roles. About 15 CPU seconds.
 #[test]
 fn s4_duels_leave_one_writer_and_every_acknowledged_edit() {

@@ -134,6 +134,13 @@ wire_struct! {
         /// A record behind `last` is there but unreadable: this node may have acknowledged it and any
         /// number behind it. `None`: nothing stands behind `last`.
         pub doubtful_from: Option<TxId>,
+        /// Bytes of the records up to `last`, heads included. Records stand back to back, so that equal logs have equal
+        /// lengths, and a record begins at the same byte in each of them.
+        pub bytes: u64,
+        /// With `doubtful_from`: no record that this node ever had durable begins at or behind so many bytes from where the
+        /// first record begins. Whoever has the same log up to there has everything this node can have acknowledged.
+        /// `None`: how far the doubt goes is not known.
+        pub doubtful_bytes: Option<u64>,
     }
 }
 

@@ -48,6 +48,8 @@ impl<D: Disk> Segment<D> {
             writer_epoch: None,
             digest_before: None,
             digest: None,
+            bytes: None,
+            doubtful_bytes: None,
             epochs: None,
             end: None,
             closed_gap: None,
@@ -69,6 +71,8 @@ impl<D: Disk> Segment<D> {
         self.info.writer_epoch = scanned.header.map(|header| header.writer_epoch);
         self.info.digest_before = scanned.header.map(|header| header.digest_before);
         self.info.digest = scanned.digest;
+        self.info.bytes = scanned.header.map(|_| scanned.offset - HEADER_LEN as u64);
+        self.info.doubtful_bytes = scanned.doubtful_bytes();
         self.info.epochs = scanned.epochs;
         self.info.end = Some(scanned.end);
         self.index = scanned.index;
@@ -80,6 +84,7 @@ impl<D: Disk> Segment<D> {
     pub(crate) fn appended(&mut self, end: Entry, epoch: Epoch) {
         self.info.last = Some(TxId(end.txid.0 - 1));
         self.info.digest = Some(end.digest);
+        self.info.bytes = Some(end.offset - HEADER_LEN as u64);
         self.info.epochs = Some((self.info.epochs.map_or(epoch, |(low, _)| low), epoch));
         self.index.note(end);
         self.offset = end.offset;

@@ -92,6 +92,14 @@ pub(crate) struct Scanned {
     pub(crate) index: Index,
 }
 
+impl Scanned {
+    /// See [`crate::SegmentInfo::doubtful_bytes`].
+    pub(crate) fn doubtful_bytes(&self) -> Option<u64> {
+        let known = self.header.is_some() && self.length_legal;
+        (known && matches!(self.end, End::Doubtful(_))).then(|| self.data_end - HEADER)
+    }
+}
+
 /// A window over a file that moves forward.
 pub(crate) struct Stream<'a, D: Disk> {
     disk: &'a D,

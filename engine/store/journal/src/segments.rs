@@ -98,6 +98,8 @@ impl<D: Disk> Journal<D> {
                 writer_epoch: Some(writer_epoch),
                 digest_before: Some(digest_before),
                 digest: Some(digest_before),
+                bytes: Some(0),
+                doubtful_bytes: None,
                 epochs: None,
                 end: Some(End::Clean),
                 closed_gap: None,

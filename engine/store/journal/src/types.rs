@@ -42,6 +42,12 @@ pub struct SegmentInfo {
     pub digest_before: Option<Digest>,
     /// Running digest behind its last readable record; `None` until scanned, and when the header is unreadable.
     pub digest: Option<Digest>,
+    /// Bytes of its readable records; `None` until scanned, and when the header is unreadable. Equal logs have equal lengths.
+    pub bytes: Option<u64>,
+    /// With [`crate::End::Doubtful`]: no record that was ever durable here begins at or behind so many bytes from the start
+    /// of the first record; everything behind is zeros, and a record shows bytes that are none (its epoch and txid). `None`
+    /// when nothing is in doubt, or nobody knows how far: the header is unreadable, or the file was cut.
+    pub doubtful_bytes: Option<u64>,
     /// Lowest and highest epoch of its readable records; `None` until scanned, or without records.
     pub epochs: Option<(Epoch, Epoch)>,
     /// How it ends; `None` until scanned (older finalised segments: [`crate::Journal::scan`]).

@@ -98,6 +98,15 @@ async fn write(journal: &MemJournal, told: &Cell<Told>) -> Result<(), JournalErr
     Ok(())
 }
 
+/// Bytes of the records of a segment.
+fn bytes_of(first: u64, last: u64) -> u64 {
+    if last < first {
+        return 0;
+    }
+    let records = batch(1, first, last, digest(1, first - 1));
+    records.bytes().len() as u64
+}
+
 /// After whatever happened: everything acknowledged is there, everything there was written, and the journal goes on.
 fn check(disk: &MemDisk, told: Told, context: &str) {
     let journal = open(disk);
@@ -112,10 +121,18 @@ fn check(disk: &MemDisk, told: Told, context: &str) {
     for info in &infos {
         match info.end {
             None | Some(End::Clean) => {}
-            Some(End::Doubtful(from)) => assert!(
-                !info.finalised && from.0 > told.appended && from.0 <= told.handed,
-                "{context}: acknowledged and unreadable, or doubt about nothing: {told:?}, {info:?}"
-            ),
+            Some(End::Doubtful(from)) => {
+                assert!(
+                    !info.finalised && from.0 > told.appended && from.0 <= told.handed,
+                    "{context}: acknowledged and unreadable, or doubt about nothing: {told:?}, {info:?}"
+                );
+                let bytes = |last| bytes_of(info.first.0, last);
+                let bound = info.doubtful_bytes.expect("a crash leaves the length");
+                assert!(
+                    bound > bytes(from.0 - 1) && bound <= bytes(told.handed),
+                    "{context}: the doubt ends at {bound}: {told:?}, {info:?}"
+                );
+            }
             Some(end) => panic!("{context}: a crash is not {end:?}: {info:?}"),
         }
         if info.last.is_some_and(|last| last.0 <= told.finalised) {

@@ -104,6 +104,14 @@ fn c1_every_flipped_bit_is_seen() {
             };
             assert_eq!(end, expected(from), "bit {bit}");
             assert!(from <= TxId(LAST + 1));
+            // However the bit turned, the doubt reaches past the head of the last record.
+            let before_last = batch(1, 1, LAST - 1, EMPTY_DIGEST).bytes().len() as u64;
+            if finalise || bit < 4096 * 8 {
+                assert_eq!(info.doubtful_bytes, None, "bit {bit}");
+            } else {
+                let bound = info.doubtful_bytes.expect("header and length are good");
+                assert!(bound >= before_last + 24, "bit {bit}: {bound}");
+            }
         }
         assert!(seen >= used * 8, "only {seen} flips seen");
     }
@@ -138,6 +146,7 @@ fn c2_every_cut_is_seen() {
                     matches!(info.end, Some(End::Doubtful(_) | End::Damaged(_))),
                     "cut at {length}: {info:?}"
                 );
+                assert_eq!(info.doubtful_bytes, None, "what was cut off is not known");
             }
         }
     }

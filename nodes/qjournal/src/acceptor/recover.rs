@@ -183,6 +183,7 @@ impl Acceptor {
                 let segment = SegmentState {
                     finalized: own.is_some_and(|own| own.state.finalized),
                     doubtful_from: None,
+                    doubtful_bytes: None,
                     ..target
                 };
                 self.store(StoreOp::Install { fetch, segment });

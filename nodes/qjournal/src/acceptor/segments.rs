@@ -65,9 +65,11 @@ impl Segment {
         }
     }
 
-    pub(super) fn append(&mut self, last: TxId, digest: LogDigest) {
+    /// `bytes` more of records, up to `last`.
+    pub(super) fn append(&mut self, last: TxId, digest: LogDigest, bytes: u64) {
         self.state.last = last;
         self.state.digest_end = digest;
+        self.state.bytes += bytes;
         if self.ends.len() >= ENDS_CAP {
             self.ends.pop_front();
         }

@@ -148,6 +148,8 @@ impl Acceptor {
                 digest_before,
                 digest_end: digest_before,
                 doubtful_from: None,
+                bytes: 0,
+                doubtful_bytes: None,
             },
             false,
         ));
@@ -248,7 +250,7 @@ impl Acceptor {
         }
         let skip = expected.0 - head.first.0;
         let records = skip_records(records, head.first, skip)?;
-        let (before, first) = (state.digest_end, state.first);
+        let (before, first, bytes) = (state.digest_end, state.first, records.len() as u64);
         let digest = (self.config.digest)(before, expected, &records);
         if digest != Some((last, head.digest_end)) {
             return Err(Fault::new(
@@ -268,7 +270,7 @@ impl Acceptor {
             digest_end: head.digest_end,
         });
         let segment = self.segments.get_mut(first).expect("it is open");
-        segment.append(last, head.digest_end);
+        segment.append(last, head.digest_end, bytes);
         self.segments.verify_marks(self.config.planted.trust_marks);
         self.note_mark(head.committed);
         Ok(Some(last))

@@ -207,7 +207,12 @@ impl Writer {
                     .enumerate()
                     .filter_map(|(jn, prepared)| Some((jn, prepared.as_ref()?)))
                     .collect();
-                match decide(claim.first, nodes, &answers, self.config.planted) {
+                let unanswered = claim.prepared.iter().zip(&self.links);
+                let troubles = unanswered
+                    .filter(|(prepared, _)| prepared.is_none())
+                    .filter_map(|(_, link)| link.trouble.as_ref());
+                let forgot = troubles.filter(|trouble| trouble.forgot).count();
+                match decide(claim.first, nodes, &answers, forgot, self.config.planted) {
                     Decision::Wait(_) => {
                         let unanswered = claim.prepared.iter().zip(&self.links);
                         let hopeful = unanswered
@@ -341,9 +346,10 @@ impl Writer {
                 if let Some(message) =
                     refuse_state(&state, self.info.namespace_id, self.config.planted)
                 {
-                    let foreign = state.info.is_some() && state.standing != Standing::Learner;
+                    let forgot = state.info.is_none() || state.standing == Standing::Learner;
                     self.links[jn].trouble = Some(super::Trouble {
-                        foreign,
+                        foreign: !forgot,
+                        forgot,
                         ..super::Trouble::new(message)
                     });
                     return;

@@ -13,6 +13,8 @@ pub(super) struct Trouble {
     pub(super) fenced_by: Option<Epoch>,
     /// It belongs to another namespace.
     pub(super) foreign: bool,
+    /// It may have forgotten what it held, and does not vote.
+    pub(super) forgot: bool,
     /// For people.
     pub(super) message: String,
 }
@@ -22,6 +24,7 @@ impl Trouble {
         Self {
             fenced_by: None,
             foreign: false,
+            forgot: false,
             message: message.into(),
         }
     }
@@ -30,6 +33,7 @@ impl Trouble {
         Self {
             fenced_by: (fault.class == FaultClass::Fenced).then_some(Epoch(fault.value)),
             foreign: fault.class == FaultClass::IdentityMismatch,
+            forgot: fault.class == FaultClass::Learner,
             message: fault.message.to_string(),
         }
     }

@@ -166,6 +166,73 @@ fn m_j5_doubt_covers_what_stands_behind() {
     })));
 }
 
+/// Edits 1 to 3 of a writer that is gone, on each node as many as said. JN2 cannot read this one of its edits.
+fn torn(lengths: [u64; 3], bad: u64, planted: Planted) -> World {
+    let mut world = World::with(3, planted, true);
+    let w = world.active();
+    for txid in 1..=3 {
+        for (jn, length) in lengths.into_iter().enumerate() {
+            world.set_up(jn, length >= txid);
+        }
+        world.append(w, 1);
+        world.quiesce();
+    }
+    world.kill_writer(w);
+    world.only(&[0, 1, 2]);
+    world.crash(2);
+    let segments = &mut world.nodes[2].disk.segments;
+    segments.get_mut(&TxId(1)).expect("started").bad = Some(TxId(bad));
+    world.start(2);
+    world
+}
+
+/// One node forgot and never answers, another one is torn: recovery goes on when the third one's log reaches where the torn
+/// node's bytes end, and all three are whole again (seed 70 of the simulator's `cluster`).
+#[test]
+fn a_torn_node_beside_a_learner_is_bounded_by_its_bytes() {
+    for bad in 1..=3 {
+        let mut world = torn([3, 3, 3], bad, Planted::default());
+        join_as_learner(&mut world, 1);
+        let w = world.writer();
+        assert_eq!(world.recover(w).expect("JN0 has it all").txid, TxId(3));
+        assert!(world.begin(w) && world.write(w, 2));
+        world.run(|world| world.acceptor(1).standing() == Standing::Voter);
+        assert!(world.roll(w));
+        world.quiesce();
+        assert_eq!(world.ends(), [5, 5, 5]);
+    }
+}
+
+/// JN1 and JN2 acknowledged edit 3, JN0 lacks it, JN2's edit 2 is bad: edit 3 left bytes behind it. Whether JN1 forgot
+/// or is away, nobody gives edit 3 up; a bound that is one edit short would.
+#[test]
+fn a_bound_that_is_one_edit_short_loses_it() {
+    let run = |planted| {
+        let mut world = torn([2, 3, 3], 2, planted);
+        join_as_learner(&mut world, 1);
+        let w = world.writer();
+        world.recover(w).is_ok()
+    };
+    assert!(!run(Planted::default()));
+    let planted = Planted {
+        bound_doubt_early: true,
+        ..Planted::default()
+    };
+    assert!(violates(|| {
+        run(planted);
+    }));
+    // A node that is merely away is waited for, even if the bound is reached: it may know more than a lost write shows.
+    for lengths in [[2, 3, 3], [3, 3, 3]] {
+        let mut world = torn(lengths, 2, Planted::default());
+        world.only(&[0, 2]);
+        let w = world.writer();
+        assert!(world.recover(w).is_err());
+        world.only(&[0, 1, 2]);
+        let w = world.writer();
+        assert_eq!(world.recover(w).expect("all answer").txid, TxId(3));
+    }
+}
+
 /// R6: a doubtful edit stays doubtful until its replacement is on the disk.
 #[test]
 fn m_j6_doubt_outlives_a_broken_repair() {

@@ -266,7 +266,7 @@ impl Scenario for WholeCluster {
         world.spawn("nemesis", nemesis.run(end));
         world.run_for(run.duration + Duration::from_secs(1));
         if world.violation().is_none() {
-            check::after_healing(&world, &ctx, &cluster, &audit, run.seed % 2 == 1);
+            check::after_healing(&world, &ctx, &cluster, run.seed % 2 == 1);
         }
         if world.violation().is_none() {
             audit.borrow_mut().look();

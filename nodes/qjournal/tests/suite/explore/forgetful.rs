@@ -9,7 +9,7 @@ use super::{Budget, Explorer, Fuse, NOW, State};
 use crate::world::disk::Disk;
 use hadal_proto::qjournal::Standing;
 use hadal_qjournal::Planted;
-use hadal_types::Tick;
+use hadal_types::{Tick, TxId};
 use std::hash::{DefaultHasher, Hasher};
 use std::rc::Rc;
 
@@ -206,6 +206,34 @@ impl Explorer {
         state
     }
 
+    /// The second and third node acknowledged one edit that the first lacks (`committed`), or all have it; the third cannot
+    /// read the one before the last, the second is a learner.
+    fn in_doubt(&self, committed: bool) -> State {
+        let mut state = self.writing(2);
+        state.budget.edits = 1;
+        self.step(&mut state, super::Action::Append(0));
+        let to: &[u8] = if committed { &[1, 2] } else { &[0, 1, 2] };
+        self.deliver_all(&mut state, 0, to);
+        assert!(state.settled.contains_key(&TxId(3)));
+        let segments = &mut Rc::make_mut(&mut state.nodes[2]).disk.segments;
+        segments.get_mut(&TxId(1)).expect("started").bad = Some(TxId(2));
+        self.start_again(&mut state, 2).expect("starts");
+        state.budget.wipes = 1;
+        self.step(&mut state, super::Action::Forget(Action::Wipe(1)));
+        self.step(&mut state, super::Action::Forget(Action::Meet(1)));
+        assert_eq!(state.nodes[1].acceptor.standing(), Standing::Learner);
+        state
+    }
+
+    /// An edit everywhere, and the second node a learner: power cuts tear the next ones on one of the two others.
+    fn writing_beside_a_learner(&self) -> State {
+        let mut state = self.writing(1);
+        state.budget.wipes = 1;
+        self.step(&mut state, super::Action::Forget(Action::Wipe(1)));
+        self.step(&mut state, super::Action::Forget(Action::Meet(1)));
+        state
+    }
+
     /// A learner is being taught by a writer that has an edit everywhere else.
     fn teaching(&self) -> State {
         let mut state = self.writing(1);
@@ -378,6 +406,29 @@ fn x3_no_violation_with_nodes_that_forget() {
             },
         ),
         (
+            "in doubt, with power cuts",
+            explorer.in_doubt(true),
+            Budget {
+                crashes: 1,
+                edits: 0,
+                ..base
+            },
+        ),
+        (
+            "in doubt, bounded, with power cuts",
+            explorer.in_doubt(false),
+            Budget { crashes: 1, ..base },
+        ),
+        (
+            "writing beside a learner, with power cuts",
+            explorer.writing_beside_a_learner(),
+            Budget {
+                crashes: 1,
+                edits: 2,
+                ..base
+            },
+        ),
+        (
             "accepting, and a wipe",
             explorer.accepting(),
             Budget {
@@ -413,7 +464,13 @@ fn x3_finds_planted_bugs_of_nodes_that_forget() {
         fn(&Explorer) -> State,
         Budget,
     );
-    let cases: [Case; 2] = [
+    let cases: [Case; 3] = [
+        (
+            "bound_doubt_early",
+            |p| p.bound_doubt_early = true,
+            |e| e.in_doubt(true),
+            base,
+        ),
         (
             "count_old_incarnations",
             |p| p.count_old_incarnations = true,

@@ -40,8 +40,15 @@ impl DiskSegment {
         Bytes::from(self.records[at(from)..=at(upto)].concat())
     }
 
+    fn bytes(&self, records: usize) -> u64 {
+        self.records[..records].iter().map(|r| r.len() as u64).sum()
+    }
+
+    /// The bytes of a segment with a bad record end as early as they can: just behind the start of its last one.
     pub fn state(&self) -> SegmentState {
         let last = self.readable_last();
+        let readable = (last.0 + 1 - self.first.0) as usize;
+        let doubtful_bytes = self.bad.map(|_| self.bytes(self.records.len() - 1) + 1);
         SegmentState {
             first: self.first,
             last,
@@ -50,6 +57,8 @@ impl DiskSegment {
             digest_before: self.digest_before,
             digest_end: self.digest_at(last),
             doubtful_from: self.bad,
+            bytes: self.bytes(readable),
+            doubtful_bytes: doubtful_bytes.filter(|_| !self.finalized),
         }
     }
 }

@@ -233,24 +233,6 @@ impl Audit {
         later && !next
     }
 
-    /// One JournalNode forgot, and the log of another one goes on behind its last record with bytes that are none: a torn
-    /// write, or edits that the two acknowledged. Nobody is left who could tell.
-    pub(super) fn is_in_doubt(&mut self) -> bool {
-        self.look();
-        let (forgetful, others): (Vec<usize>, Vec<usize>) =
-            (0..self.nodes.len()).partition(|index| self.journals[*index].forgetful);
-        let torn = |index: usize| {
-            let disk = self.disk(index);
-            let mut open = self.journals[index].segments.iter();
-            open.any(|(path, (_, segment))| {
-                let bytes = disk.peek_synced(path).unwrap_or_default();
-                let behind = bytes.get(segment.bytes.len()..).unwrap_or_default();
-                !is_finalised(path) && behind.iter().any(|byte| *byte != 0)
-            })
-        };
-        !forgetful.is_empty() && others.into_iter().any(torn)
-    }
-
     fn refresh_purgeable(&mut self) {
         let (namenodes, extra) = &self.purgers;
         let images = namenodes.iter().filter_map(|node| {

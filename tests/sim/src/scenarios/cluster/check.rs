@@ -1,6 +1,5 @@
 //! What is owed once faults have stopped.
 
-use super::audit::Audit;
 use super::durability::LastBlow;
 use super::model::{File, Found, content};
 use super::nodes::{
@@ -69,13 +68,7 @@ pub(super) async fn set_up(
 }
 
 /// Heals everything and checks all that was promised.
-pub(super) fn after_healing(
-    world: &Handle,
-    ctx: &Ctx,
-    cluster: &Cluster,
-    audit: &RefCell<Audit>,
-    power_cycle: bool,
-) {
+pub(super) fn after_healing(world: &Handle, ctx: &Ctx, cluster: &Cluster, power_cycle: bool) {
     let daemons = cluster.daemons();
     ctx.stop.set(true);
     if power_cycle {
@@ -86,7 +79,7 @@ pub(super) fn after_healing(
     }
     let dfs = cluster.admin_dfs(world);
     let mut up: Vec<usize> = (0..cluster.namenodes.len()).collect();
-    let Some(active) = wait_whole(world, ctx, cluster, audit, &dfs, &up) else {
+    let Some(active) = wait_whole(world, ctx, cluster, &dfs, &up) else {
         return;
     };
     // What the standby knows is seen when it serves.
@@ -94,7 +87,7 @@ pub(super) fn after_healing(
         world.count("last failovers", 1);
         world.crash(cluster.namenodes[active], Crash::Process);
         up.retain(|index| *index != active);
-        if wait_whole(world, ctx, cluster, audit, &dfs, &up).is_none() {
+        if wait_whole(world, ctx, cluster, &dfs, &up).is_none() {
             return;
         }
     }
@@ -132,7 +125,6 @@ fn wait_whole(
     world: &Handle,
     ctx: &Ctx,
     cluster: &Cluster,
-    audit: &RefCell<Audit>,
     dfs: &Dfs,
     up: &[usize],
 ) -> Option<usize> {
@@ -163,11 +155,6 @@ fn wait_whole(
         make_whole(world, &daemons);
     }
     if world.violation().is_some() {
-        return None;
-    }
-    if !done() && audit.borrow_mut().is_in_doubt() {
-        // See README.md, "What is excused".
-        world.count("journals in doubt for ever", 1);
         return None;
     }
     if !done() {
