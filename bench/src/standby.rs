@@ -54,13 +54,17 @@ pub fn run(settings: &Settings) -> Result<Question> {
     let runtime = runtime()?;
     let files = settings.files.unwrap_or(FILES);
     let (runs, time) = (settings.runs, settings.time);
+    let mut phases = Phases::new();
     let (rest, under_load, beside) = runtime.block_on(async {
         let admin = cluster.clients(1, true)?.remove(0);
         cluster.settled(&admin).await?;
+        phases.ended("cluster");
         let rest = lags(&cluster, &admin, runs, time, 0).await?;
         let under_load = lags(&cluster, &admin, runs, time, WRITERS).await?;
+        phases.ended("lag");
         fill::files(&cluster, &format!("{ROOT}/filled"), 0, files).await?;
-        let beside = beside(&cluster, &admin, settings).await?;
+        phases.ended("files");
+        let beside = beside(&cluster, &admin, settings, &mut phases).await?;
         anyhow::Ok((rest, under_load, beside))
     })?;
     let Beside {
@@ -95,6 +99,7 @@ pub fn run(settings: &Settings) -> Result<Question> {
                  that is late because the one before took long is measured from when it was due",
                 middle(making)? / middle(alone)?
             ),
+            phases.in_words(),
             cluster.values()?,
         ],
         rows: vec![
@@ -176,18 +181,27 @@ struct Beside {
 }
 
 /// Measures with and without images in turn, so that what else changes with time changes both.
-async fn beside(cluster: &Cluster, admin: &Dfs, settings: &Settings) -> Result<Beside> {
+async fn beside(
+    cluster: &Cluster,
+    admin: &Dfs,
+    settings: &Settings,
+    phases: &mut Phases,
+) -> Result<Beside> {
     let reconfigure = |id: &str, how: &[(&str, &str)]| {
         tokio::task::block_in_place(|| cluster.reconfigure(id, how))
     };
     // Who takes every image becomes active and stays it.
     let (old, active) = cluster.settled(admin).await?;
+    // The one that is started again for every run starts from this, and not from the first edit.
+    tokio::task::block_in_place(|| cluster.save_namespace())?;
+    phases.ended("image");
     reconfigure(&active, &EAGER)?;
     cluster.settled(admin).await?;
     tokio::task::block_in_place(|| cluster.failover(&old, &active))?;
     let standby = old;
     reconfigure(&standby, &CALM)?;
     cluster.settled(admin).await?;
+    phases.ended("roles");
     let base = format!("{ROOT}/peak");
     admin.mkdirs(&base, 0o755, true).await?;
     let load = Writers::start(cluster, CALLERS, &base, None)?;
@@ -197,6 +211,7 @@ async fn beside(cluster: &Cluster, admin: &Dfs, settings: &Settings) -> Result<B
     tokio::time::sleep(settings.time).await;
     let elapsed = begun.elapsed().as_secs_f64();
     let peak = load.end().await?.count() as f64 / elapsed;
+    phases.ended("peak");
     let rate = settings.rate.unwrap_or(peak * LOAD);
     let mut beside = Beside {
         alone: Vec::new(),
@@ -206,15 +221,19 @@ async fn beside(cluster: &Cluster, admin: &Dfs, settings: &Settings) -> Result<B
         rate,
     };
     for run in 0..settings.runs {
-        reconfigure(&standby, &CALM)?;
+        if run > 0 {
+            reconfigure(&standby, &CALM)?;
+        }
         let alone = format!("{ROOT}/alone-{run}");
         let (figure, _) = one(cluster, admin, settings.time, &alone, rate, false).await?;
         beside.alone.push(figure);
+        phases.ended("alone");
         reconfigure(&standby, &EAGER)?;
         let making = format!("{ROOT}/beside-{run}");
         let (figure, images) = one(cluster, admin, settings.time, &making, rate, true).await?;
         beside.making.push(figure);
         beside.images += images;
+        phases.ended("images");
     }
     Ok(beside)
 }
@@ -252,6 +271,39 @@ async fn one(
     }
     ensure!(images || arrived == 0, "{standby} made an image");
     Ok((p99(load.end().await?), arrived))
+}
+
+/// How long the parts of the question take, for who waits for it.
+struct Phases {
+    since: Instant,
+    took: Vec<(&'static str, Duration)>,
+}
+
+impl Phases {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            took: Vec::new(),
+        }
+    }
+
+    /// What was done since the last one ended.
+    fn ended(&mut self, name: &'static str) {
+        let took = self.since.elapsed();
+        self.since = Instant::now();
+        eprintln!(
+            "hadal-bench: standby: {name} took {:.1} s",
+            took.as_secs_f64()
+        );
+        self.took.push((name, took));
+    }
+
+    fn in_words(&self) -> String {
+        let seconds =
+            |(name, took): &(&str, Duration)| format!("{name} {:.0} s", took.as_secs_f64());
+        let all: Vec<String> = self.took.iter().map(seconds).collect();
+        format!("the question took: {}", all.join(", "))
+    }
 }
 
 /// Callers that make directories all the time, or so many a second.

@@ -3,11 +3,12 @@
 
 use crate::load::{edits_dir, options};
 use crate::records::edits;
+use hadal_daemon::Notify;
 use hadal_env::Disk;
 use hadal_proto::qjournal::{CommitMark, Edits};
 use hadal_qjournal::acceptor::{AcceptorRecord, FetchId, StoreOp};
 use hadal_types::TxId;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -25,6 +26,19 @@ pub struct Directory<D: Disk> {
     record: RefCell<Option<Record<D>>>,
     /// Complete copies waiting to be put in place; at most one per fetch, and the core has one fetch at a time.
     copies: RefCell<BTreeMap<FetchId, SegmentCopy<D>>>,
+    /// Somebody sweeps; wakes who waits for the end of it.
+    sweeping: Cell<bool>,
+    swept: Notify,
+}
+
+/// Resets [`Directory::sweeping`], also when the sweep is abandoned.
+struct Sweeping<'a, D: Disk>(&'a Directory<D>);
+
+impl<D: Disk> Drop for Sweeping<'_, D> {
+    fn drop(&mut self) {
+        self.0.sweeping.set(false);
+        self.0.swept.notify();
+    }
 }
 
 impl<D: Disk> Directory<D> {
@@ -42,6 +56,8 @@ impl<D: Disk> Directory<D> {
             journal: RefCell::new(journal.map(Rc::new)),
             record: RefCell::new(Some(record)),
             copies: RefCell::new(BTreeMap::new()),
+            sweeping: Cell::new(false),
+            swept: Notify::new(),
         }
     }
 
@@ -65,7 +81,8 @@ impl<D: Disk> Directory<D> {
         self.journal().ok_or_else(|| "no journal is open".into())
     }
 
-    /// Does what the core wants; durable at return. Appends to the open segment may run side by side, and share a sync then;
+    /// Does what the core wants; durable at return, but for what a purge removed: that is by the end of the next
+    /// [`Directory::sweep`]. Appends to the open segment may run side by side, and share a sync then;
     /// nothing else may.
     ///
     /// # Errors
@@ -75,6 +92,8 @@ impl<D: Disk> Directory<D> {
             StoreOp::Record(content) => self.store(&content).await,
             StoreOp::Format { namespace_id } => {
                 let dir = edits_dir(&self.dir);
+                // What is swept is of the journal that goes.
+                self.until_swept().await;
                 *self.journal.borrow_mut() = None;
                 Journal::erase(&self.disk, &dir).await.map_err(text)?;
                 let options = options(namespace_id, self.segment_bytes);
@@ -139,6 +158,39 @@ impl<D: Disk> Directory<D> {
                 tracing::info!("purged {} segments below {below}", purged.segments.len());
                 Ok(())
             }
+        }
+    }
+
+    /// Something is left to do that nobody waits for: [`Directory::sweep`].
+    #[must_use]
+    pub fn has_leftovers(&self) -> bool {
+        let leftovers = |journal: Rc<Journal<D>>| journal.has_leftovers();
+        !self.sweeping.get() && self.journal().is_some_and(leftovers)
+    }
+
+    /// Removes the files of what was purged, gives room back and prepares the next segment's file, beside whatever else is
+    /// performed. Returns at once when that is under way.
+    ///
+    /// # Errors
+    /// What failed: nothing may be written any more.
+    pub async fn sweep(&self) -> Result<(), String> {
+        let Some(journal) = self.journal() else {
+            return Ok(());
+        };
+        if self.sweeping.replace(true) {
+            return Ok(());
+        }
+        let _sweeping = Sweeping(self);
+        journal.sweep().await.map_err(text)
+    }
+
+    async fn until_swept(&self) {
+        loop {
+            let mark = self.swept.mark();
+            if !self.sweeping.get() {
+                return;
+            }
+            self.swept.changed(mark).await;
         }
     }
 

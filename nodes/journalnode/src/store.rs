@@ -31,8 +31,18 @@ pub(crate) async fn run<E: Env>(node: Rc<Node<E>>) {
             Some((write, op)) => {
                 let outcome = node.directory.perform(op).await;
                 stored(&node, write, outcome);
+                if node.directory.has_leftovers() {
+                    node.env.spawn("journalnode sweep", sweep(Rc::clone(&node)));
+                }
             }
         }
+    }
+}
+
+/// What takes long and appends need not wait for (T-Q13).
+async fn sweep<E: Env>(node: Rc<Node<E>>) {
+    if let Err(reason) = node.directory.sweep().await {
+        node.disk_failed(&reason);
     }
 }
 

@@ -29,13 +29,12 @@
 //! In an idle namespace it lags behind: at most [`STEPS`] outcomes stay longer than need be.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use hadal_proto::edit::{Edit, EditOp};
 use hadal_types::{BlockId, CallId, ClientId, GenerationStamp, InodeId, TxId};
-use hashbrown::HashMap;
 
 const CHUNK: usize = 256;
 
@@ -164,7 +163,9 @@ pub(crate) struct RetryCache {
     skipped: usize,
     /// Number of the first chunk's first entry.
     base: u64,
-    index: HashMap<(ClientId, CallId), u64>,
+    /// Numbers of entries. A tree: a hash table of a million calls is moved as a whole when it grows, and every caller, and
+    /// the lease, waits for that.
+    index: BTreeMap<(ClientId, CallId), u64>,
     clock: EditClock,
 }
 
@@ -202,7 +203,7 @@ impl RetryCache {
             chunks: VecDeque::new(),
             skipped: 0,
             base: 0,
-            index: HashMap::new(),
+            index: BTreeMap::new(),
             clock: EditClock::default(),
         }
     }

@@ -92,6 +92,7 @@ pub(crate) enum Name {
     Finalised(TxId, TxId),
     Copy(TxId),
     Accepted(TxId),
+    Retired,
     Temporary,
     Other,
 }
@@ -111,6 +112,10 @@ impl Name {
                 .iter()
                 .any(|prefix| name.starts_with(prefix));
             return if ours { Self::Temporary } else { Self::Other };
+        }
+        if let Some(number) = name.strip_prefix(RETIRED_PREFIX) {
+            let ours = number.len() == 20 && number.bytes().all(|b| b.is_ascii_digit());
+            return if ours { Self::Retired } else { Self::Other };
         }
         if let Some(first) = name.strip_prefix("edits_inprogress_") {
             return txid(first).map_or(Self::Other, Self::InProgress);
@@ -152,6 +157,13 @@ pub(crate) fn accepted_name(first: TxId) -> String {
 
 pub(crate) const SPARE_NAME: &str = "spare";
 
+const RETIRED_PREFIX: &str = "retired_";
+
+/// A file that means nothing any more, or not yet: number so many since the journal was opened.
+pub(crate) fn retired_name(number: u64) -> String {
+    format!("{RETIRED_PREFIX}{number:020}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,8 +179,10 @@ mod tests {
             Name::parse("accepted_00000000000000000003.tmp"),
             Name::Temporary
         );
+        assert_eq!(Name::parse(&retired_name(7)), Name::Retired);
         for odd in [
             "promised.tmp",
+            "retired_7",
             "edits_1-2",
             "edits_inprogress_",
             "spare",

@@ -1,6 +1,7 @@
 //! The journal object: what is on this disk, and who may change it.
 
 use crate::header::{HEADER_LEN, Name, SPARE_NAME, finalised_name, in_progress_name};
+use crate::purge::Leftovers;
 use crate::scan::{Entry, Index, Scanned, Stream, read_header, scan, zero};
 use crate::writer::Open;
 use crate::{Batch, Digest, End, JournalError, Options, SegmentInfo, Tail};
@@ -109,6 +110,7 @@ pub(crate) struct Inner<D: Disk> {
     pub(crate) segments: BTreeMap<TxId, Segment<D>>,
     pub(crate) open: Option<Open<D>>,
     pub(crate) spare: bool,
+    pub(crate) leftovers: Leftovers<D>,
     /// Copies of segments that somebody is fetching, or fetched and has not installed.
     pub(crate) copying: BTreeMap<TxId, Weak<()>>,
     pub(crate) queue: VecDeque<Batch>,
@@ -216,6 +218,7 @@ impl<D: Disk> Journal<D> {
                 segments: BTreeMap::new(),
                 open: None,
                 spare: false,
+                leftovers: Leftovers::default(),
                 copying: BTreeMap::new(),
                 queue: VecDeque::new(),
                 queued_bytes: 0,
@@ -272,7 +275,7 @@ impl<D: Disk> Journal<D> {
         // Sorted by name, so finalised segments come before those in progress.
         for entry in self.disk.read_dir(&self.directory).await? {
             match Name::parse(&entry.name) {
-                Name::Temporary => stale.push(entry.name),
+                Name::Temporary | Name::Retired => stale.push(entry.name),
                 Name::Finalised(first, last) => {
                     segments.insert(first, Segment::unscanned(first, Some(last)));
                 }

@@ -12,6 +12,7 @@
 //! | `edits_<first>.copy` | a segment being fetched from a peer, not yet in place |
 //! | `accepted_<first>` | the accepted recovery of a segment: a [`store_record::Record`] |
 //! | `spare` | a zero-written file that becomes the next segment |
+//! | `retired_<number>` | what was purged and is not removed yet, or a spare in the making; removed at open |
 //! | `*.tmp` | something cut short; removed at open |
 //!
 //! # A segment

@@ -1,18 +1,61 @@
-//! Removing what an image has made superfluous.
+//! Removing what an image has made superfluous, and what else nobody waits for: room given back, the next spare.
 
-use crate::header::{Name, SPARE_NAME};
+use crate::header::{Name, SPARE_NAME, retired_name};
 use crate::journal::Journal;
 use crate::scan::zero;
 use crate::{JournalError, Purged};
 use hadal_env::{Disk, DiskError, File, OpenOptions};
 use hadal_types::TxId;
-use std::path::Path;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// What [`Journal::sweep`] has to do. Bounded by the segments of the journal.
+pub(crate) struct Leftovers<D: Disk> {
+    /// Purged files under their meaningless names, oldest first, and whether they were finalised.
+    retired: VecDeque<(PathBuf, bool)>,
+    /// Finalised segments with room behind their ends.
+    pub(crate) long: VecDeque<(Rc<D::File>, u64)>,
+    /// Meaningless names given out so far.
+    names: u64,
+    /// Somebody sweeps.
+    busy: bool,
+}
+
+impl<D: Disk> Default for Leftovers<D> {
+    fn default() -> Self {
+        Self {
+            retired: VecDeque::new(),
+            long: VecDeque::new(),
+            names: 0,
+            busy: false,
+        }
+    }
+}
+
+/// One piece of work for a sweep.
+enum Leftover<D: Disk> {
+    Long(Rc<D::File>, u64),
+    Retired(PathBuf, bool),
+}
+
+/// The right to sweep.
+struct Sweeping<'a, D: Disk>(&'a Journal<D>);
+
+impl<D: Disk> Drop for Sweeping<'_, D> {
+    fn drop(&mut self) {
+        self.0.inner.borrow_mut().leftovers.busy = false;
+    }
+}
 
 impl<D: Disk> Journal<D> {
-    /// Removes segments whose records all lie below `below`, acceptance records and copies of segments below it that
-    /// are not here or finalised (T-Q13), but for copies that somebody is fetching. Oldest first, so that a crash leaves no gap. The open segment stays. The caller
-    /// keeps `below` at or under the oldest image anybody may start from (F-14, Q19). One removed segment becomes the
-    /// spare for the next start.
+    /// Drops segments whose records all lie below `below`, acceptance records and copies of segments below it that
+    /// are not here or finalised (T-Q13), but for copies that somebody is fetching. Oldest first, so that a crash leaves
+    /// no gap. The open segment stays. The caller keeps `below` at or under the oldest image anybody may start from
+    /// (F-14, Q19).
+    ///
+    /// Appends wait only until the files have other names: [`Journal::sweep`] removes them. Until then a power cut may
+    /// bring the newest of the segments back.
     ///
     /// # Errors
     /// When the disk fails.
@@ -28,13 +71,13 @@ impl<D: Disk> Journal<D> {
                 (self.path(info), info.finalised)
             };
             self.inner.borrow_mut().segments.remove(&first);
-            if finalised && !self.inner.borrow().spare {
-                self.make_spare(&path).await?;
-            } else {
-                self.disk.remove_file(&path).await?;
-            }
+            let retired = self.meaningless_path();
+            self.disk.rename(&path, &retired).await?;
+            let mut inner = self.inner.borrow_mut();
+            inner.leftovers.retired.push_back((retired, finalised));
             purged.segments.push(first);
         }
+        let mut removed = false;
         for entry in self.disk.read_dir(&self.directory).await? {
             let stale = match Name::parse(&entry.name) {
                 Name::Accepted(first) if first < below && self.settled(first) => {
@@ -54,11 +97,96 @@ impl<D: Disk> Journal<D> {
                 self.disk
                     .remove_file(&self.directory.join(&entry.name))
                     .await?;
+                removed = true;
             }
         }
-        self.disk.sync_dir(&self.directory).await?;
+        if removed {
+            self.disk.sync_dir(&self.directory).await?;
+        }
         guard.disarm();
         Ok(purged)
+    }
+
+    /// Removes what was purged, gives back the room behind finalised segments, and sees to it that there is a spare for
+    /// the next segment: what takes long and what appending need not wait for. Returns at once when another sweep is
+    /// under way: that one does it.
+    ///
+    /// # Errors
+    /// [`JournalError::Poisoned`], or the disk fails; the caller stops writing then.
+    pub async fn sweep(&self) -> Result<(), JournalError> {
+        if std::mem::replace(&mut self.inner.borrow_mut().leftovers.busy, true) {
+            return Ok(());
+        }
+        let _sweeping = Sweeping(self);
+        let mut removed = false;
+        loop {
+            self.inner.borrow().check_poison()?;
+            let leftover = self.next_leftover();
+            match leftover {
+                Some(Leftover::Long(file, length)) => file.truncate(length).await?,
+                Some(Leftover::Retired(path, true)) if !self.inner.borrow().spare => {
+                    self.make_spare(&path).await?;
+                }
+                Some(Leftover::Retired(path, _)) => {
+                    self.disk.remove_file(&path).await?;
+                    removed = true;
+                }
+                None if std::mem::take(&mut removed) => self.disk.sync_dir(&self.directory).await?,
+                None if self.wants_spare() => {
+                    if !self.new_spare().await? {
+                        return Ok(());
+                    }
+                }
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// There is something for [`Journal::sweep`] to do.
+    #[must_use]
+    pub fn has_leftovers(&self) -> bool {
+        let inner = self.inner.borrow();
+        let leftovers = &inner.leftovers;
+        let nothing = leftovers.long.is_empty() && leftovers.retired.is_empty();
+        !leftovers.busy && (!nothing || (!inner.spare && inner.open.is_some()))
+    }
+
+    /// Who writes a segment will want another one.
+    fn wants_spare(&self) -> bool {
+        let inner = self.inner.borrow();
+        !inner.spare && inner.open.is_some()
+    }
+
+    /// Makes a spare of nothing; `false` when there is no room for one.
+    async fn new_spare(&self) -> Result<bool, DiskError> {
+        let path = self.meaningless_path();
+        let file = match self.zeroed_file(&path).await {
+            Ok(file) => file,
+            Err(error) if error.is_full() => {
+                self.disk.remove_file(&path).await?;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        file.sync_data().await?;
+        drop(file);
+        self.keep_as_spare(&path).await?;
+        Ok(true)
+    }
+
+    fn next_leftover(&self) -> Option<Leftover<D>> {
+        let leftovers = &mut self.inner.borrow_mut().leftovers;
+        if let Some((file, length)) = leftovers.long.pop_front() {
+            return Some(Leftover::Long(file, length));
+        }
+        let (path, finalised) = leftovers.retired.pop_front()?;
+        Some(Leftover::Retired(path, finalised))
+    }
+
+    fn meaningless_path(&self) -> PathBuf {
+        let leftovers = &mut self.inner.borrow_mut().leftovers;
+        leftovers.names += 1;
+        self.directory.join(retired_name(leftovers.names))
     }
 
     /// Nothing is left to recover of a segment.
@@ -93,23 +221,28 @@ impl<D: Disk> Journal<D> {
         doomed
     }
 
-    /// Turns a segment's file into the spare: taken out of sight first, so that no half-zeroed file has a name that
+    /// Turns a purged segment's file into the spare. Its name is durable first, so that no half-zeroed file has one that
     /// means anything.
     async fn make_spare(&self, path: &Path) -> Result<(), DiskError> {
-        let spare = self.directory.join(SPARE_NAME);
-        let temporary = spare.with_added_extension("tmp");
-        self.disk.rename(path, &temporary).await?;
         self.disk.sync_dir(&self.directory).await?;
         let file = self
             .disk
-            .open(&temporary, OpenOptions::write().direct().dsync())
+            .open(path, OpenOptions::write().direct().dsync())
             .await?;
         let length = self.initial_length();
         file.truncate(length).await?;
         file.allocate(0, length).await?;
         zero(&self.disk, &file, 0, length).await?;
         file.sync_data().await?;
-        self.disk.rename(&temporary, &spare).await?;
+        drop(file);
+        self.keep_as_spare(path).await
+    }
+
+    /// A file of zeros, durable, becomes the spare.
+    async fn keep_as_spare(&self, path: &Path) -> Result<(), DiskError> {
+        self.disk
+            .rename(path, &self.directory.join(SPARE_NAME))
+            .await?;
         self.disk.sync_dir(&self.directory).await?;
         self.inner.borrow_mut().spare = true;
         Ok(())

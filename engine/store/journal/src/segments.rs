@@ -48,11 +48,13 @@ impl<D: Disk> Journal<D> {
         guard.arm("start of a segment");
         let name = self.directory.join(in_progress_name(first));
         let temporary = name.with_added_extension("tmp");
-        let spare = std::mem::take(&mut self.inner.borrow_mut().spare);
+        let spare = self.inner.borrow().spare;
         let file = if spare {
             self.disk
                 .rename(&self.directory.join(SPARE_NAME), &temporary)
                 .await?;
+            // Not before: a sweep makes another one then, under that name.
+            self.inner.borrow_mut().spare = false;
             self.disk
                 .open(&temporary, OpenOptions::write().direct().dsync())
                 .await?
@@ -193,7 +195,7 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Finalises a segment: its last record must be `last`, and the running digest there `digest` when given.
-    /// Durable on return. Repeating it is allowed.
+    /// Durable on return; [`Journal::sweep`] gives back the room behind its end. Repeating it is allowed.
     ///
     /// # Errors
     /// [`JournalError::NoSegment`] (T-J9), [`JournalError::NotWritten`] (T-J8), [`JournalError::HoldsMore`],
@@ -222,18 +224,18 @@ impl<D: Disk> Journal<D> {
             )
             .await?;
         self.disk.sync_dir(&self.directory).await?;
-        let (info, end) = {
-            let mut inner = self.inner.borrow_mut();
-            if inner.is_open(first) {
-                inner.open = None;
-            }
-            let segment = inner.segment_mut(first)?;
-            segment.info.finalised = true;
-            segment.file = None;
-            (segment.info.clone(), segment.offset)
-        };
-        // Only gives room back: the name, not the length, says where a finalised segment ends.
-        file.truncate(end.next_multiple_of(ALIGN as u64)).await?;
+        let mut inner = self.inner.borrow_mut();
+        if inner.is_open(first) {
+            inner.open = None;
+        }
+        let segment = inner.segment_mut(first)?;
+        segment.info.finalised = true;
+        segment.file = None;
+        let (info, end) = (segment.info.clone(), segment.offset);
+        // Only gives room back, and nobody waits for that: the name, not the length, says where a finalised segment ends.
+        let end = end.next_multiple_of(ALIGN as u64);
+        inner.leftovers.long.push_back((file, end));
+        drop(inner);
         guard.disarm();
         Ok(info)
     }

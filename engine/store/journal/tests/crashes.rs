@@ -93,6 +93,7 @@ async fn write(journal: &MemJournal, told: &Cell<Told>) -> Result<(), JournalErr
         note(&|told| told.finalised = last);
         if first == 61 {
             journal.purge(TxId(61)).await?;
+            journal.sweep().await?;
         }
     }
     Ok(())

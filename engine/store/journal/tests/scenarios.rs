@@ -3,10 +3,12 @@
 mod common;
 
 use common::*;
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use hadal_env::ALIGN;
 use hadal_types::{Epoch, TxId};
 use std::path::Path;
+use std::pin::pin;
 use store_journal::{BatchError, EMPTY_DIGEST, End, Journal, JournalError, Start};
 
 #[test]
@@ -407,6 +409,9 @@ fn t_q13_purge() {
         let purged = journal.purge(TxId(3)).await.unwrap();
         assert_eq!(purged.segments, [TxId(1), TxId(2)]);
         assert_eq!(purged.accepted, [TxId(1), TxId(2)]);
+        assert!(journal.has_leftovers());
+        journal.sweep().await.unwrap();
+        assert!(!journal.has_leftovers());
         let names = disk.names(DIRECTORY);
         let expected = [
             "accepted_00000000000000000003",
@@ -447,6 +452,40 @@ fn t_q13_purge() {
     });
     let journal = open(&disk);
     assert_eq!(run(&disk, read_all(&journal, 5, 100)).unwrap().len(), 86);
+}
+
+/// T-Q13: appends wait for no step of what a purge leaves to remove, nor for the making of a spare.
+#[test]
+fn t_q13_appends_go_on_beside_a_sweep() {
+    let disk = new_disk();
+    let mut last = 0;
+    run(&disk, async {
+        let journal = open_async(&disk).await;
+        for first in [1, 51, 101] {
+            segment(&journal, 1, first, first + 49).await;
+        }
+        start(&journal, 1, 151).await.unwrap();
+        last = 150;
+        journal.purge(TxId(151)).await.unwrap();
+        let mut sweep = pin!(journal.sweep());
+        let swept = loop {
+            if let Some(swept) = sweep.as_mut().now_or_never() {
+                break swept;
+            }
+            last += 1;
+            append(&journal, 1, last, last).await.unwrap();
+        };
+        swept.unwrap();
+    });
+    assert!(last > 155, "the sweep took {} steps", last - 150);
+    let expected = [
+        "edits_inprogress_00000000000000000151".to_owned(),
+        "spare".to_owned(),
+    ];
+    assert_eq!(disk.names(DIRECTORY), expected);
+    let journal = open(&disk);
+    let read = run(&disk, read_all(&journal, 151, last)).unwrap();
+    assert_eq!(read.len() as u64, last - 150);
 }
 
 /// A stale segment in progress goes once a later segment covers what is kept; one spanning the limit stays.

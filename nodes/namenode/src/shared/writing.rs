@@ -7,7 +7,9 @@ use hadal_journalnode::{Directory, loaded, log_digest, open_directory, store_rec
 use hadal_proto::frame::Ack;
 use hadal_proto::qjournal::{BatchHead, CommitMark, Request, Response};
 use hadal_proto::{Fault, FaultClass, encode};
-use hadal_qjournal::acceptor::{Acceptor, AcceptorConfig, Loaded, Output, StreamKey, Ticket};
+use hadal_qjournal::acceptor::{
+    Acceptor, AcceptorConfig, Loaded, Output, StoreOp, StreamKey, Ticket,
+};
 use hadal_types::{Principal, Tick, TxId};
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -182,7 +184,11 @@ impl<E: Env> Writing<E> {
             };
             match output {
                 Output::Store { write, op } => {
-                    let outcome = self.directory.perform(op).await;
+                    let leaves = matches!(op, StoreOp::Finalize { .. } | StoreOp::Purge { .. });
+                    let mut outcome = self.directory.perform(op).await;
+                    if leaves && outcome.is_ok() {
+                        outcome = self.directory.sweep().await;
+                    }
                     let now = self.env.now();
                     let mut acceptor = self.acceptor.borrow_mut();
                     acceptor.handle_stored(now, write, outcome);

@@ -77,7 +77,7 @@ pub enum StoreOp {
         segment: SegmentState,
     },
     /// Remove segments wholly below, oldest first, up to the first one that is not: a finalised one ends below, an
-    /// un-finalised one is followed by one that starts at or below.
+    /// un-finalised one is followed by one that starts at or below. Need not be durable: what comes back is purged again.
     Purge {
         /// Limit.
         below: TxId,
