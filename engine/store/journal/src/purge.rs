@@ -163,8 +163,11 @@ impl<D: Disk> Journal<D> {
         let file = match self.zeroed_file(&path).await {
             Ok(file) => file,
             Err(error) if error.is_full() => {
-                self.disk.remove_file(&path).await?;
-                return Ok(false);
+                // Perhaps it could not even be created.
+                return match self.disk.remove_file(&path).await {
+                    Err(error) if !error.is_not_found() => Err(error),
+                    Ok(()) | Err(_) => Ok(false),
+                };
             }
             Err(error) => return Err(error),
         };
