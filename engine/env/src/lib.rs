@@ -57,6 +57,12 @@ pub trait Seam: Clock + Random + Clone + 'static {
         false
     }
 
+    /// Something happened that is rare and matters: `what` is its name. Simulated runs count it, and prove little about what
+    /// they never saw (reliability.md S11); a real machine has logs for it.
+    fn happened(&self, what: &'static str) {
+        let _ = what;
+    }
+
     /// Shows `ticket` at the Unix socket `socket` (a name in the abstract namespace) and takes the file it stands for.
     fn open_local(&self, socket: &str, ticket: u128) -> Opening {
         let error = format!("{socket}: ticket {ticket:x}: there are no local files here");

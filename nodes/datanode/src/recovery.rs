@@ -29,7 +29,7 @@ pub(crate) fn recover_all<E: Env>(node: &Rc<Node<E>>, work: Vec<RecoveryWork>) {
         let lead = Rc::clone(node);
         node.env.spawn("datanode recovery", async move {
             match lead_recovery(&lead, &work).await {
-                Ok(()) => {}
+                Ok(()) => lead.env.happened("block recoveries"),
                 Err(Failure::Recovery(error @ RecoveryError::Preempted { .. })) => {
                     tracing::info!("{error}");
                 }

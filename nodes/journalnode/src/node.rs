@@ -11,6 +11,7 @@ use hadal_env::{Env, Net, Seam};
 use hadal_failover::{Grantor, GrantorConfig};
 use hadal_proto::frame::Ack;
 use hadal_proto::qjournal::QjournalProtocol;
+use hadal_proto::{Fault, FaultClass};
 use hadal_qjournal::acceptor::{
     Acceptor, AcceptorConfig, FetchId, Output, StoreOp, StreamKey, Ticket, WriteId,
 };
@@ -140,6 +141,9 @@ impl<E: Env> Node<E> {
                 Output::Ack { stream, ack } => {
                     let queue = self.streams.borrow().get(&stream).cloned();
                     if let Some(queue) = queue {
+                        if let Some(fault) = &ack.fault {
+                            self.note_fenced(fault);
+                        }
                         queue.push(ack);
                         let length = queue.acks.borrow().len();
                         self.env
@@ -192,6 +196,13 @@ impl<E: Env> Node<E> {
         let next = self.acceptor.borrow().poll_timeout();
         if next.is_some_and(|next| self.timer_at.get().is_none_or(|at| next < at)) {
             self.timer_wake.notify();
+        }
+    }
+
+    /// Edits of a writer that a newer one has deposed were refused.
+    pub(crate) fn note_fenced(&self, fault: &Fault) {
+        if fault.class == FaultClass::Fenced {
+            self.env.happened("fenced writes");
         }
     }
 

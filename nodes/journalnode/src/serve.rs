@@ -88,6 +88,7 @@ async fn serve_stream<E: Env>(
         .map_err(|error| Fault::new(FaultClass::BadRequest, error.to_string()))
         .and_then(|header| node.acceptor.borrow().check_stream(&peer, &header));
     if let Err(fault) = admitted {
+        node.note_fenced(&fault);
         let refusal = Ack {
             sequence: 0,
             offset: 0,

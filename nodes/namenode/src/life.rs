@@ -281,6 +281,9 @@ fn begin<E: Env>(node: &Rc<Node<E>>, epoch: Epoch, end: CommitMark) -> bool {
     let namesystem = slot.as_mut().expect("loaded before it serves");
     namesystem.become_active(now, node.env.wall_ms(), epoch, end.txid.next());
     node.segment.set(end.txid.next());
+    if !node.peers.is_empty() {
+        node.env.happened("elections");
+    }
     tracing::info!("active in epoch {epoch} from txid {}", end.txid.next());
     true
 }

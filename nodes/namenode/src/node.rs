@@ -514,7 +514,18 @@ impl<E: Env> Node<E> {
                 }
             }
             NamesystemOutput::Reply { ticket, answer } => self.answer(ticket, answer),
-            NamesystemOutput::Event(event) => log_event(&event),
+            NamesystemOutput::Event(event) => {
+                match &event {
+                    NamesystemEvent::LeaseRecovered { .. } => {
+                        self.env.happened("lease recoveries");
+                    }
+                    NamesystemEvent::Block(BlockEvent::LeftSafeMode { .. }) => {
+                        self.env.happened("safe-mode exits");
+                    }
+                    _ => {}
+                }
+                log_event(&event);
+            }
         }
     }
 

@@ -96,6 +96,8 @@ impl DiskCell {
     pub(crate) fn add_counters(&self, counters: &mut Counters) {
         let counts = self.state.borrow().counters;
         counters.add("disk operations", counts.operations);
+        let hit = counts.errors + counts.full + counts.lies;
+        counters.add("disk faults hit", hit);
         counters.add("disk errors injected", counts.errors);
         counters.add("disk full", counts.full);
         counters.add("disk lies", counts.lies);

@@ -118,6 +118,10 @@ impl Seam for SimEnv {
     fn net(&self) -> &SimNet {
         &self.net
     }
+
+    fn happened(&self, what: &'static str) {
+        self.world().count(what, 1);
+    }
 }
 
 impl Env for SimEnv {

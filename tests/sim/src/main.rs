@@ -5,7 +5,7 @@ mod nightly;
 use clap::Parser;
 use nightly::Night;
 use sim::figures::{Record, record, sum_up};
-use sim::runner::{Failure, sweep};
+use sim::runner::{Failure, is_full, short, sweep};
 use sim::scenario::{Run, Scenario, find, registry, run_caught};
 use std::fs::File;
 use std::io::BufWriter;
@@ -237,6 +237,17 @@ fn run(scenario: &'static dyn Scenario, options: &Options) -> ExitCode {
                     "warning: nothing counted for `{name}`: these seeds prove nothing about it"
                 );
             }
+        }
+        let full = is_full(runs, options.minutes);
+        for short in short(scenario, &summary.counters, runs, options.minutes) {
+            println!(
+                "{}: `{}` came to {}, its floor is {}: these seeds prove too little about it",
+                if full { "FAILED" } else { "warning" },
+                short.name,
+                short.count,
+                short.floor
+            );
+            succeeded &= !full;
         }
     }
     if options.record && planted.is_none() {

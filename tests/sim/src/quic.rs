@@ -197,6 +197,10 @@ impl Seam for QuicEnv {
     fn net(&self) -> &QuicNet {
         &self.net
     }
+
+    fn happened(&self, what: &'static str) {
+        self.env.happened(what);
+    }
 }
 
 impl Env for QuicEnv {

@@ -31,6 +31,51 @@ pub struct Summary {
     pub busy_seconds: f64,
 }
 
+/// What each counter of [`Scenario::exercised`] must come to in [`FULL_SEEDS`] seeds of [`FULL_MINUTES`].
+pub const FLOOR: u64 = 100;
+/// See [`FLOOR`].
+pub const FULL_SEEDS: u64 = 1_000;
+/// See [`FLOOR`].
+pub const FULL_MINUTES: u64 = 10;
+/// Fewer seeds say nothing about a floor.
+const SEEDS_MIN: u64 = 300;
+
+/// A counter that stayed below its floor: what was run proves too little about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Short {
+    /// Its name.
+    pub name: &'static str,
+    /// What it came to.
+    pub count: u64,
+    /// What it had to come to in that many seeds of that length.
+    pub floor: u64,
+}
+
+/// The counters that are below their floors after so many seeds of so many virtual minutes; none with too few seeds to
+/// tell.
+#[must_use]
+pub fn short(scenario: &dyn Scenario, counters: &Counters, seeds: u64, minutes: u64) -> Vec<Short> {
+    if seeds < SEEDS_MIN {
+        return Vec::new();
+    }
+    let floor = FLOOR * seeds * minutes / (FULL_SEEDS * FULL_MINUTES);
+    let names = scenario.exercised().iter();
+    names
+        .map(|name| Short {
+            name,
+            count: counters.get(name),
+            floor,
+        })
+        .filter(|short| short.count < floor)
+        .collect()
+}
+
+/// Whether a run is long enough for a counter below its floor to be a failure.
+#[must_use]
+pub fn is_full(seeds: u64, minutes: u64) -> bool {
+    seeds >= FULL_SEEDS && minutes >= FULL_MINUTES
+}
+
 /// Seconds of processor time this thread has had.
 fn cpu_seconds() -> f64 {
     static START: OnceLock<Instant> = OnceLock::new();

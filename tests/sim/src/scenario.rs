@@ -102,6 +102,11 @@ pub trait Scenario: Sync {
         &[]
     }
 
+    /// Counters that must come to [`crate::runner::FLOOR`] in a thousand seeds of ten minutes (reliability.md S11).
+    fn exercised(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Runs it once.
     ///
     /// # Errors

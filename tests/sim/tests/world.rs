@@ -2,9 +2,9 @@
 
 use hadal_env::{Clock, Env, Net, Random, Seam};
 use hadal_types::{Role, Tick};
-use sim::runner::sweep;
+use sim::runner::{is_full, short, sweep};
 use sim::scenario::{Run, SEAM_BUGS, find, omissions, registry, run_caught};
-use sim::{Crash, NodeSpec, SimEnv, Status, Stream, World};
+use sim::{Counters, Crash, NodeSpec, SimEnv, Status, Stream, World};
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::process::Command;
@@ -161,7 +161,8 @@ fn s1_the_whole_cluster_keeps_its_promises() {
         eprintln!("{}: {}", failure.seed, failure.violation)
     });
     assert!(summary.failures.is_empty());
-    for name in cluster.floors() {
+    // S11 beside it: what a run must have seen was seen.
+    for name in cluster.floors().iter().chain(cluster.exercised()) {
         assert!(summary.counters.get(name) > 0, "{name} is zero");
     }
 }
@@ -190,6 +191,27 @@ fn s11_without_a_planted_bug_nothing_fails_and_every_fault_strikes() {
             "{fault:?} never struck"
         );
     }
+}
+
+/// S11: a counter below its floor is named, where there are seeds enough to tell; the floor grows with seeds and minutes.
+#[test]
+fn s11_a_counter_below_its_floor_is_named() {
+    let cluster = find(Some("cluster")).expect("the whole cluster");
+    let mut counters = Counters::default();
+    for name in cluster.exercised() {
+        counters.add(name, 30);
+    }
+    assert_eq!(short(cluster, &counters, 300, 10), []);
+    assert_eq!(short(cluster, &Counters::default(), 299, 10), []);
+    let all = short(cluster, &counters, 1000, 10);
+    assert_eq!(all.len(), cluster.exercised().len());
+    assert!(all.iter().all(|it| (it.count, it.floor) == (30, 100)));
+    counters.add("fenced writes", 70);
+    let rest = short(cluster, &counters, 1000, 10);
+    assert_eq!(rest.len() + 1, all.len());
+    assert!(rest.iter().all(|it| it.name != "fenced writes"));
+    assert_eq!(short(cluster, &counters, 1000, 2), []);
+    assert!(is_full(1000, 10) && !is_full(999, 10) && !is_full(5000, 2));
 }
 
 #[test]

@@ -504,6 +504,7 @@ impl<S: Seam> Pipeline<S> {
         };
         self.dfs.call(update).await?;
         self.state.handle_recovered();
+        self.dfs.shared.seam.happened("pipeline recoveries");
         Ok(None)
     }
 }

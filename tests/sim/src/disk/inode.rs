@@ -92,6 +92,8 @@ pub(crate) struct Inode {
     /// Oldest first.
     unsynced: VecDeque<Unsynced>,
     unsynced_bytes: u64,
+    /// The medium lacks, or has besides, what no unsynced change accounts for: a write was lied about or a sync failed.
+    apart: bool,
     /// Open handles.
     pub(crate) opens: u32,
     /// A live name points here.
@@ -150,11 +152,13 @@ impl Inode {
     pub(crate) fn write_lost(&mut self, write: &WriteOp, cached: bool) {
         if cached {
             self.live.apply(write);
+            self.apart = true;
         }
     }
 
     /// A write that landed elsewhere on the medium.
     pub(crate) fn write_misdirected(&mut self, meant: &WriteOp, landed: &WriteOp, cached: bool) {
+        self.apart = true;
         if cached {
             self.live.apply(meant);
         } else {
@@ -188,6 +192,7 @@ impl Inode {
     /// A sync that failed: some pages reached the medium, the others are marked clean all the same and
     /// will never be written. Sometimes they are evicted at once, so that reads show the old bytes.
     pub(crate) fn sync_failed(&mut self, rng: &mut Rng) {
+        self.apart = true;
         for change in std::mem::take(&mut self.unsynced) {
             if rng.chance(1, 2) {
                 match change {
@@ -207,6 +212,8 @@ impl Inode {
     pub(crate) fn power_failure(&mut self, decision: &mut Decision<'_>, tally: &mut LossTally) {
         let changes = std::mem::take(&mut self.unsynced);
         self.unsynced_bytes = 0;
+        // Programs see what the medium has: the usual case, and a copy of the whole list of pages less.
+        let is_same = changes.is_empty() && !self.apart;
         let kept = decision.kept(changes.len());
         for (change, kept) in changes.into_iter().zip(kept) {
             match change {
@@ -225,7 +232,10 @@ impl Inode {
                 Unsynced::Write(_) => tally.lost += 1,
             }
         }
-        self.live = self.durable.clone();
+        if !is_same {
+            self.live = self.durable.clone();
+            self.apart = false;
+        }
         self.opens = 0;
     }
 

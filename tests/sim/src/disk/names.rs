@@ -2,6 +2,7 @@
 
 use super::inode::Decision;
 use crate::rng::Rng;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
@@ -12,26 +13,42 @@ pub(crate) enum Entry {
     File(u64),
 }
 
-type Tree = BTreeMap<PathBuf, Entry>;
+/// By text: comparing paths part by part is most of what looking names up costs.
+type Tree = BTreeMap<String, Entry>;
 
 /// A change of names that is not yet durable. It happens wholly or not at all.
 #[derive(Clone, Debug)]
 struct Change {
-    sets: Vec<(PathBuf, Option<Entry>)>,
+    sets: Vec<(String, Option<Entry>)>,
+}
+
+/// A path as a key.
+fn text(path: &Path) -> &str {
+    path.to_str()
+        .expect("paths of the simulated world are UTF-8")
+}
+
+/// The directory a name stands in; `None` for the root.
+fn parent(name: &str) -> Option<&str> {
+    match name.rsplit_once('/')? {
+        ("", "") => None,
+        ("", _) => Some("/"),
+        (parent, _) => Some(parent),
+    }
 }
 
 impl Change {
-    fn touches(&self, directory: &Path) -> bool {
+    fn touches(&self, directory: &str) -> bool {
         self.sets
             .iter()
-            .any(|(path, _)| path.parent() == Some(directory))
+            .any(|(name, _)| parent(name) == Some(directory))
     }
 
     fn apply(&self, tree: &mut Tree) {
-        for (path, entry) in &self.sets {
+        for (name, entry) in &self.sets {
             match entry {
-                Some(entry) => tree.insert(path.clone(), *entry),
-                None => tree.remove(path),
+                Some(entry) => tree.insert(name.clone(), *entry),
+                None => tree.remove(name),
             };
         }
     }
@@ -51,7 +68,12 @@ pub(crate) struct Names {
 const COMMIT_CHANGES: usize = 512;
 
 /// An absolute path without `.` and `..`.
-pub(crate) fn clean(path: &Path) -> PathBuf {
+pub(crate) fn clean(path: &Path) -> Cow<'_, Path> {
+    let names = text(path).strip_prefix('/');
+    let is_plain = |name: &str| !matches!(name, "" | "." | "..");
+    if names.is_some_and(|names| names.split('/').all(is_plain)) {
+        return Cow::Borrowed(path);
+    }
     let mut out = PathBuf::from("/");
     for part in path.components() {
         match part {
@@ -62,7 +84,7 @@ pub(crate) fn clean(path: &Path) -> PathBuf {
             Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
         }
     }
-    out
+    Cow::Owned(out)
 }
 
 impl Names {
@@ -70,7 +92,7 @@ impl Names {
         if path == Path::new("/") {
             Some(Entry::Dir)
         } else {
-            self.live.get(path).copied()
+            self.live.get(text(path)).copied()
         }
     }
 
@@ -80,26 +102,38 @@ impl Names {
 
     /// Entries directly under a directory.
     pub(crate) fn children(&self, directory: &Path) -> Vec<(PathBuf, Entry)> {
-        self.below(directory)
-            .into_iter()
-            .filter(|(path, _)| path.parent() == Some(directory))
+        self.within(directory)
+            .filter(|(name, _)| parent(name) == Some(text(directory)))
+            .map(|(name, entry)| (PathBuf::from(name), entry))
             .collect()
     }
 
     /// All entries under a directory, in order.
     pub(crate) fn below(&self, directory: &Path) -> Vec<(PathBuf, Entry)> {
-        self.live
-            .range(directory.to_path_buf()..)
-            .take_while(|(path, _)| path.starts_with(directory))
-            .filter(|(path, _)| path.as_path() != directory)
-            .map(|(path, entry)| (path.clone(), *entry))
+        self.within(directory)
+            .map(|(name, entry)| (PathBuf::from(name), entry))
             .collect()
+    }
+
+    fn within(&self, directory: &Path) -> impl Iterator<Item = (&str, Entry)> {
+        let mut start = text(directory).to_owned();
+        if !start.ends_with('/') {
+            start.push('/');
+        }
+        self.live
+            .range(start.clone()..)
+            .take_while(move |(name, _)| name.starts_with(&start))
+            .map(|(name, entry)| (name.as_str(), *entry))
     }
 
     /// Changes names atomically; durable only after [`Names::sync_dir`].
     pub(crate) fn change(&mut self, sets: Vec<(PathBuf, Option<Entry>)>) {
         self.version += 1;
-        let change = Change { sets };
+        let sets = sets.into_iter();
+        let sets = sets.map(|(path, entry)| (text(&path).to_owned(), entry));
+        let change = Change {
+            sets: sets.collect(),
+        };
         change.apply(&mut self.live);
         self.unsynced.push(change);
         if self.unsynced.len() > COMMIT_CHANGES {
@@ -117,7 +151,7 @@ impl Names {
 
     /// What the medium holds under a name.
     pub(crate) fn get_durable(&self, path: &Path) -> Option<Entry> {
-        self.durable.get(path).copied()
+        self.durable.get(text(path)).copied()
     }
 
     /// Creates a directory whose name is durable at once, as `create_dir_all` promises.
@@ -130,13 +164,16 @@ impl Names {
 
     /// Makes the changes in a directory durable, and those older ones they build upon.
     pub(crate) fn sync_dir(&mut self, directory: &Path) {
-        let mut paths = BTreeSet::new();
+        let directory = text(directory);
+        let mut names = BTreeSet::new();
         let mut flush = vec![false; self.unsynced.len()];
         for (place, change) in self.unsynced.iter().enumerate().rev() {
-            if change.touches(directory) || change.sets.iter().any(|(path, _)| paths.contains(path))
+            let mut built_upon = change.sets.iter();
+            if change.touches(directory)
+                || built_upon.any(|(name, _)| names.contains(name.as_str()))
             {
                 flush[place] = true;
-                paths.extend(change.sets.iter().map(|(path, _)| path.clone()));
+                names.extend(change.sets.iter().map(|(name, _)| name.as_str()));
             }
         }
         let mut place = 0;
@@ -153,6 +190,7 @@ impl Names {
 
     /// A failed sync: some changes reached the medium, the others never will.
     pub(crate) fn sync_dir_failed(&mut self, directory: &Path, rng: &mut Rng) {
+        let directory = text(directory);
         let durable = &mut self.durable;
         self.unsynced.retain(|change| {
             if !change.touches(directory) {
@@ -181,19 +219,17 @@ impl Names {
         }
         // A file whose directory's removal was kept but not its own: the directory stands.
         let mut missing = BTreeSet::new();
-        for path in self.durable.keys() {
-            let above = path
-                .ancestors()
-                .skip(1)
-                .filter(|above| above.parent().is_some());
-            missing.extend(
-                above
-                    .filter(|above| !self.durable.contains_key(*above))
-                    .map(Path::to_path_buf),
-            );
+        for name in self.durable.keys() {
+            let mut above = parent(name);
+            while let Some(directory) = above.filter(|directory| *directory != "/") {
+                if !self.durable.contains_key(directory) {
+                    missing.insert(directory.to_owned());
+                }
+                above = parent(directory);
+            }
         }
         self.durable
-            .extend(missing.into_iter().map(|path| (path, Entry::Dir)));
+            .extend(missing.into_iter().map(|name| (name, Entry::Dir)));
         self.live = self.durable.clone();
     }
 
@@ -215,8 +251,8 @@ impl Names {
 
     /// Every live file with its name.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&Path, u64)> {
-        self.live.iter().filter_map(|(path, entry)| match entry {
-            Entry::File(inode) => Some((path.as_path(), *inode)),
+        self.live.iter().filter_map(|(name, entry)| match entry {
+            Entry::File(inode) => Some((Path::new(name.as_str()), *inode)),
             Entry::Dir => None,
         })
     }

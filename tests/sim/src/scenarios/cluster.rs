@@ -15,6 +15,7 @@ pub(super) mod images;
 mod model;
 pub(super) mod nodes;
 pub(super) mod planted;
+pub(super) mod tempo;
 mod workload;
 
 use crate::nemesis::{Fault, Nemesis};
@@ -31,6 +32,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
+use tempo::Tempo;
 
 /// The scenario.
 pub(crate) struct WholeCluster;
@@ -53,6 +55,18 @@ const FAULTS: [Fault; 16] = [
     Fault::WallJump,
     Fault::DiskFull,
     Fault::DiskErrors,
+];
+
+/// What a run must have seen often (reliability.md S11).
+const EXERCISED: [&str; 8] = [
+    "elections",
+    "fenced writes",
+    "pipeline recoveries",
+    "block recoveries",
+    "lease recoveries",
+    "checkpoints",
+    "safe-mode exits",
+    "disk faults hit",
 ];
 
 /// From nothing to the first directory.
@@ -188,18 +202,28 @@ impl Scenario for WholeCluster {
         ]
     }
 
+    fn exercised(&self) -> &'static [&'static str] {
+        &EXERCISED
+    }
+
     fn run(&self, run: &mut Run<'_>) -> Result<Counters, Violation> {
         let world = run.world(|config| {
             config.net.idle_timeout_ms = 10_000;
             config.net.handshake_timeout_ms = 3_000;
         });
+        for name in EXERCISED {
+            // What never happens is shown, too.
+            world.count(name, 0);
+        }
         let mut rng = world.rng(Stream::Workload, 0);
         let images = Images::of(&mut world.rng(Stream::Faults, 6));
+        let tempo = Tempo::of(run, &mut world.rng(Stream::Faults, 8));
         let cluster = Cluster::start(
             &world,
             &mut rng,
             namenodes(run),
             &images,
+            tempo,
             Planted::named(run.planted),
         );
         let ctx = Ctx::new(world.handle(), &cluster.datanodes);

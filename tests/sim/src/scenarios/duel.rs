@@ -22,6 +22,7 @@ use super::cluster::nodes::{
     journalnode_name, namenode, namenode_address, namenode_name,
 };
 use super::cluster::planted::Planted;
+use super::cluster::tempo::QUICK;
 use crate::env::SimEnv;
 use crate::nemesis::make_whole;
 use crate::node::{Crash, NodeId, NodeSpec};
@@ -222,7 +223,7 @@ fn start_nodes(world: &Handle, run: &Run<'_>) -> (Vec<NodeId>, Vec<NodeId>) {
     let planted = Planted::named(run.planted);
     let journalnodes = (0..JOURNALNODES)
         .map(|index| {
-            let mut config = journalnode_config(index, planted);
+            let mut config = journalnode_config(index, QUICK, planted);
             config.segment_bytes = 4 << 10;
             let start = move |env: SimEnv| -> Task { Box::pin(journalnode(env, config.clone())) };
             let (name, address) = (journalnode_name(index), journalnode_address(index));
@@ -235,7 +236,7 @@ fn start_nodes(world: &Handle, run: &Run<'_>) -> (Vec<NodeId>, Vec<NodeId>) {
         .map(|index| {
             let start = move |env: SimEnv| -> Task {
                 let images = Images::never();
-                Box::pin(namenode(env, index, count, !leases, images, planted))
+                Box::pin(namenode(env, index, count, !leases, images, QUICK, planted))
             };
             let (name, address) = (namenode_name(index), namenode_address(index));
             world.add_node(&name, Role::Namenode, address, start)

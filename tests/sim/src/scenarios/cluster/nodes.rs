@@ -2,6 +2,7 @@
 
 use super::images::{self, Images};
 use super::planted::Planted;
+use super::tempo::Tempo;
 use crate::daemons::{self, datanode_address, datanode_name};
 pub(in crate::scenarios) use crate::daemons::{
     NAMENODE_DIR, SUPERUSER, journalnode_address, journalnode_name, namenode_address, namenode_name,
@@ -50,9 +51,11 @@ pub(in crate::scenarios) const JOURNALNODES: usize = 3;
 
 pub(in crate::scenarios) fn journalnode_config(
     index: usize,
+    tempo: Tempo,
     planted: Planted,
 ) -> JournalnodeConfig {
     let mut config = daemons::journalnode_config(index, JOURNALNODES);
+    config.lease_ttl_ms = tempo.lease_ttl_ms();
     // A new segment per claim: smaller ones cost less to scan, and grow more often.
     config.segment_bytes = 32 << 10;
     config.planted = planted.journal;
@@ -64,6 +67,7 @@ fn namenode_config(
     index: usize,
     namenodes: usize,
     images: &Images,
+    tempo: Tempo,
     planted: Planted,
 ) -> NamenodeConfig {
     let mut config = daemons::namenode_config(index, namenodes, JOURNALNODES);
@@ -77,8 +81,9 @@ fn namenode_config(
         max_transfers_hard: 16,
         report_slot_ms: 10_000,
         planted: planted.blocks,
-        ..config.blocks
+        ..tempo.blocks(config.blocks)
     };
+    config.ha = tempo.ha(config.ha);
     config.images_retained = images.retained;
     config.checkpoint = images.checkpoint.clone();
     config.image_bytes_per_second = images.bytes_per_second;
@@ -88,20 +93,23 @@ fn namenode_config(
     config
 }
 
-fn datanode_config(index: usize, namenodes: usize, planted: Planted) -> DatanodeConfig {
+fn datanode_config(
+    index: usize,
+    namenodes: usize,
+    tempo: Tempo,
+    planted: Planted,
+) -> DatanodeConfig {
     let mut config = daemons::datanode_config(index, namenodes);
     config.actor = ActorConfig {
         report_interval_ms: 60_000,
         delete_report_interval_ms: 5_000,
         planted: planted.datanode,
-        ..config.actor
+        ..tempo.actor(config.actor)
     };
     config.scanner = ScannerConfig {
-        period_ms: 60_000,
         save_interval_ms: 5_000,
-        directory_interval_ms: 20_000,
         planted: planted.datanode,
-        ..ScannerConfig::default()
+        ..tempo.scanner(ScannerConfig::default())
     };
     config
 }
@@ -121,10 +129,11 @@ pub(in crate::scenarios) async fn namenode(
     namenodes: usize,
     alone: bool,
     images: Images,
+    tempo: Tempo,
     planted: Planted,
 ) {
     env.world().count("namenode starts", 1);
-    let config = namenode_config(index, namenodes, &images, planted);
+    let config = namenode_config(index, namenodes, &images, tempo, planted);
     let image = images::newest(env.disk(), &config.dir);
     env.world()
         .count("namenode starts from an image", u64::from(image.is_some()));
@@ -173,9 +182,9 @@ pub(in crate::scenarios) async fn namenode(
     }
 }
 
-async fn datanode(env: SimEnv, index: usize, namenodes: usize, planted: Planted) {
+async fn datanode(env: SimEnv, index: usize, namenodes: usize, tempo: Tempo, planted: Planted) {
     env.world().count("datanode starts", 1);
-    let config = datanode_config(index, namenodes, planted);
+    let config = datanode_config(index, namenodes, tempo, planted);
     if let Err(error) = hadal_datanode::run(env.clone(), config).await {
         env.stop(EXIT_FAILED, &error.to_string());
     }
@@ -188,12 +197,13 @@ impl Cluster {
         rng: &mut Rng,
         namenodes: usize,
         images: &Images,
+        tempo: Tempo,
         planted: Planted,
     ) -> Self {
         let journalnodes = (0..JOURNALNODES)
             .map(|index| {
                 let start = move |env: SimEnv| -> Task {
-                    Box::pin(journalnode(env, journalnode_config(index, planted)))
+                    Box::pin(journalnode(env, journalnode_config(index, tempo, planted)))
                 };
                 let (name, address) = (journalnode_name(index), journalnode_address(index));
                 world.add_node(&name, Role::Journalnode, address, start)
@@ -204,7 +214,9 @@ impl Cluster {
                 let images = images.clone();
                 let start = move |env: SimEnv| -> Task {
                     let images = images.clone();
-                    Box::pin(namenode(env, index, namenodes, false, images, planted))
+                    Box::pin(namenode(
+                        env, index, namenodes, false, images, tempo, planted,
+                    ))
                 };
                 let (name, address) = (namenode_name(index), namenode_address(index));
                 world.add_node(&name, Role::Namenode, address, start)
@@ -213,7 +225,7 @@ impl Cluster {
         let datanodes = (0..rng.range(3, 4) as usize)
             .map(|index| {
                 let start = move |env: SimEnv| -> Task {
-                    Box::pin(datanode(env, index, namenodes, planted))
+                    Box::pin(datanode(env, index, namenodes, tempo, planted))
                 };
                 let name = datanode_name(index);
                 world.add_node(&name, Role::Datanode, datanode_address(index), start)

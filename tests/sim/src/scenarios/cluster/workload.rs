@@ -24,7 +24,7 @@ pub(super) const RACE_EVERY: Duration = Duration::from_secs(5);
 pub(super) const VAULT: &str = "/vault";
 /// A client is busy for about so much of a run in sum: longer runs have longer pauses, for leases, timers and faults
 /// that strike an idle cluster.
-const BUSY_TIME: Duration = Duration::from_secs(120);
+pub(super) const BUSY_TIME: Duration = Duration::from_secs(120);
 
 /// When a client works: busy and quiet spells.
 pub(super) struct Pace {
