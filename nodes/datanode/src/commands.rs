@@ -3,12 +3,17 @@
 use crate::copy;
 use crate::node::{ActorSlot, Node};
 use crate::recovery;
+use futures_util::StreamExt;
 use hadal_blockpool::Admission;
 use hadal_env::Env;
 use hadal_proto::datanode::{Action, ChangeKind, Command};
 use hadal_types::Block;
+use std::future::ready;
 use std::rc::Rc;
-use store_replica::StoreError;
+use store_replica::{ReplicaStore, StoreError};
+
+/// Deletions of one order that are under way at once.
+const DELETIONS_AT_ONCE: usize = 32;
 
 /// Admits the commands in order and starts those that run. A failure of one does not stop the rest.
 pub(crate) fn run_all<E: Env>(node: &Rc<Node<E>>, slot: &ActorSlot, commands: Vec<Command>) {
@@ -61,23 +66,32 @@ fn run<E: Env>(node: &Rc<Node<E>>, slot: &ActorSlot, action: Action) {
     }
 }
 
-/// Detaches the replicas, tells the NameNodes, then frees the bytes.
+/// Detaches the replicas, tells the NameNodes, then frees the bytes. Several at once: each is durable before it is told,
+/// and those that wait at the same time share the device's flushes.
 async fn invalidate<E: Env>(node: Rc<Node<E>>, blocks: Vec<Block>) {
     let Ok(store) = node.store() else { return };
-    for block in blocks {
-        match store.delete(block.id, block.generation_stamp).await {
-            Ok(deleted) => {
-                node.report_change(deleted.storage, deleted.block, ChangeKind::Deleted);
-                if let Err(error) = store.collect(deleted).await {
-                    tracing::warn!("freeing the bytes of {block}: {error}");
-                }
-            }
-            Err(StoreError::NotFound { .. }) => {}
-            Err(error) => {
-                tracing::warn!("deleting {block}: {error}");
-                node.alarm.notify();
+    let deletions = blocks
+        .into_iter()
+        .map(|block| invalidate_one(&node, &store, block));
+    futures_util::stream::iter(deletions)
+        .buffer_unordered(DELETIONS_AT_ONCE)
+        .for_each(|()| ready(()))
+        .await;
+}
+
+async fn invalidate_one<E: Env>(node: &Rc<Node<E>>, store: &ReplicaStore<E::Disk>, block: Block) {
+    match store.delete(block.id, block.generation_stamp).await {
+        Ok(deleted) => {
+            node.report_change(deleted.storage, deleted.block, ChangeKind::Deleted);
+            if let Err(error) = store.collect(deleted).await {
+                tracing::warn!("freeing the bytes of {block}: {error}");
             }
         }
-        node.spare(&block);
+        Err(StoreError::NotFound { .. }) => {}
+        Err(error) => {
+            tracing::warn!("deleting {block}: {error}");
+            node.alarm.notify();
+        }
     }
+    node.spare(&block);
 }

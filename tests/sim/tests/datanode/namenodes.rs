@@ -104,6 +104,36 @@ fn t_d2_only_the_acknowledged_active_is_obeyed() {
     });
 }
 
+/// Q45: deletions that one order asks for share the device's flushes, and each is on the device before it is told.
+#[test]
+fn q45_the_deletions_of_one_order_share_flushes() {
+    const REPLICAS: u64 = 64;
+    let scene = Scene::ready(&Plan::pair(1));
+    for id in 1..=REPLICAS {
+        scene.put(block(id, 1, 0), &content(id, 5_000), &[0]);
+    }
+    let disk = scene.world.disk_of(scene.nodes[0]);
+    let before = disk.disk_counters().syncs;
+    let blocks = (1..=REPLICAS).map(|id| block(id, 1, 0)).collect();
+    scene.namenodes[0].order("dn1", 1, 1, Action::Invalidate { blocks });
+    scene.until("all are told as deleted", |scene| {
+        (1..=REPLICAS)
+            .all(|id| scene.namenodes[0].told("dn1", block(id, 1, 5_000), ChangeKind::Deleted))
+    });
+    let flushes = disk.disk_counters().syncs - before;
+    assert!(
+        flushes <= REPLICAS / 4,
+        "{flushes} flushes for {REPLICAS} deletions"
+    );
+    let reports = scene.namenodes[0].count("dn1", "BlockReport");
+    scene.world.crash(scene.nodes[0], Crash::Power);
+    scene.world.restart(scene.nodes[0]);
+    scene.until("it reports again", |scene| {
+        scene.namenodes[0].count("dn1", "BlockReport") > reports
+    });
+    assert_eq!(scene.replicas(0), []);
+}
+
 /// T-D5, Q37, A-43: whichever operation of the disk fails, once, while the storage is made, and although the first NameNode
 /// answers the first question with a fault: both NameNodes are registered with and told of a storage, the process goes
 /// on, and after a restart both storages are there.
