@@ -4,6 +4,7 @@ use crate::copy;
 use crate::node::{ActorSlot, Node};
 use crate::recovery;
 use futures_util::StreamExt;
+use futures_util::lock::Mutex;
 use hadal_blockpool::Admission;
 use hadal_env::Env;
 use hadal_proto::datanode::{Action, ChangeKind, Command};
@@ -66,23 +67,31 @@ fn run<E: Env>(node: &Rc<Node<E>>, slot: &ActorSlot, action: Action) {
     }
 }
 
-/// Detaches the replicas, tells the NameNodes, then frees the bytes. Several at once: each is durable before it is told,
-/// and those that wait at the same time share the device's flushes.
+/// Detaches the replicas, tells the NameNodes, then frees the bytes. Several are detached at once: each durably before it is
+/// told, and those that wait at the same time share the device's flushes. Files are removed one by one, as that may
+/// take the device a while.
 async fn invalidate<E: Env>(node: Rc<Node<E>>, blocks: Vec<Block>) {
     let Ok(store) = node.store() else { return };
+    let removing = Mutex::new(());
     let deletions = blocks
         .into_iter()
-        .map(|block| invalidate_one(&node, &store, block));
+        .map(|block| invalidate_one(&node, &store, &removing, block));
     futures_util::stream::iter(deletions)
         .buffer_unordered(DELETIONS_AT_ONCE)
         .for_each(|()| ready(()))
         .await;
 }
 
-async fn invalidate_one<E: Env>(node: &Rc<Node<E>>, store: &ReplicaStore<E::Disk>, block: Block) {
+async fn invalidate_one<E: Env>(
+    node: &Rc<Node<E>>,
+    store: &ReplicaStore<E::Disk>,
+    removing: &Mutex<()>,
+    block: Block,
+) {
     match store.delete(block.id, block.generation_stamp).await {
         Ok(deleted) => {
             node.report_change(deleted.storage, deleted.block, ChangeKind::Deleted);
+            let _turn = removing.lock().await;
             if let Err(error) = store.collect(deleted).await {
                 tracing::warn!("freeing the bytes of {block}: {error}");
             }
