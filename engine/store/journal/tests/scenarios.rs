@@ -488,6 +488,30 @@ fn t_q13_appends_go_on_beside_a_sweep() {
     assert_eq!(read.len() as u64, last - 150);
 }
 
+/// X5: a disk without room for a spare is no failure, and appends go on.
+#[test]
+fn x5_no_room_for_a_spare() {
+    let mut refused = 0;
+    for k in 0..4 {
+        let disk = new_disk();
+        run(&disk, async {
+            let journal = open_async(&disk).await;
+            start(&journal, 1, 1).await.unwrap();
+            disk.fail_in(k, std::io::ErrorKind::StorageFull);
+            journal.sweep().await.unwrap();
+            refused += u32::from(disk.failed().is_some());
+            disk.heal();
+            let names = disk.names(DIRECTORY);
+            assert_eq!(names, ["edits_inprogress_00000000000000000001"], "{k}");
+            append(&journal, 1, 1, 50).await.unwrap();
+            journal.sweep().await.unwrap();
+            assert!(!journal.has_leftovers());
+            assert!(disk.names(DIRECTORY).contains(&"spare".to_owned()));
+        });
+    }
+    assert_eq!(refused, 4);
+}
+
 /// A stale segment in progress goes once a later segment covers what is kept; one spanning the limit stays.
 #[test]
 fn t_q13_purge_of_unfinished_segments() {
