@@ -6,8 +6,11 @@ use crate::settings::Settings;
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use hadal_blocks::BlockConfig;
-use hadal_namesystem::{ImageLoader, ImageSource, Namesystem, NamesystemConfig, Section};
+use hadal_env::Compute;
+use hadal_namenode::{ImageLoading, namesystem_of};
+use hadal_namesystem::{ImageSource, Namesystem, NamesystemConfig, Section};
 use hadal_proto::edit::{Edit, EditOp};
+use hadal_shard::Cores;
 use hadal_types::{Block, BlockId, CallId, ClientId, GenerationStamp, InodeId, Tick};
 use std::time::Instant;
 
@@ -39,7 +42,7 @@ pub fn run(settings: &Settings) -> Result<Question> {
     Ok(Question {
         name: "image".into(),
         notes: vec![
-            "in process, on one core, to and from memory: disk and checksums are the container's; load includes the block map".into(),
+            format!("in process, to and from memory: disk and checksums are the container's; save on one core; load on {} as a NameNode starts, the block map included", Cores.lanes()),
             "an inode is a file or a directory; tree memory is inodes, names, entries and block lists, without the block map".into(),
         ],
         rows,
@@ -57,7 +60,7 @@ fn rows_of(files: usize, runs: usize) -> Result<Vec<Row>> {
         let save = run_of(inodes, start, cpu)?;
         bytes = image.iter().map(|(_, chunk)| chunk.len()).sum::<usize>();
         let (cpu, start) = (own_seconds()?, Instant::now());
-        let loaded = load(&image)?;
+        let loaded = load(&image, BlockConfig::default())?;
         let load = run_of(inodes, start, cpu)?;
         let found = loaded.memory_estimate();
         ensure!(
@@ -193,18 +196,18 @@ pub(crate) fn save(namesystem: &Namesystem) -> Vec<(Section, Bytes)> {
     ImageSource::new(namesystem.view()).collect()
 }
 
-pub(crate) fn load(image: &[(Section, Bytes)]) -> Result<Namesystem> {
+/// As a NameNode starts: on all cores.
+pub(crate) fn load(image: &[(Section, Bytes)], blocks: BlockConfig) -> Result<Namesystem> {
     let config = NamesystemConfig::default();
-    let mut loader = ImageLoader::new(&config);
-    for (section, chunk) in image {
-        loader.feed(*section, chunk)?;
-    }
-    Ok(Namesystem::load(
-        config,
-        BlockConfig::default(),
-        42,
-        loader.finish()?,
-    ))
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    runtime.block_on(async {
+        let mut loading = ImageLoading::new(Cores, &config);
+        for (section, chunk) in image {
+            loading.feed(*section, chunk.clone()).await?;
+        }
+        let loaded = loading.finish().await?;
+        Ok(namesystem_of(&Cores, config, blocks, 42, loaded).await)
+    })
 }
 
 #[cfg(test)]

@@ -3,15 +3,17 @@
 
 use crate::cpu::own_seconds;
 use crate::fake_datanode::{FakeDatanode, Traffic, homes};
-use crate::image::{NOW, WALL_MS, block_of, build, save};
+use crate::image::{NOW, WALL_MS, block_of, build, load, save};
 use crate::report::{Better, Question, Row, Run};
 use crate::settings::Settings;
 use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use hadal_blocks::BlockConfig;
-use hadal_namesystem::{Answer, ImageLoader, LocationSource, Namesystem, Output, Section};
+use hadal_env::Compute;
+use hadal_namesystem::{Answer, LocationSource, Namesystem, Output, Section};
 use hadal_proto::datanode::{Request, Response};
 use hadal_proto::{decode, encode};
+use hadal_shard::Cores;
 use hadal_types::{Epoch, Principal, Role};
 use std::time::Instant;
 
@@ -49,7 +51,7 @@ pub fn run(settings: &Settings) -> Result<Question> {
     Ok(Question {
         name: "restart".into(),
         notes: vec![
-            "in process, on one core: the image is read from memory (its file, checksums and the journal's tail come on top), calls are decoded, network not included".into(),
+            format!("in process: the image is read from memory, on {} cores (its file, checksums and the journal's tail come on top), calls are decoded and answered on one, network not included", Cores.lanes()),
             "serving: safe mode is left (extension 0, threshold 0.999); reported: every storage has reported. Bytes are those of all reports and their answers".into(),
         ],
         rows,
@@ -224,12 +226,7 @@ fn restart(
         digest_reports: mode == Mode::Digests,
         ..BlockConfig::default()
     };
-    let config = hadal_namesystem::NamesystemConfig::default();
-    let mut loader = ImageLoader::new(&config);
-    for (section, chunk) in image {
-        loader.feed(*section, chunk)?;
-    }
-    let mut namesystem = Namesystem::load(config, blocks, 42, loader.finish()?);
+    let mut namesystem = load(image, blocks)?;
     namesystem.start(NOW);
     let next = namesystem.applied().next();
     namesystem.become_active(NOW, WALL_MS, EPOCH, next);

@@ -8,9 +8,11 @@
 //! and the compiler infers the rest.
 #![forbid(unsafe_code)]
 
+mod compute;
 mod disk;
 mod net;
 
+pub use compute::Compute;
 pub use disk::{
     ALIGN, Create, DirEntry, Disk, DiskBuf, DiskError, DiskOp, File, OpenOptions, Space,
 };
@@ -81,8 +83,8 @@ pub trait LocalFile: Send + Sync {
     fn read(&self, offset: u64, length: usize) -> Reading;
 }
 
-/// What a daemon's shard needs: a [`Seam`], tasks and a disk.
-pub trait Env: Seam {
+/// What a daemon's shard needs: a [`Seam`], tasks, other cores for pure work, and a disk.
+pub trait Env: Seam + Compute {
     /// The disk.
     type Disk: Disk;
 

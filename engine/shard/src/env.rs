@@ -1,8 +1,8 @@
 //! The seam itself: clock, randomness, network, disk and tasks of one shard.
 
 use crate::panic::{guard_task, stop_process};
-use crate::{ShardClock, ShardDisk};
-use hadal_env::{Clock, Env, Net, Random, Seam};
+use crate::{Cores, ShardClock, ShardDisk};
+use hadal_env::{Clock, Compute, Env, Net, Random, Seam};
 use hadal_types::Tick;
 use std::future::Future;
 
@@ -50,6 +50,19 @@ impl<N: Net> Seam for ShardEnv<N> {
 
     fn net(&self) -> &N {
         &self.net
+    }
+}
+
+impl<N: Net> Compute for ShardEnv<N> {
+    fn lanes(&self) -> usize {
+        Cores.lanes()
+    }
+
+    fn compute<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = T> + 'static {
+        Cores.compute(work)
     }
 }
 

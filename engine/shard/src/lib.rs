@@ -3,7 +3,8 @@
 //!
 //! Start one with [`Shard::spawn`] or [`run_on_this_thread`]; the [`ShardHandle`] it hands over
 //! becomes a [`ShardEnv`] together with a network. Files go through [`ShardDisk`], whose buffers
-//! come from a bounded, huge-page backed [`Pool`]. [`mailbox`] carries values between shards.
+//! come from a bounded, huge-page backed [`Pool`]. [`mailbox`] carries values between shards. Pure work that is long runs
+//! on the other [`Cores`].
 //!
 //! A panic on a shard's thread, in whatever task, ends the process with [`PANIC_EXIT_CODE`]: half a
 //! node never goes on serving.
@@ -11,6 +12,7 @@
 //! This is the only crate of the house that names tokio-uring and the only one with `unsafe`.
 
 mod clock;
+mod cores;
 mod directory;
 mod disk;
 mod env;
@@ -25,6 +27,7 @@ mod thread;
 pub mod udp;
 
 pub use clock::ShardClock;
+pub use cores::Cores;
 pub use disk::{DirLock, ShardDisk};
 pub use env::ShardEnv;
 pub use file::ShardFile;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use hadal_namenode::{ImageContents, read_image};
 use hadal_namesystem::{InodeView, View};
-use hadal_shard::{ShardOptions, run_on_this_thread};
+use hadal_shard::{Cores, ShardOptions, run_on_this_thread};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{Result as IoResult, Write};
@@ -75,7 +75,7 @@ pub(crate) fn run(console: &Console, args: OivArgs) -> Result<i32> {
     }
     let path = args.files.input.clone();
     let read = run_on_this_thread(ShardOptions::new("oiv"), |shard| async move {
-        read_image(shard.disk(), &path).await
+        read_image(shard.disk(), &Cores, &path).await
     })?;
     let shown = || args.files.input.display().to_string();
     let image = read.with_context(shown)?;

@@ -6,12 +6,13 @@
 
 use crate::error::RunError;
 use crate::images::images_dir;
+use crate::loading::{ImageLoading, namesystem_of};
 use crate::node::Node;
 use crate::transfer::{Pace, stopped};
 use bytes::{Buf, BytesMut};
-use hadal_env::{Disk, Env};
+use hadal_env::{Compute, Disk, Env};
 use hadal_namesystem::{
-    ImageLoader, ImageSource, LocationSource, Namesystem, NamesystemConfig, Section, View,
+    ImageSource, Loaded, LocationSource, Namesystem, NamesystemConfig, Section, View,
 };
 use hadal_proto::qjournal::LogDigest;
 use hadal_proto::{Fault, FaultClass};
@@ -19,7 +20,7 @@ use hadal_types::{NamespaceInfo, TxId};
 use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
-use store_fsimage::{Image, ImageError, ImageWriter, SectionId, newest, retain};
+use store_fsimage::{Image, ImageError, ImageWriter, SectionId, newest_read, retain};
 
 /// The driver's own section.
 const LOG_SECTION: SectionId = SectionId(0);
@@ -33,7 +34,18 @@ pub(crate) async fn load<E: Env>(node: &Rc<Node<E>>) -> Result<(Namesystem, LogD
     let disk = node.env.disk();
     disk_ready(node, &dir).await?;
     let namespace_id = config.namesystem.info.namespace_id;
-    let found = newest(disk, &dir, namespace_id).await?;
+    let (env, namesystem) = (&node.env, &config.namesystem);
+    let found = newest_read(disk, &dir, namespace_id, async |image: Image<E::Disk>| {
+        match read(&image, env, namesystem).await {
+            Err(RunError::Image(error)) if !matches!(error, ImageError::NoSection { .. }) => {
+                Err(error)
+            }
+            // Where it makes no sense it may be damaged, too, in a way that only the digest of the whole shows.
+            Err(error) => image.verify().await.map(|()| Err(error)),
+            Ok(read) => Ok(Ok(read)),
+        }
+    });
+    let found = found.await?;
     let seed = node.env.random_u64();
     let Some(found) = found else {
         let empty = Namesystem::format(config.namesystem.clone(), config.blocks.clone(), seed);
@@ -44,19 +56,13 @@ pub(crate) async fn load<E: Env>(node: &Rc<Node<E>>) -> Result<(Namesystem, LogD
     for skipped in &found.skipped {
         tracing::error!("image {} is passed over: {}", skipped.txid, skipped.error);
     }
-    let (loaded, digest) = read(&found.image, &config.namesystem).await?;
+    let (loaded, digest) = found.image?;
     tracing::info!("image {} loaded", loaded.txid());
     node.start_log(digest);
     node.images.loaded(loaded.txid());
-    Ok((
-        Namesystem::load(
-            config.namesystem.clone(),
-            config.blocks.clone(),
-            seed,
-            loaded,
-        ),
-        digest,
-    ))
+    let (namesystem, blocks) = (config.namesystem.clone(), config.blocks.clone());
+    let namesystem = namesystem_of(&node.env, namesystem, blocks, seed, loaded).await;
+    Ok((namesystem, digest))
 }
 
 /// An image file as it is shown to whoever looks into it.
@@ -71,10 +77,13 @@ pub struct ImageContents {
 ///
 /// # Errors
 /// [`RunError::Image`], [`RunError::BrokenImage`], or the disk fails.
-pub async fn read_image<D: Disk>(disk: &D, path: &Path) -> Result<ImageContents, RunError> {
+pub async fn read_image<D: Disk>(
+    disk: &D,
+    compute: &(impl Compute + Clone),
+    path: &Path,
+) -> Result<ImageContents, RunError> {
     let image = Image::open_file(disk, path).await?;
-    image.verify().await?;
-    let (loaded, _) = read(&image, &NamesystemConfig::default()).await?;
+    let (loaded, _) = read(&image, compute, &NamesystemConfig::default()).await?;
     Ok(ImageContents {
         namespace: image.info().namespace.clone(),
         view: loaded.view(),
@@ -88,53 +97,65 @@ async fn disk_ready<E: Env>(node: &Rc<Node<E>>, dir: &Path) -> Result<(), RunErr
 
 async fn read<D: Disk>(
     image: &Image<D>,
+    compute: &(impl Compute + Clone),
     config: &NamesystemConfig,
-) -> Result<(hadal_namesystem::Loaded, LogDigest), RunError> {
-    let txid = image.info().txid.0;
-    let broken = |what: String| RunError::BrokenImage { txid, what };
-    let mut log = image.section(LOG_SECTION)?;
-    let mut bytes = BytesMut::new();
-    while let Some(piece) = log.next().await? {
-        bytes.extend_from_slice(&piece);
+) -> Result<(Loaded, LogDigest), RunError> {
+    let txid = image.info().txid;
+    let broken = |what: String| RunError::BrokenImage { txid: txid.0, what };
+    let mut log: Option<BytesMut> = None;
+    let mut loading = ImageLoading::new(compute.clone(), config);
+    let (mut at, mut pending) = (None, BytesMut::new());
+    let mut contents = image.contents();
+    loop {
+        let piece = contents.next().await?;
+        let of = piece.as_ref().map(|(id, _)| *id);
+        if of != at && !pending.is_empty() {
+            let section = at.and_then(section_of);
+            return Err(broken(format!("section {section:?} ends inside a chunk")));
+        }
+        at = of;
+        let Some((id, piece)) = piece else { break };
+        if id == LOG_SECTION {
+            log.get_or_insert_default().extend_from_slice(&piece);
+            continue;
+        }
+        let Some(section) = section_of(id) else {
+            continue;
+        };
+        pending.extend_from_slice(&piece);
+        while pending.len() >= 4 {
+            let length = u32::from_le_bytes(pending[..4].try_into().expect("four bytes")) as usize;
+            if length > CHUNK_MAX {
+                return Err(broken(format!(
+                    "a chunk of {length} bytes is over the cap of {CHUNK_MAX}"
+                )));
+            }
+            if pending.len() < 4 + length {
+                break;
+            }
+            pending.advance(4);
+            let chunk = pending.split_to(length).freeze();
+            let fed = loading.feed(section, chunk).await;
+            fed.map_err(|error| broken(error.to_string()))?;
+        }
     }
-    let digest: [u8; 16] = bytes
+    let log = log.ok_or(ImageError::NoSection {
+        txid,
+        section: LOG_SECTION,
+    })?;
+    let digest: [u8; 16] = log
         .as_ref()
         .try_into()
         .map_err(|_| broken("the journal's digest is not 16 bytes".into()))?;
-    let mut loader = ImageLoader::new(config);
-    for section in Section::ALL {
-        let mut reader = match image.section(SectionId(u32::from(section as u8))) {
-            Ok(reader) => reader,
-            Err(ImageError::NoSection { .. }) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        let mut pending = BytesMut::new();
-        while let Some(piece) = reader.next().await? {
-            pending.extend_from_slice(&piece);
-            while pending.len() >= 4 {
-                let length =
-                    u32::from_le_bytes(pending[..4].try_into().expect("four bytes")) as usize;
-                if length > CHUNK_MAX {
-                    return Err(broken(format!(
-                        "a chunk of {length} bytes is over the cap of {CHUNK_MAX}"
-                    )));
-                }
-                if pending.len() < 4 + length {
-                    break;
-                }
-                pending.advance(4);
-                let chunk = pending.split_to(length).freeze();
-                loader
-                    .feed(section, &chunk)
-                    .map_err(|error| broken(error.to_string()))?;
-            }
-        }
-        if !pending.is_empty() {
-            return Err(broken(format!("section {section:?} ends inside a chunk")));
-        }
-    }
-    let loaded = loader.finish().map_err(|error| broken(error.to_string()))?;
+    let loaded = loading.finish().await;
+    let loaded = loaded.map_err(|error| broken(error.to_string()))?;
     Ok((loaded, LogDigest(digest)))
+}
+
+/// The namesystem's section in a section of the container, if it is one.
+fn section_of(id: SectionId) -> Option<Section> {
+    let number = u8::try_from(id.0).ok();
+    number.and_then(Section::from_u8)
 }
 
 /// `-saveNamespace`: an image of everything applied now, once it is committed (protocols.md section 0).

@@ -3,7 +3,7 @@
 use crate::bootstrap::bootstrap_standby;
 use crate::config::HaSettings;
 use crate::config::{NamenodeConfig, NamenodePeer};
-use crate::error::{BootstrapError, FetchError};
+use crate::error::{BootstrapError, FetchError, RunError};
 use crate::fetch::{self, fetch_image};
 use crate::identity;
 use crate::images::{Images, images_dir, offer_of};
@@ -12,12 +12,18 @@ use crate::upload::{receive, upload};
 use bytes::Bytes;
 use hadal_blocks::BlockConfig;
 use hadal_env::{Conn, Disk, Env, Expect, Net, Seam};
-use hadal_namesystem::{CheckpointConfig, NamesystemConfig, UploadOutcome};
+use hadal_namesystem::{
+    CheckpointConfig, ImageSource, Namesystem, NamesystemConfig, Section, UploadOutcome,
+};
+use hadal_proto::edit::{Edit, EditOp};
 use hadal_proto::frame::FrameKind;
 use hadal_proto::image::{self, ImageProtocol, PutImage};
 use hadal_proto::{FaultClass, Protocol, ProtocolId};
 use hadal_quic::{Incoming, accept, open_append};
-use hadal_types::{BlockPoolId, CURRENT_LAYOUT, ClusterId, HaState, NamespaceInfo, Role, TxId};
+use hadal_types::{
+    BlockPoolId, CURRENT_LAYOUT, CallId, ClientId, ClusterId, HaState, InodeId, NamespaceInfo,
+    Role, Tick, TxId,
+};
 use sim::{Crash, NodeId, SimEnv, World};
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -25,7 +31,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use store_fsimage::{Image, ImageWriter, SectionId, list};
+use store_fsimage::{Image, ImageError, ImageWriter, SectionId, list};
 
 /// Bytes of content of the images made here.
 const CONTENT: usize = 3 << 20;
@@ -495,4 +501,86 @@ fn t_h28_bootstrap_standby() {
         Err(BootstrapError::NoNamenode { .. })
     ));
     assert_eq!(identity(&pair), Some(info(7)), "nothing was touched");
+}
+
+/// A namespace's image in the container, one byte of a section wrong behind checksums that are right: the same typed error
+/// whichever section it is. One byte of the file wrong: the image is passed over.
+#[test]
+fn q23_damage_in_each_section_is_an_error_of_its_kind() {
+    let pair = Pair::new(3, 0);
+    let mut made = Namesystem::format(config(1, 0).namesystem, BlockConfig::default(), 1);
+    let op = EditOp::Mkdir {
+        parent: InodeId::ROOT,
+        inode: InodeId(2),
+        name: "a".into(),
+        permission: 0o755,
+        owner: "o".into(),
+        group: "g".into(),
+    };
+    let edit = Edit {
+        time_ms: 1,
+        client: ClientId(0),
+        call: CallId(0),
+        op,
+    };
+    made.replay(Tick::from_ms(1), TxId(1), &edit);
+    let mut sections: Vec<(u32, Vec<u8>)> = vec![(0, vec![7; 16])];
+    for (section, chunk) in ImageSource::new(made.view()) {
+        let mut framed = (chunk.len() as u32).to_le_bytes().to_vec();
+        framed.extend_from_slice(&chunk);
+        sections.push((u32::from(section as u8), framed));
+    }
+    // One storage of nothing.
+    let side = [&32u32.to_le_bytes()[..], &[1; 32]].concat();
+    sections.push((u32::from(Section::Storages as u8), side));
+    let env = pair.world.env_of(pair.here);
+    let load = |sections: Vec<(u32, Vec<u8>)>, flip: Option<u64>| {
+        let env = env.clone();
+        pair.world.block_on(pair.here, async move {
+            let dir = images_dir(&PathBuf::from("/name"));
+            env.disk().create_dir_all(&dir).await.unwrap();
+            let made = ImageWriter::create(env.disk(), &dir, &info(7), TxId(9)).await;
+            let mut writer = made.unwrap();
+            for (id, content) in sections {
+                writer.section(SectionId(id), false);
+                writer.write(Bytes::from(content)).await.unwrap();
+            }
+            let length = writer.finish().await.unwrap().length;
+            let path = dir.join(store_fsimage::image_name(TxId(9)));
+            if let Some(at) = flip.filter(|at| *at < length) {
+                env.disk().flip_bit(&path, 8 * at);
+            }
+            let read = crate::checkpoint::read_image(env.disk(), &env, &path).await;
+            env.disk().remove_file(&path).await.unwrap();
+            read.map(|image| image.view.txid())
+        })
+    };
+    assert_eq!(load(sections.clone(), None).unwrap(), TxId(1));
+    let ids: Vec<u32> = sections.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids, [0, 1, 2, 3, 4, 7]);
+    for at in 0..sections.len() {
+        let id = sections[at].0;
+        // The container's section ends early; the chunk in it does, and says so.
+        for reframed in [false, true] {
+            let mut cut = sections.clone();
+            let content = &mut cut[at].1;
+            content.truncate(content.len() - 1);
+            if reframed && id > 0 {
+                let length = content.len() as u32 - 4;
+                content[..4].copy_from_slice(&length.to_le_bytes());
+            }
+            let error = load(cut, None).unwrap_err();
+            assert!(
+                matches!(error, RunError::BrokenImage { txid: 9, .. }),
+                "section {id}: {error}"
+            );
+        }
+    }
+    // The file: header, the sections, their table, footer.
+    for at in (16..3 * 4_096).step_by(97) {
+        match load(sections.clone(), Some(at)) {
+            Err(RunError::Image(ImageError::Damaged { .. })) => {}
+            other => panic!("byte {at}: {other:?}"),
+        }
+    }
 }

@@ -22,6 +22,7 @@ mod images_tests;
 mod initialize;
 mod life;
 mod links;
+mod loading;
 mod node;
 mod parked;
 mod peers;
@@ -43,6 +44,7 @@ pub use fetch::{Description, Fetched, describe, fetch_image};
 pub use format::{FormatOptions, format};
 pub use initialize::{Initialized, initialize_shared_edits};
 pub use life::run;
+pub use loading::{ImageLoading, namesystem_of};
 pub use recover::{Damage, Recovered, recover};
 pub use store_fsimage::image_name;
 

@@ -17,6 +17,11 @@ pub(crate) fn entry(id: u64, name: &[u8]) -> u64 {
     fingerprint(name) | id & ID_MASK
 }
 
+/// The id of an [`entry`].
+pub(crate) const fn id_of(entry: u64) -> u64 {
+    entry & ID_MASK
+}
+
 /// A hash in the bits above an id: eight bytes of the name at a time, the last eight of a longer name together. It is of
 /// this process only, nothing is written with it.
 fn fingerprint(name: &[u8]) -> u64 {

@@ -5,15 +5,14 @@
 //! be written and chunks be decoded on several cores. Numbers are LEB128 varints unless said otherwise; text is a
 //! varint length and UTF-8.
 
-mod blocks;
 mod loader;
 mod locations;
 pub(crate) mod records;
+mod work;
 
-pub(crate) use blocks::FileBlock;
 pub use loader::{ImageLoader, Loaded};
 pub use locations::LocationSource;
-pub(crate) use locations::LocationsAt;
+pub use work::{ChunkDone, ChunkWork};
 
 use crate::children::Children;
 use crate::inode_page::InodeRef;

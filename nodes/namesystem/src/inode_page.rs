@@ -308,6 +308,27 @@ impl InodePage {
         }
     }
 
+    /// Adds the inodes of a page whose slots all come behind these (image load).
+    pub(crate) fn append(&mut self, behind: &Self) {
+        assert!(
+            behind.present.trailing_zeros() >= 64 - self.present.leading_zeros(),
+            "inodes come in order"
+        );
+        for record in &behind.records {
+            let mut record = *record;
+            record.common = self.intern(behind.common[usize::from(record.common)]);
+            if let Some(at) = record.more() {
+                record.content = self.add_more(behind.more[at].clone());
+            }
+            self.records.push(record);
+        }
+        self.names.extend_from_slice(&behind.names);
+        for (len, behind) in self.name_lens.iter_mut().zip(behind.name_lens) {
+            *len = (*len).max(behind);
+        }
+        self.present |= behind.present;
+    }
+
     /// Makes a record, and enters what stands beside it.
     fn enter(&mut self, inode: Inode) -> Record {
         let common = self.intern(Common::of(&inode));

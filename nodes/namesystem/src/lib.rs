@@ -60,7 +60,9 @@ mod tree;
 pub use caller::Caller;
 pub use checkpointer::{CheckpointConfig, CheckpointOrder, Checkpointer, Unwanted, UploadOutcome};
 pub use config::NamesystemConfig;
-pub use image::{ImageError, ImageLoader, ImageSource, Loaded, LocationSource, Section};
+pub use image::{
+    ChunkDone, ChunkWork, ImageError, ImageLoader, ImageSource, Loaded, LocationSource, Section,
+};
 pub use inode_view::{FileView, InodeView, LastIds};
 pub use lease::{NAMENODE_HOLDER, TRUNCATE_HOLDER};
 pub use namesystem::Namesystem;

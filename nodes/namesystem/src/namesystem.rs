@@ -4,7 +4,7 @@ use crate::barrier::Barrier;
 use crate::caller::Caller;
 use crate::config::NamesystemConfig;
 use crate::effect::{Effect, forward};
-use crate::image::{FileBlock, Loaded, LocationsAt};
+use crate::image::Loaded;
 use crate::lease::{Leases, NAMENODE_HOLDER, TRUNCATE_HOLDER, is_namenode};
 use crate::ops::Attempts;
 use crate::output::{Answer, Event, Output};
@@ -17,7 +17,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use hadal_blocks::{BlockConfig, BlockEvent, BlockManager, HostLists};
+use hadal_blocks::{BlockConfig, BlockEvent, BlockManager, HostLists, Sorted, Sorting};
 use hadal_proto::client::{ClientCall, Reply, Request, Response};
 use hadal_proto::edit::{Edit, EditOp};
 use hadal_proto::{Fault, FaultClass, admin, datanode};
@@ -80,29 +80,26 @@ impl Namesystem {
     /// The namespace of an image.
     #[must_use]
     pub fn load(config: NamesystemConfig, blocks: BlockConfig, seed: u64, image: Loaded) -> Self {
-        let Loaded {
-            state,
-            blocks: listed,
-            mut locations,
-        } = image;
-        let mut namesystem = Self::with_state(config, blocks, seed, state);
-        let Self { state, blocks, .. } = &mut namesystem;
-        blocks.remember_storages(core::mem::take(&mut locations.storages));
-        blocks.reserve(state.tree.counts.blocks);
-        let mut known = LocationsAt::new(&locations);
-        for listed in listed.into_blocks() {
-            let FileBlock {
-                inode,
-                block,
-                replication,
-                is_open,
-            } = listed;
-            let here = known.next_block(inode);
-            blocks.load_remembered(block, inode, replication, is_open, &here);
+        let mut namesystem = Self::with_state(config, blocks, seed, image.state);
+        namesystem.blocks.remember_storages(image.storages);
+        for staged in image.blocks {
+            namesystem.blocks.stage(staged);
         }
         namesystem.last_checkpoint = namesystem.applied();
         namesystem.tell_applied();
         namesystem
+    }
+
+    /// The work that [`Self::load`] leaves to do on the block map, in pieces that may run on any thread: each has to come back
+    /// by [`Self::sorted`] before anything else is done here. It need not be taken: [`Self::start`] does what is left.
+    #[must_use]
+    pub fn sorting(&mut self) -> Vec<Sorting> {
+        self.blocks.sorting()
+    }
+
+    /// A piece of [`Self::sorting`] is done.
+    pub fn sorted(&mut self, sorted: Sorted) {
+        self.blocks.sorted(sorted);
     }
 
     fn with_state(config: NamesystemConfig, blocks: BlockConfig, seed: u64, state: State) -> Self {

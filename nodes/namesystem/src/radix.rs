@@ -81,6 +81,16 @@ impl<P: Page> Radix<P> {
 
     /// The page that holds `id`, created when missing.
     pub(crate) fn page_or_default(&mut self, id: u64) -> &mut P {
+        Arc::make_mut(self.place(id).get_or_insert_with(|| Arc::new(P::default())))
+    }
+
+    /// Puts a whole page at the place of `id`, where none is.
+    pub(crate) fn set_page(&mut self, id: u64, page: Arc<P>) {
+        *self.place(id) = Some(page);
+    }
+
+    /// The place of the page that holds `id`, where one will be.
+    fn place(&mut self, id: u64) -> &mut Option<Arc<P>> {
         let (top, mid, page) = split(id);
         let top = Arc::make_mut(self.tops.entry(top).or_insert_with(|| {
             Arc::new(Top {
@@ -100,12 +110,7 @@ impl<P: Page> Radix<P> {
         if mid.pages[page].is_none() {
             mid.used += 1;
         }
-        Arc::make_mut(mid.pages[page].get_or_insert_with(|| Arc::new(P::default())))
-    }
-
-    /// Puts a whole page at the place of `id`, where none is.
-    pub(crate) fn set_page(&mut self, id: u64, page: P) {
-        *self.page_or_default(id) = page;
+        &mut mid.pages[page]
     }
 
     /// Gives back the page of `id` (and the nodes above it) when it has become empty.

@@ -18,6 +18,15 @@ pub(crate) struct Counts {
     pub(crate) blocks: u64,
 }
 
+impl Counts {
+    /// Adds what others counted.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.directories += other.directories;
+        self.files += other.files;
+        self.blocks += other.blocks;
+    }
+}
+
 /// All inodes. A clone is a point-in-time view that shares what is not written afterwards.
 #[derive(Clone, Default)]
 pub(crate) struct Tree {
@@ -191,18 +200,13 @@ impl Tree {
             .insert(slot(id.0), inode, name);
     }
 
-    /// Stores a page of inodes at the place of `id`, as [`Self::place`] stores one.
-    pub(crate) fn place_page(&mut self, id: InodeId, page: InodePage) {
-        for (_, inode) in page.inodes() {
-            match inode.file() {
-                None => self.counts.directories += 1,
-                Some(file) => {
-                    self.counts.files += 1;
-                    self.counts.blocks += file.blocks.len() as u64;
-                }
-            }
+    /// Stores a page of inodes at the place of `id`, or adds them behind those that are there. [`Self::counts`] are the
+    /// caller's.
+    pub(crate) fn place_page(&mut self, id: InodeId, page: Arc<InodePage>) {
+        match self.inodes.page_mut(id.0) {
+            None => self.inodes.set_page(id.0, page),
+            Some(before) => before.append(&page),
         }
-        self.inodes.set_page(id.0, page);
     }
 
     /// The page that holds an id.
@@ -210,10 +214,9 @@ impl Tree {
         self.inodes.page(id)
     }
 
-    /// Gives a directory all its entries at once, sorted by name and with their fingerprints (image load).
-    pub(crate) fn set_children(&mut self, directory: InodeId, ids: Vec<u64>) {
-        let entries = (!ids.is_empty()).then(|| Children::from_sorted(ids));
-        self.get_mut(directory).set_children(entries);
+    /// Gives a directory all its entries at once (image load).
+    pub(crate) fn set_children(&mut self, directory: InodeId, entries: Children) {
+        self.get_mut(directory).set_children(Some(entries));
     }
 
     /// Adds an inode below `parent`.

@@ -6,7 +6,7 @@ use crate::node::NodeId;
 use crate::report::Promise;
 use crate::timers::TimerKey;
 use crate::world::{Handle, Shared, disarm, poll_until};
-use hadal_env::{Clock, Env, Random, Seam};
+use hadal_env::{Clock, Compute, Env, Random, Seam};
 use hadal_types::Tick;
 use std::future::Future;
 use std::pin::Pin;
@@ -123,6 +123,9 @@ impl Seam for SimEnv {
         self.world().count(what, 1);
     }
 }
+
+/// Inline: one order of events.
+impl Compute for SimEnv {}
 
 impl Env for SimEnv {
     type Disk = SimDisk;

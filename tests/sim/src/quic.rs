@@ -24,7 +24,7 @@ use crate::disk::SimDisk;
 use crate::env::SimEnv;
 use crate::rng::{Rng, Stream};
 use crate::world::{Handle, Shared};
-use hadal_env::{Clock, Env, Random, Seam};
+use hadal_env::{Clock, Compute, Env, Random, Seam};
 use hadal_quic::{Identity, QuicNet, TransportError, TransportOptions};
 use hadal_types::Tick;
 use runtime::SimRuntime;
@@ -202,6 +202,8 @@ impl Seam for QuicEnv {
         self.env.happened(what);
     }
 }
+
+impl Compute for QuicEnv {}
 
 impl Env for QuicEnv {
     type Disk = SimDisk;

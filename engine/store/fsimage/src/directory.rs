@@ -40,9 +40,9 @@ pub struct ImageFile {
 }
 
 /// The image a NameNode starts from.
-pub struct Loaded<D: Disk> {
-    /// The newest readable one, verified.
-    pub image: Image<D>,
+pub struct Loaded<T> {
+    /// The newest readable one, verified, or what was made of it.
+    pub image: T,
     /// Newer ones that could not be read: to be reported (Q23).
     pub skipped: Vec<Skipped>,
 }
@@ -77,12 +77,27 @@ pub async fn newest<D: Disk>(
     disk: &D,
     directory: &Path,
     namespace_id: u64,
-) -> Result<Option<Loaded<D>>, ImageError> {
+) -> Result<Option<Loaded<Image<D>>>, ImageError> {
+    let verified = async |image: Image<D>| image.verify().await.map(|()| image);
+    newest_read(disk, directory, namespace_id, verified).await
+}
+
+/// As [`newest`], read in one pass: `read` makes of an image what is wanted, and verifies all of it on the way
+/// ([`Image::contents`]). An error of its means the image cannot be read, and the next older one is tried.
+///
+/// # Errors
+/// As [`newest`].
+pub async fn newest_read<D: Disk, T>(
+    disk: &D,
+    directory: &Path,
+    namespace_id: u64,
+    mut read: impl AsyncFnMut(Image<D>) -> Result<T, ImageError>,
+) -> Result<Option<Loaded<T>>, ImageError> {
     let mut skipped = Vec::new();
     for ImageFile { txid, .. } in list(disk, directory).await? {
         let error = match Image::open(disk, directory, txid, namespace_id).await {
-            Ok(image) => match image.verify().await {
-                Ok(()) => return Ok(Some(Loaded { image, skipped })),
+            Ok(image) => match read(image).await {
+                Ok(image) => return Ok(Some(Loaded { image, skipped })),
                 Err(error) => error,
             },
             Err(error @ (ImageError::OtherNamespace { .. } | ImageError::UnknownLayout { .. })) => {

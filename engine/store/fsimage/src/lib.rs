@@ -33,10 +33,10 @@ mod reader;
 mod writer;
 
 pub use copy::ImageCopy;
-pub use directory::{ImageFile, Loaded, image_name, list, newest, retain};
+pub use directory::{ImageFile, Loaded, image_name, list, newest, newest_read, retain};
 pub use error::{ImageError, Skipped};
 pub use format::{
     CHUNK_LEN, Digest, IDENTITY_BYTES_MAX, ImageInfo, SECTIONS_MAX, SectionId, SectionInfo,
 };
-pub use reader::{Image, SectionReader};
+pub use reader::{Contents, Image, SectionReader};
 pub use writer::ImageWriter;

@@ -162,6 +162,19 @@ impl<D: Disk> Image<D> {
         Ok(())
     }
 
+    /// Streams all sections, in the order in which they were written, and verifies the whole file on the way: what
+    /// [`Image::verify`] and [`Image::section`] do in two passes. What came is to be believed when the end has come.
+    #[must_use]
+    pub fn contents(&self) -> Contents<'_, D> {
+        Contents {
+            image: self,
+            digest: Xxh3::new(),
+            hashed: 0,
+            sections: self.info.sections.iter(),
+            section: None,
+        }
+    }
+
     /// Streams one section. Several may be read side by side.
     ///
     /// # Errors
@@ -172,13 +185,7 @@ impl<D: Disk> Image<D> {
             txid: self.info.txid,
             section: id,
         })?;
-        Ok(SectionReader {
-            image: self,
-            info,
-            offset: info.offset,
-            left: info.length,
-            ordinal: 0,
-        })
+        Ok(SectionReader::new(self, info))
     }
 
     /// Bytes of the file for a transfer, not verified; fewer than asked only at its end.
@@ -230,7 +237,17 @@ pub struct SectionReader<'a, D: Disk> {
     ordinal: u32,
 }
 
-impl<D: Disk> SectionReader<'_, D> {
+impl<'a, D: Disk> SectionReader<'a, D> {
+    fn new(image: &'a Image<D>, info: SectionInfo) -> Self {
+        Self {
+            image,
+            info,
+            offset: info.offset,
+            left: info.length,
+            ordinal: 0,
+        }
+    }
+
     /// The section.
     #[must_use]
     pub fn info(&self) -> &SectionInfo {
@@ -242,6 +259,12 @@ impl<D: Disk> SectionReader<'_, D> {
     /// # Errors
     /// [`ImageError::Damaged`], or the disk fails. Nothing more comes after that.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ImageError> {
+        let chunk = self.next_chunk().await?;
+        Ok(chunk.map(|chunk| chunk.slice(CHUNK_HEAD_LEN..)))
+    }
+
+    /// The same, with its head.
+    async fn next_chunk(&mut self) -> Result<Option<Bytes>, ImageError> {
         let length = usize::try_from(self.left.min(CHUNK_LEN as u64)).expect("bounded");
         if length == 0 {
             return Ok(None);
@@ -260,6 +283,65 @@ impl<D: Disk> SectionReader<'_, D> {
         self.offset += chunk.len() as u64;
         self.left -= length as u64;
         self.ordinal += 1;
-        Ok(Some(chunk.slice(CHUNK_HEAD_LEN..)))
+        Ok(Some(chunk))
+    }
+}
+
+/// Streams a whole image.
+pub struct Contents<'a, D: Disk> {
+    image: &'a Image<D>,
+    digest: Xxh3,
+    /// Bytes of the file the digest has seen.
+    hashed: u64,
+    sections: core::slice::Iter<'a, SectionInfo>,
+    section: Option<SectionReader<'a, D>>,
+}
+
+impl<D: Disk> Contents<'_, D> {
+    /// The next piece of a section, verified, at most [`CHUNK_LEN`] bytes; `None` at the end, when the whole file has
+    /// verified.
+    ///
+    /// # Errors
+    /// [`ImageError::Damaged`], or the disk fails. Nothing more comes after that.
+    pub async fn next(&mut self) -> Result<Option<(SectionId, Bytes)>, ImageError> {
+        loop {
+            if let Some(section) = &mut self.section
+                && let Some(chunk) = section.next_chunk().await?
+            {
+                self.digest.update(&chunk);
+                self.hashed += chunk.len() as u64;
+                return Ok(Some((section.info.id, chunk.slice(CHUNK_HEAD_LEN..))));
+            }
+            let Some(info) = self.sections.next() else {
+                break;
+            };
+            self.hash_to(info.offset).await?;
+            self.section = Some(SectionReader::new(self.image, *info));
+        }
+        let end = self.image.info.length - BLOCK_LEN as u64;
+        self.hash_to(end).await?;
+        self.section = None;
+        if self.digest.digest128().to_le_bytes() != self.image.info.file_digest {
+            return Err(self.image.damaged("file digest", end + 48));
+        }
+        Ok(None)
+    }
+
+    /// Reads what belongs to no section: header, table.
+    async fn hash_to(&mut self, end: u64) -> Result<(), ImageError> {
+        if end < self.hashed {
+            return Err(self.image.damaged("table", end));
+        }
+        while self.hashed < end {
+            let length = usize::try_from((end - self.hashed).min(READ_LEN as u64));
+            let length = length.expect("bounded");
+            let bytes = self.image.read_raw(self.hashed, length).await?;
+            self.hashed += bytes.len() as u64;
+            if bytes.len() < length {
+                return Err(self.image.damaged("length", self.hashed));
+            }
+            self.digest.update(&bytes);
+        }
+        Ok(())
     }
 }

@@ -160,8 +160,12 @@ impl Partition {
         believed
     }
 
-    /// Whether the digests are those of what is believed; a pass over everything, for tests.
+    /// Whether the digests are those of what is believed, and the sums those of what is remembered; a pass over everything,
+    /// for tests.
     pub(crate) fn digests_hold(&self) -> bool {
+        if !self.sums_hold() {
+            return false;
+        }
         let mut anew = PartitionDigests::new(self.digests.key);
         let listed = self.table.iter().map(|entry| entry.key);
         let waiting = self.queued.keys().copied();

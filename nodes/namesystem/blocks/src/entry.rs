@@ -170,7 +170,7 @@ impl Entry {
 
     /// The places set before.
     pub(crate) fn places(&self) -> impl Iterator<Item = u32> + Clone {
-        let places = self.replicas.map(unpack).into_iter();
+        let places = self.replicas.iter().map(|place| unpack(*place));
         places.take_while(|place| *place != NO_PLACE)
     }
 
@@ -190,7 +190,11 @@ impl Entry {
     /// The inline replicas.
     pub(crate) fn inline(&self) -> Inline {
         Inline {
-            storages: self.replicas.map(unpack),
+            storages: [
+                unpack(self.replicas[0]),
+                unpack(self.replicas[1]),
+                unpack(self.replicas[2]),
+            ],
             count: usize::from(self.count).min(INLINE),
         }
     }

@@ -4,7 +4,8 @@
 //! # How a namesystem drives it
 //!
 //! 1. Start-up: [`BlockManager::new`], then [`BlockManager::load`] per block of the image (or, where it remembers
-//!    locations, [`BlockManager::load_remembered`]) and the edit methods per replayed edit, then [`BlockManager::start`] (safe mode begins to count).
+//!    locations, [`BlockManager::load_remembered`]), or on several threads [`Staged`] and [`Sorting`]; then the edit methods
+//!    per replayed edit, then [`BlockManager::start`] (safe mode begins to count).
 //! 2. For every applied edit: the method of what it does to blocks ([`BlockManager::allocated`],
 //!    [`BlockManager::committed`], [`BlockManager::completed`], [`BlockManager::updated`], [`BlockManager::reopened`],
 //!    [`BlockManager::removed`], [`BlockManager::replication_changed`], [`BlockManager::moved`]), then
@@ -27,6 +28,7 @@ mod digest_reports;
 mod digests;
 mod entry;
 mod failed_copies;
+mod loading;
 mod manager;
 mod merge;
 mod partition;
@@ -53,5 +55,6 @@ pub use api::{
 pub use config::BlockConfig;
 pub use decommission::{HeldBlock, HostLists};
 pub use entry::REPLICAS_MAX;
+pub use loading::{Sorted, Sorting, Staged};
 pub use manager::BlockManager;
 pub use planted::Planted;

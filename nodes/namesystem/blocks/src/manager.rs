@@ -26,6 +26,8 @@ pub struct BlockManager {
     pub(crate) config: BlockConfig,
     pub(crate) info: NamespaceInfo,
     pub(crate) partitions: Vec<Partition>,
+    /// Partitions that are away to be sorted.
+    pub(crate) away: usize,
     /// Sums over the partitions.
     pub(crate) totals: Counters,
     pub(crate) nodes: Registry,
@@ -77,6 +79,7 @@ impl BlockManager {
             partitions: (0..PARTITION_COUNT)
                 .map(|index| Partition::new(index, key))
                 .collect(),
+            away: 0,
             totals: Counters::default(),
             nodes: Registry::default(),
             hosts: HostLists::default(),
@@ -330,6 +333,7 @@ impl BlockManager {
         at: usize,
         f: impl FnOnce(&mut Partition, &View<'_>, &mut Vec<Effect>) -> R,
     ) -> R {
+        assert!(self.away == 0, "every partition is here again");
         let mut out = core::mem::take(&mut self.effects);
         let view = View {
             active: self.is_active(),

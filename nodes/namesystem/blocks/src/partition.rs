@@ -80,7 +80,12 @@ pub(crate) struct Counters {
 impl Counters {
     /// What one block adds: `live` good replicas, of which `staying` are on DataNodes that are not leaving, where
     /// `needed` must be.
-    fn of(entry: &Entry, live: usize, (staying, needed): (usize, usize), min: u16) -> Self {
+    pub(crate) fn of(
+        entry: &Entry,
+        live: usize,
+        (staying, needed): (usize, usize),
+        min: u16,
+    ) -> Self {
         if !entry.is_complete() {
             return Self::default();
         }
@@ -108,7 +113,7 @@ impl Counters {
         self.add(after);
     }
 
-    fn subtract(&mut self, other: Self) {
+    pub(crate) fn subtract(&mut self, other: Self) {
         self.complete -= other.complete;
         self.safe -= other.safe;
         self.under -= other.under;
@@ -198,26 +203,18 @@ impl Partition {
         }
     }
 
-    /// A block of the image, and places of storages that remember it; sorted in by [`Self::unstage`]. Returns what it
-    /// adds to the counters.
-    pub(crate) fn stage(
+    /// Blocks of the image were staged: what they add to the counters, keys of the open ones among them, the newest.
+    pub(crate) fn note_staged(
         &mut self,
-        key: u64,
-        block: Block,
-        inode: InodeId,
-        replication: u16,
-        state: BlockState,
-        places: &[u32],
-    ) -> Counters {
-        let entry = Entry::new(key, block, inode, replication, state);
-        if !entry.is_complete() {
+        added: Counters,
+        open: impl IntoIterator<Item = u64>,
+        newest: BlockId,
+    ) {
+        self.counters.add(added);
+        for key in open {
             self.open.insert(key, Open::default());
         }
-        let added = Counters::of(&entry, 0, (0, usize::from(replication)), 1);
-        self.counters.add(added);
-        self.remembered.note_loaded(block.id);
-        self.table.stage(entry, places);
-        added
+        self.remembered.note_loaded(newest);
     }
 
     /// Sorts in the blocks of the image.

@@ -23,8 +23,8 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use hadal_types::{
-    Block, BlockId, BlockState, DatanodeUuid, Digest, InodeId, PARTITION_COUNT, ReplicaState,
-    StorageUuid, digest_leaf, digest_leaf_keys, mix, partition_of, unmix,
+    Block, BlockId, DatanodeUuid, Digest, ReplicaState, StorageUuid, digest_leaf, digest_leaf_keys,
+    mix, partition_of, unmix,
 };
 
 /// Blocks of a partition noted as changed; past it the digests are added up anew for each storage.
@@ -86,14 +86,10 @@ impl Remembered {
         self.sums.get(place as usize)?.as_deref()
     }
 
-    /// Takes (key, place) pairs in the order of keys; `digest` is that of a closed block.
-    pub(crate) fn fill(
-        &mut self,
-        pairs: impl Iterator<Item = (u64, u32)> + Clone,
-        mut digest: impl FnMut(u64) -> Option<Digest>,
-    ) {
+    /// Makes room for as many keys as there are places.
+    pub(crate) fn make_room(&mut self, places: impl Iterator<Item = u32>) {
         let mut counts: Vec<usize> = Vec::new();
-        for (_, place) in pairs.clone() {
+        for place in places {
             let place = place as usize;
             if counts.len() <= place {
                 counts.resize(place + 1, 0);
@@ -107,21 +103,20 @@ impl Remembered {
             list.reserve_exact(count);
         }
         self.sums.resize_with(self.lists.len(), || None);
-        let mut at = None;
-        for (key, place) in pairs {
-            // The pairs of a block follow one another.
-            let hashed = match at {
-                Some((of, hashed)) if of == key => hashed,
-                _ => digest(key),
-            };
-            at = Some((key, hashed));
-            let list = &mut self.lists[place as usize];
+    }
+
+    /// Takes a block that is remembered in these places; keys rise. `digest` is that of a closed block. Room was made.
+    pub(crate) fn fill(&mut self, key: u64, places: &[u32], digest: Option<Digest>) {
+        let leaf = digest_leaf(key) % PARTITION_LEAVES;
+        for place in places {
+            let place = *place as usize;
+            let list = &mut self.lists[place];
             if list.last() != Some(&key) {
                 list.push(key);
                 self.left += 1;
-                let sums = self.sums[place as usize].get_or_insert_default();
-                if let Some(hashed) = hashed {
-                    sums[digest_leaf(key) % PARTITION_LEAVES].add(hashed);
+                let sums = self.sums[place].get_or_insert_default();
+                if let Some(digest) = digest {
+                    sums[leaf].add(digest);
                 }
             }
         }
@@ -252,6 +247,28 @@ impl Partition {
         replicas
     }
 
+    /// Whether the sums are those of the lists as they were loaded; a pass over everything, for tests.
+    pub(crate) fn sums_hold(&self) -> bool {
+        let remembered = &self.remembered;
+        let closed = |key: &u64| match remembered.changed.get(key) {
+            Some(was) => *was,
+            None => {
+                let entry = self.table.get(*key).filter(|entry| entry.is_complete());
+                entry.map(Entry::block)
+            }
+        };
+        remembered.sums.iter().enumerate().all(|(place, sums)| {
+            let Some(sums) = sums else { return true };
+            let mut anew = Leaves::default();
+            for key in &remembered.lists[place] {
+                if let Some(block) = closed(key) {
+                    anew[digest_leaf(*key) % PARTITION_LEAVES].add(self.digests.hash(&block));
+                }
+            }
+            anew == **sums
+        })
+    }
+
     /// The sums of a place, if nothing was done to any block of its list.
     fn sums_unchanged(&self, place: u32) -> Option<Leaves> {
         let sums = self.remembered.sums_of(place)?;
@@ -281,44 +298,6 @@ impl Partition {
     /// A storage that never came.
     fn forget_place(&mut self, place: u32) {
         self.remembered.take(place, partition_keys(self.index));
-    }
-}
-
-/// Loading.
-impl BlockManager {
-    /// The storages whose places [`Self::load_remembered`] names, from 0. Before any block is loaded.
-    pub fn remember_storages(&mut self, storages: Vec<(DatanodeUuid, StorageUuid)>) {
-        self.nodes.remember(storages);
-    }
-
-    /// Makes room for so many blocks of an image.
-    pub fn reserve(&mut self, blocks: u64) {
-        // Keys spread evenly: few partitions get more than a few hundredths above their share.
-        let share = blocks as usize / PARTITION_COUNT;
-        for partition in &mut self.partitions {
-            partition.table.reserve_staged(share + share / 32);
-        }
-    }
-
-    /// As [`Self::load`], with places of the storages it was last known in. They count for nothing until those storages
-    /// prove them.
-    pub fn load_remembered(
-        &mut self,
-        block: Block,
-        inode: InodeId,
-        replication: u16,
-        open: bool,
-        places: &[u32],
-    ) {
-        let key = mix(block.id);
-        let state = if open {
-            BlockState::UnderConstruction
-        } else {
-            BlockState::Complete
-        };
-        let partition = &mut self.partitions[(key >> 56) as usize];
-        let added = partition.stage(key, block, inode, replication, state, places);
-        self.totals.add(added);
     }
 }
 
@@ -424,13 +403,12 @@ mod tests {
         keys.sort_unstable();
         let mut remembered = Remembered::default();
         remembered.note_loaded(BlockId(1_999));
-        let pairs = keys.iter().flat_map(|key| [(*key, 0), (*key, 2)]);
-        let mut hashed = 0;
-        remembered.fill(pairs, |key| {
-            hashed += 1;
-            Some(Digest(u128::from(key)))
-        });
-        assert_eq!(hashed, keys.len(), "each block is hashed once");
+        remembered.make_room(keys.iter().flat_map(|_| [0, 2, 2]));
+        for key in &keys {
+            // The second time in one place counts for nothing.
+            remembered.fill(*key, &[0, 2, 2], Some(Digest(u128::from(*key))));
+        }
+        assert_eq!(remembered.left, 2 * keys.len());
         let sum = |remembered: &Remembered, place: u32| -> Option<Digest> {
             Some(remembered.sums_of(place)?.iter().copied().sum())
         };

@@ -5,35 +5,17 @@
 
 use crate::digests::PartitionDigests;
 use crate::entry::{Entry, INLINE, REPLICAS_MAX};
+use crate::loading::Piece;
 use crate::merge::has;
 use crate::remembered::Remembered;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use core::iter::Peekable;
+use smallvec::SmallVec;
 
 /// Average entries per bucket at which the number of buckets doubles.
 const BUCKET_MAX: usize = 64;
 /// Entries by which a full bucket grows; small, since what is spare here is spare in every bucket.
 const BUCKET_STEP: usize = 4;
-
-/// (key, place) of two sources in the order of keys.
-#[derive(Clone)]
-struct Places<A: Iterator<Item = (u64, u32)>, B: Iterator<Item = (u64, u32)>> {
-    inline: Peekable<A>,
-    more: Peekable<B>,
-}
-
-impl<A: Iterator<Item = (u64, u32)>, B: Iterator<Item = (u64, u32)>> Iterator for Places<A, B> {
-    type Item = (u64, u32);
-
-    fn next(&mut self) -> Option<(u64, u32)> {
-        match (self.inline.peek(), self.more.peek()) {
-            (Some((inline, _)), Some((more, _))) if more < inline => self.more.next(),
-            (None, _) => self.more.next(),
-            _ => self.inline.next(),
-        }
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct BlockTable {
@@ -47,9 +29,7 @@ pub(crate) struct BlockTable {
     pub(crate) counts: Vec<u32>,
     /// Entries of an image, unsorted, until something else happens to the table: sorting them once costs a tenth of
     /// inserting them one by one.
-    staged: Vec<Entry>,
-    /// (key, place) of those that did not fit a staged entry.
-    staged_more: Vec<(u64, u32)>,
+    staged: Vec<Piece>,
 }
 
 impl BlockTable {
@@ -61,35 +41,34 @@ impl BlockTable {
             spill: BTreeMap::new(),
             counts: Vec::new(),
             staged: Vec::new(),
-            staged_more: Vec::new(),
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len + self.staged.len()
+        let staged = self.staged.iter().map(|piece| piece.entries.len());
+        self.len + staged.sum::<usize>()
     }
 
-    /// Takes an entry of an image, with places of storages that remember it.
-    pub(crate) fn stage(&mut self, mut entry: Entry, places: &[u32]) {
-        let (inline, more) = places.split_at(places.len().min(INLINE));
-        entry.set_places(inline);
-        self.staged_more
-            .extend(more.iter().map(|place| (entry.key, *place)));
-        self.staged.push(entry);
+    /// Takes entries of an image.
+    pub(crate) fn add_piece(&mut self, piece: Piece) {
+        self.staged.push(piece);
+    }
+
+    /// Where entries of an image are added one by one.
+    pub(crate) fn open_piece(&mut self) -> &mut Piece {
+        if self.staged.is_empty() {
+            self.staged.push(Piece::default());
+        }
+        self.staged.last_mut().expect("there is one")
     }
 
     pub(crate) fn is_staged(&self) -> bool {
-        !self.staged.is_empty()
-    }
-
-    pub(crate) fn reserve_staged(&mut self, entries: usize) {
-        self.staged.reserve_exact(entries);
+        self.staged.iter().any(|piece| !piece.entries.is_empty())
     }
 
     /// Places of storages that staged entries came with.
     pub(crate) fn staged_places(&self) -> usize {
-        let places = self.staged.iter().map(|entry| entry.places().count());
-        places.sum::<usize>() + self.staged_more.len()
+        self.staged.iter().map(Piece::places).sum()
     }
 
     /// Sorts in what was staged; returns entries whose key was there already, which are dropped. `remembered` takes
@@ -100,11 +79,10 @@ impl BlockTable {
         digests: &PartitionDigests,
     ) -> Vec<Entry> {
         let staged = core::mem::take(&mut self.staged);
-        let mut more = core::mem::take(&mut self.staged_more);
         let mut twice = Vec::new();
         if self.len > 0 {
             // What is remembered of blocks that came after the others is not worth the care.
-            for mut entry in staged {
+            for mut entry in staged.into_iter().flat_map(|piece| piece.entries) {
                 entry.clear_places();
                 if self.get(entry.key).is_some() {
                     twice.push(entry);
@@ -114,20 +92,25 @@ impl BlockTable {
             }
             return twice;
         }
-        while staged.len() >= BUCKET_MAX << self.bits && self.bits < 40 {
+        let len: usize = staged.iter().map(|piece| piece.entries.len()).sum();
+        while len >= BUCKET_MAX << self.bits && self.bits < 40 {
             self.bits += 1;
         }
         // Keys are spread evenly: dealt out to their buckets, few are left to sort in each.
         let mut counts = alloc::vec![0usize; 1 << self.bits];
-        for entry in &staged {
+        for entry in staged.iter().flat_map(|piece| &piece.entries) {
             counts[self.bucket_of(entry.key)] += 1;
         }
         let mut buckets: Vec<Vec<Entry>> = counts
             .into_iter()
             .map(|count| Vec::with_capacity(count + BUCKET_STEP / 2))
             .collect();
-        for entry in staged {
-            buckets[self.bucket_of(entry.key)].push(entry);
+        let mut more = Vec::new();
+        for piece in staged {
+            more.extend(piece.more);
+            for entry in piece.entries {
+                buckets[self.bucket_of(entry.key)].push(entry);
+            }
         }
         let mut places = !more.is_empty();
         for bucket in &mut buckets {
@@ -144,22 +127,20 @@ impl BlockTable {
         }
         if places {
             more.sort_unstable();
-            let pairs = Places {
-                inline: buckets
-                    .iter()
-                    .flatten()
-                    .flat_map(|entry| entry.places().map(|place| (entry.key, place)))
-                    .peekable(),
-                more: more.iter().copied().peekable(),
-            };
-            // Asked in the order of keys.
-            let mut entries = buckets.iter().flatten().peekable();
-            remembered.fill(pairs, |key| {
-                while entries.next_if(|entry| entry.key < key).is_some() {}
-                let entry = entries.peek().filter(|entry| entry.key == key)?;
-                let block = entry.is_complete().then(|| entry.block())?;
-                Some(digests.hash(&block))
-            });
+            let inline = buckets.iter().flatten().flat_map(Entry::places);
+            remembered.make_room(inline.chain(more.iter().map(|(_, place)| *place)));
+            let mut more = more.into_iter().peekable();
+            for entry in buckets.iter().flatten() {
+                let mut here: SmallVec<[u32; 8]> = entry.places().collect();
+                while let Some((_, place)) = more.next_if(|(key, _)| *key == entry.key) {
+                    here.push(place);
+                }
+                if !here.is_empty() {
+                    let closed = entry.is_complete();
+                    let digest = closed.then(|| digests.hash(&entry.block()));
+                    remembered.fill(entry.key, &here, digest);
+                }
+            }
         }
         for entry in buckets.iter_mut().flatten() {
             entry.clear_places();
@@ -184,9 +165,8 @@ impl BlockTable {
     }
 
     pub(crate) fn get(&self, key: u64) -> Option<&Entry> {
-        if !self.staged.is_empty()
-            && let Some(entry) = self.staged.iter().find(|entry| entry.key == key)
-        {
+        let mut staged = self.staged.iter().flat_map(|piece| &piece.entries);
+        if let Some(entry) = staged.find(|entry| entry.key == key) {
             return Some(entry);
         }
         let bucket = &self.buckets[self.bucket_of(key)];
@@ -194,6 +174,20 @@ impl BlockTable {
             .binary_search_by_key(&key, |entry| entry.key)
             .ok()
             .map(|at| &bucket[at])
+    }
+
+    /// Where an entry of that key stands in its bucket, or would stand. Keys are spread evenly: near where the bits behind the
+    /// bucket's say.
+    pub(crate) fn seek(&self, bucket: &[Entry], key: u64) -> usize {
+        let within = (key << 8).checked_shl(self.bits).unwrap_or(0);
+        let mut at = (u128::from(within) * bucket.len() as u128 >> 64) as usize;
+        while at < bucket.len() && bucket[at].key < key {
+            at += 1;
+        }
+        while at > 0 && bucket[at - 1].key >= key {
+            at -= 1;
+        }
+        at
     }
 
     /// The entries of those of these keys that are there. Keys rise: a pass over the buckets, not a search for each.
@@ -418,7 +412,13 @@ mod tests {
         );
         assert!(table.buckets.len() >= ids.len() / BUCKET_MAX);
         for id in &ids {
-            assert_eq!(table.get(mix(BlockId(*id))).unwrap().block().id.0, *id);
+            let key = mix(BlockId(*id));
+            assert_eq!(table.get(key).unwrap().block().id.0, *id);
+            for key in [key - 1, key, key + 1] {
+                let bucket = &table.buckets[table.bucket_of(key)];
+                let place = bucket.partition_point(|entry| entry.key < key);
+                assert_eq!(table.seek(bucket, key), place);
+            }
         }
         let waste = table.allocated() as f64 / (ids.len() * size_of::<Entry>()) as f64;
         assert!(waste < 1.25, "{waste}");

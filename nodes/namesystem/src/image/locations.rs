@@ -5,11 +5,10 @@ use super::{ImageError, Section};
 use crate::namesystem::Namesystem;
 use crate::radix::PAGE_IDS;
 use crate::state::View;
-use crate::tree::Tree;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use hadal_blocks::REPLICAS_MAX;
-use hadal_types::{DatanodeUuid, InodeId, StorageUuid};
+use hadal_types::{DatanodeUuid, StorageUuid};
 use smallvec::SmallVec;
 
 /// Most storages of an image.
@@ -21,17 +20,6 @@ const CHUNK_BYTES: usize = 32 << 10;
 /// Inodes and blocks looked at for one chunk, though it be shorter.
 const LOOKS: usize = 8_192;
 
-/// What the side sections of an image say.
-#[derive(Default)]
-pub(crate) struct Locations {
-    /// By the places that `chunks` name.
-    pub(crate) storages: Vec<(DatanodeUuid, StorageUuid)>,
-    /// As they were fed, checked.
-    pub(crate) chunks: Vec<Bytes>,
-    /// The last file of them.
-    pub(crate) last: u64,
-}
-
 /// Reads one storage.
 pub(crate) fn read_storage(
     input: &mut Reader<'_>,
@@ -39,89 +27,86 @@ pub(crate) fn read_storage(
     Ok((DatanodeUuid(input.wide()?), StorageUuid(input.wide()?)))
 }
 
-impl Locations {
-    /// Takes a chunk that names files of this tree, and of them as many blocks as they have.
-    pub(crate) fn take(
-        &mut self,
-        input: &mut Reader<'_>,
-        tree: &Tree,
-        chunk: &Bytes,
-    ) -> Result<(), ImageError> {
-        let mut id = 0u64;
-        while !input.is_empty() {
-            id = id.saturating_add(input.number()?);
-            let inode = tree
-                .page(id)
-                .and_then(|page| page.raw(crate::radix::slot(id)));
-            let file = inode.and_then(|(inode, _)| inode.file());
-            let file = file.filter(|_| id > self.last);
-            let file = file.ok_or_else(|| input.malformed("file"))?;
-            self.last = id;
-            for _ in 0..file.blocks.len() {
-                let count = input.number()?;
-                if count > LOCATIONS_MAX {
-                    return Err(input.malformed("number of locations"));
-                }
-                for _ in 0..count {
-                    if input.number()? >= self.storages.len() as u64 {
-                        return Err(input.malformed("storage"));
-                    }
-                }
-            }
-        }
-        self.chunks.push(chunk.clone());
-        Ok(())
-    }
+/// The first file of a chunk that is not empty.
+pub(crate) fn first_file(chunk: &[u8]) -> Result<u64, ImageError> {
+    Reader::new(Section::Locations, chunk).number()
 }
 
-/// Reads [`Locations`] along a walk over the files they are of.
+/// Reads chunks of locations along a walk over the files they are of.
 pub(crate) struct LocationsAt<'a> {
     chunks: core::slice::Iter<'a, Bytes>,
     input: Reader<'a>,
+    /// Storages there are.
+    storages: usize,
     /// The file whose blocks come next; `None` at the end.
-    file: Option<InodeId>,
+    file: Option<u64>,
+    /// The differences in a chunk start anew.
+    before: u64,
 }
 
 impl<'a> LocationsAt<'a> {
-    pub(crate) fn new(locations: &'a Locations) -> Self {
+    pub(crate) fn new(chunks: &'a [Bytes], storages: usize) -> Result<Self, ImageError> {
         let mut at = Self {
-            chunks: locations.chunks.iter(),
+            chunks: chunks.iter(),
             input: Reader::new(Section::Locations, &[]),
+            storages,
             file: None,
+            before: 0,
         };
-        at.advance();
-        at
+        at.advance()?;
+        Ok(at)
     }
 
-    /// The locations of the next block of this file; none where none are known. Blocks are asked for in the order of
-    /// files, each of them.
-    pub(crate) fn next_block(&mut self, file: InodeId) -> SmallVec<[u32; 4]> {
-        // All blocks of a file before this one are read.
-        while self.file.is_some_and(|at| at < file) {
-            self.advance();
+    /// Whether the blocks of this file come next. It is asked of every file, in their order: a file that was passed is none
+    /// of the tree.
+    pub(crate) fn reach(&self, file: u64) -> Result<bool, ImageError> {
+        match self.file {
+            Some(at) if at < file => Err(self.input.malformed("file")),
+            at => Ok(at == Some(file)),
         }
-        if self.file != Some(file) {
-            return SmallVec::new();
+    }
+
+    /// The places of the file's next block, instead of what is in `places`.
+    pub(crate) fn next_block(&mut self, places: &mut Vec<u32>) -> Result<(), ImageError> {
+        let count = self.input.number()?;
+        if count > LOCATIONS_MAX {
+            return Err(self.input.malformed("number of locations"));
         }
-        (0..self.number()).map(|_| self.number() as u32).collect()
+        places.clear();
+        for _ in 0..count {
+            let place = self.input.number()?;
+            if place >= self.storages as u64 {
+                return Err(self.input.malformed("storage"));
+            }
+            places.push(place as u32);
+        }
+        Ok(())
     }
 
     /// Goes on to the next file.
-    fn advance(&mut self) {
-        let mut before = self.file.map_or(0, |file| file.0);
+    pub(crate) fn advance(&mut self) -> Result<(), ImageError> {
         while self.input.is_empty() {
             let Some(chunk) = self.chunks.next() else {
                 self.file = None;
-                return;
+                return Ok(());
             };
             self.input = Reader::new(Section::Locations, chunk);
-            before = 0;
+            self.before = 0;
         }
-        self.file = Some(InodeId(before + self.number()));
+        let file = self.before.saturating_add(self.input.number()?);
+        if self.file.is_some_and(|last| file <= last) {
+            return Err(self.input.malformed("file"));
+        }
+        (self.file, self.before) = (Some(file), file);
+        Ok(())
     }
 
-    fn number(&mut self) -> u64 {
-        self.input.number().expect("checked when it was fed")
+    /// All of it must have been of files that were asked about.
+    pub(crate) fn end(&self) -> Result<(), ImageError> {
+        match self.file {
+            Some(_) => Err(self.input.malformed("file")),
+            None => Ok(()),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use hadal_proto::datanode::{
 };
 use hadal_types::{Block, DatanodeUuid, DigestKey, DigestTree, StorageUuid};
 
-type Chunks = Vec<(Section, bytes::Bytes)>;
+pub(crate) type Chunks = Vec<(Section, bytes::Bytes)>;
 
 /// Everything that a driver writes.
 fn image(ns: &Namesystem) -> Chunks {
@@ -23,7 +23,7 @@ fn image(ns: &Namesystem) -> Chunks {
     chunks
 }
 
-fn load(chunks: &Chunks) -> Result<Loaded, ImageError> {
+pub(crate) fn load(chunks: &Chunks) -> Result<Loaded, ImageError> {
     let mut loader = ImageLoader::new(&config());
     for (section, chunk) in chunks {
         loader.feed(*section, chunk)?;
@@ -47,7 +47,7 @@ fn known_files() -> (World, Vec<Block>) {
 }
 
 /// What a DataNode that has these replicas says first.
-fn root_of(id: u128, world: &World, blocks: &[Block]) -> FromNode {
+pub(crate) fn root_of(id: u128, world: &World, blocks: &[Block]) -> FromNode {
     let mut tree = DigestTree::new(DigestKey::new(&world.ns.config().info));
     blocks.iter().for_each(|block| tree.insert(block));
     FromNode::DigestReport {

@@ -7,6 +7,7 @@ mod datanode;
 mod files;
 mod ha;
 mod leases;
+mod loading;
 mod locations;
 mod outage;
 mod permissions;
