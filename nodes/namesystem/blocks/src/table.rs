@@ -180,7 +180,7 @@ impl BlockTable {
     /// bucket's say.
     pub(crate) fn seek(&self, bucket: &[Entry], key: u64) -> usize {
         let within = (key << 8).checked_shl(self.bits).unwrap_or(0);
-        let mut at = (u128::from(within) * bucket.len() as u128 >> 64) as usize;
+        let mut at = ((u128::from(within) * bucket.len() as u128) >> 64) as usize;
         while at < bucket.len() && bucket[at].key < key {
             at += 1;
         }
