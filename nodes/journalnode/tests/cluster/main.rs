@@ -281,6 +281,8 @@ fn x5_x6_every_disk_operation_fails_or_is_cut() {
             let disk = cluster.world.disk_of(jn1);
             disk.fail_op(disk.operations() + k, fault);
             cluster.run(11, workload);
+            // What nobody waits for (the next segment's file) may be under way, and fail behind the workload.
+            cluster.world.run_for(Duration::from_secs(1));
             let status = cluster.world.status(jn1);
             match &status {
                 Status::Exited { code, .. } => {
