@@ -415,7 +415,7 @@ fn c1_c2_damage_is_seen() {
                 context()
             );
             tried.set(tried.get() + 1);
-            if tried.get() % 5 == 0 {
+            if tried.get().is_multiple_of(5) {
                 let at_once = async |image: Image<MemDisk>| read_at_once(&image).await.map(drop);
                 assert!(
                     matches!(
