@@ -280,11 +280,16 @@ impl Partition {
         let mut fresh = Fresh::new(storage, view, self.counters);
         fresh.wanted = self.queued.is_empty();
         let (mut added, mut odd) = (0, Vec::new());
+        let (mut bucket, mut at) = (usize::MAX, 0);
         for key in keys {
-            // A storage has few of the blocks: those between are not looked at.
             let home = self.table.bucket_of(*key);
-            let at = self.table.seek(&self.table.buckets[home], *key);
+            if home != bucket {
+                (bucket, at) = (home, 0);
+            }
             let entries = &mut self.table.buckets[home];
+            while at < entries.len() && entries[at].key < *key {
+                at += 1;
+            }
             let Some(entry) = entries.get_mut(at).filter(|entry| entry.key == *key) else {
                 continue;
             };
