@@ -306,6 +306,7 @@ impl Client {
             if self.gave_up(&path, "write", result) {
                 return;
             }
+            let witness = Witness::before(&self.ctx.handle, &self.ctx.datanodes);
             let (synced, flushed) = match self.rng.below(6) {
                 0 => (false, stream.hflush().await),
                 1 => (true, stream.hsync().await),
@@ -315,7 +316,7 @@ impl Client {
                 return;
             }
             let pipeline = stream.pipeline_nodes();
-            let witness = Witness::new(&self.ctx.handle, &pipeline, &self.ctx.datanodes);
+            let witness = witness.acknowledged(&self.ctx.handle, &pipeline);
             self.count_flush(synced);
             self.file(id, |file| {
                 file.flushed = written;
