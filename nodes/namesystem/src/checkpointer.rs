@@ -285,8 +285,11 @@ impl Checkpointer {
             left.retain(|other| *other != number);
             if left.is_empty() {
                 self.work = None;
-                // Nobody waits a whole check for an image that became due meanwhile.
-                self.next_check = self.next_check.min(now.after_ms(self.check_ms()));
+                // Nobody waits a whole check for an image that became due meanwhile. When the role has ended nothing is
+                // due: an upload ordered then is given up at once, and ordered again.
+                if self.next_check != Tick::NEVER {
+                    self.next_check = self.next_check.min(now.after_ms(self.check_ms()));
+                }
             }
         }
         let backoff = self.backoff_ms(self.targets[number].failures);
@@ -621,6 +624,26 @@ mod tests {
         policy.handle_uploaded(at(12 * HOUR), 0, TxId(10), UploadOutcome::Cancelled);
         policy.handle_cancelled();
         assert_eq!(policy.poll_order(at(12 * HOUR), TxId(10)), upload(10, &[0]));
+    }
+
+    /// The role ends during an upload: nothing is ordered when that has ended, too (seeds 344 and 853 of `cluster`, ten
+    /// minutes: an active NameNode ordered uploads without end).
+    #[test]
+    fn an_upload_that_ends_after_the_role_orders_nothing() {
+        for outcome in [UploadOutcome::Cancelled, UploadOutcome::Failed] {
+            let mut policy = policy(1);
+            let now = at(HOUR);
+            assert_eq!(
+                policy.poll_order(now, TxId(10)),
+                Some(CheckpointOrder::Save)
+            );
+            policy.handle_saved(now, TxId(10));
+            assert_eq!(policy.poll_order(now, TxId(10)), upload(10, &[0]));
+            policy.handle_role_ended();
+            policy.handle_uploaded(now, 0, TxId(10), outcome);
+            assert_eq!(policy.poll_timeout(), None);
+            assert_eq!(policy.poll_order(at(9 * HOUR), TxId(10)), None);
+        }
     }
 
     /// A disk that refuses images is asked less and less often, at least once per period.

@@ -119,6 +119,8 @@ pub(crate) struct Registry {
     pub(crate) maintained: usize,
     /// The highest number an order to a DataNode had that is forgotten by now.
     pub(crate) orders_forgotten: u64,
+    /// When a DataNode registered last.
+    pub(crate) entered_at: Tick,
     /// Places in the image of storages that have not come yet.
     remembered: BTreeMap<(DatanodeUuid, StorageUuid), u32>,
     by_uuid: BTreeMap<DatanodeUuid, u32>,
@@ -259,6 +261,7 @@ impl Registry {
                 node
             }
         };
+        self.entered_at = now;
         let entry = self.node_mut(node);
         entry.name.clone_from(&registration.name);
         entry.address.clone_from(&registration.address);

@@ -194,7 +194,16 @@ fn a_block_nobody_ever_had_is_dropped_once_all_have_reported() {
         NO,
         "one is dead"
     );
-    Node::register(4, &mut next);
+    let mut node = Node::register(4, &mut next);
+    assert_eq!(
+        next.call_as(&root(), 2, recover()).unwrap(),
+        NO,
+        "what kept this one away may keep others"
+    );
+    for _ in 0..11 {
+        next.pass(60_000);
+        node.beat(&mut next);
+    }
     assert_eq!(next.call_as(&root(), 2, recover()).unwrap(), YES);
     assert_eq!(next.stat("/f").unwrap().length, 0);
 }
