@@ -25,7 +25,7 @@ pub(super) const VAULT: &str = "/vault";
 /// A client is busy all the time in a run of up to so long.
 pub(super) const BUSY_TIME: Duration = Duration::from_secs(120);
 /// In a longer one for about so much of it in sum: pauses are what it is for, with leases, timers and faults that strike
-/// an idle cluster. About 700 operations remain, three times what the goals ask for.
+/// an idle cluster. About 900 operations remain, four times what the goals ask for.
 const LONG_BUSY_TIME: Duration = Duration::from_secs(60);
 
 /// When a client works: busy and quiet spells.
