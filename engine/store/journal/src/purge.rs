@@ -20,6 +20,8 @@ pub(crate) struct Leftovers<D: Disk> {
     names: u64,
     /// Somebody sweeps.
     busy: bool,
+    /// There was no room for a spare, and none was given back since: it is not tried at every batch.
+    no_room: bool,
 }
 
 impl<D: Disk> Default for Leftovers<D> {
@@ -29,6 +31,7 @@ impl<D: Disk> Default for Leftovers<D> {
             long: VecDeque::new(),
             names: 0,
             busy: false,
+            no_room: false,
         }
     }
 }
@@ -133,7 +136,9 @@ impl<D: Disk> Journal<D> {
                 }
                 None if std::mem::take(&mut removed) => self.disk.sync_dir(&self.directory).await?,
                 None if self.wants_spare() => {
-                    if !self.new_spare().await? {
+                    let made = self.new_spare().await?;
+                    self.inner.borrow_mut().leftovers.no_room = !made;
+                    if !made {
                         return Ok(());
                     }
                 }
@@ -142,13 +147,14 @@ impl<D: Disk> Journal<D> {
         }
     }
 
-    /// There is something for [`Journal::sweep`] to do.
+    /// There is something for [`Journal::sweep`] to do, and it may succeed: on a full disk a spare is not tried for again
+    /// before room was given back.
     #[must_use]
     pub fn has_leftovers(&self) -> bool {
         let inner = self.inner.borrow();
         let leftovers = &inner.leftovers;
         let nothing = leftovers.long.is_empty() && leftovers.retired.is_empty();
-        !leftovers.busy && (!nothing || (!inner.spare && inner.open.is_some()))
+        !leftovers.busy && (!nothing || (self.wants_spare() && !leftovers.no_room))
     }
 
     /// Who writes a segment will want another one.
@@ -180,9 +186,11 @@ impl<D: Disk> Journal<D> {
     fn next_leftover(&self) -> Option<Leftover<D>> {
         let leftovers = &mut self.inner.borrow_mut().leftovers;
         if let Some((file, length)) = leftovers.long.pop_front() {
+            leftovers.no_room = false;
             return Some(Leftover::Long(file, length));
         }
         let (path, finalised) = leftovers.retired.pop_front()?;
+        leftovers.no_room = false;
         Some(Leftover::Retired(path, finalised))
     }
 

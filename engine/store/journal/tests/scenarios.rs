@@ -500,6 +500,7 @@ fn x5_no_room_for_a_spare() {
             disk.fail_in(k, std::io::ErrorKind::StorageFull);
             journal.sweep().await.unwrap();
             refused += u32::from(disk.failed().is_some());
+            assert!(!journal.has_leftovers(), "not tried at every append");
             disk.heal();
             let names = disk.names(DIRECTORY);
             assert_eq!(names, ["edits_inprogress_00000000000000000001"], "{k}");
