@@ -194,7 +194,7 @@ fn a_block_nobody_ever_had_is_dropped_once_all_have_reported() {
         NO,
         "one is dead"
     );
-    let mut node = Node::register(4, &mut next);
+    let node = Node::register(4, &mut next);
     assert_eq!(
         next.call_as(&root(), 2, recover()).unwrap(),
         NO,
