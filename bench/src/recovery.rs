@@ -125,7 +125,13 @@ fn figure(value: f64) -> Run {
 /// so that no more than all replicas is ever on the one device.
 async fn losses(cluster: &Cluster, runs: usize, files: usize, bytes: u64) -> Result<Lost> {
     let dfs = cluster.clients(1, true)?.remove(0);
+    let start = Instant::now();
     fill(&dfs, files, bytes).await?;
+    said(&format!(
+        "{files} files of {} KiB made in {:.1} s",
+        bytes >> 10,
+        start.elapsed().as_secs_f64()
+    ));
     let mut lost = Lost::default();
     for round in 0..=runs {
         let all = u64::from(DATANODES);
@@ -154,6 +160,10 @@ async fn losses(cluster: &Cluster, runs: usize, files: usize, bytes: u64) -> Res
         let seconds = start.elapsed().as_secs_f64();
         let blocks = dead.under_replicated as f64;
         ensure!(blocks > 0.0, "{victim} had no block");
+        said(&format!(
+            "loss {round} of {runs}: {blocks} blocks of {} KiB whole again in {seconds:.1} s",
+            bytes >> 10
+        ));
         if round > 0 {
             lost.seconds.push(figure(seconds));
             lost.blocks.push(figure(blocks / seconds));
@@ -164,6 +174,11 @@ async fn losses(cluster: &Cluster, runs: usize, files: usize, bytes: u64) -> Res
         tokio::task::block_in_place(|| cluster.start_again(&victim))?;
     }
     Ok(lost)
+}
+
+/// At the sizes asked for this takes many minutes: what is measured is told at once (the first loss is not counted).
+fn said(what: &str) {
+    eprintln!("hadal-bench: recovery: {what}");
 }
 
 async fn fill(dfs: &Dfs, files: usize, bytes: u64) -> Result<()> {
