@@ -302,8 +302,13 @@ async fn read_file<D: Disk>(
     end: u64,
 ) -> Result<ReadPart, StoreError> {
     loop {
-        if position < file.in_place.get() {
-            return read_units(replica, file, position, end).await;
+        let in_place = file.in_place.get();
+        if position < in_place {
+            match read_units(replica, file, position, end).await {
+                // It was truncated while it was read.
+                Err(StoreError::Corrupt { .. }) if file.in_place.get() < in_place => continue,
+                read => return read,
+            }
         }
         let g = &file.geometry;
         let (chunk, unit) = (g.bytes_per_checksum as u64, g.unit as u64);

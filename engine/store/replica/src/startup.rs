@@ -38,6 +38,8 @@ struct Candidate<D: Disk> {
     sequence: u64,
     settled: bool,
     intact: bool,
+    /// A slot whose header says FINALIZED, of bytes that are not all there.
+    overstated: bool,
     durable: u64,
     home: Place<D>,
 }
@@ -232,6 +234,9 @@ impl<D: Disk> ReplicaStore<D> {
         };
         let location = match kept.home {
             Place::Slot(extent, slot) => {
+                if kept.overstated {
+                    volume.never_settled(kept.sequence);
+                }
                 if !kept.settled {
                     // The next slot write says of all before it that they are durable.
                     extent.sync(volume).await?;
@@ -316,6 +321,8 @@ async fn scan_extents<D: Disk>(
     report: &mut StartupReport,
 ) -> Result<Vec<SlotFound<D>>, StoreError> {
     let dir = volume.dir.join(EXTENTS);
+    // A name may be newer than the last sync of the directory (killed in between), and its slots be written from now on.
+    volume.sync_extents_dir().await?;
     let mut slots = Vec::new();
     for entry in volume.check(volume.disk.read_dir(&dir).await)? {
         let Some((class, number)) = parse_extent_name(&entry.name).filter(|_| !entry.is_dir) else {
@@ -482,6 +489,7 @@ async fn judge_slot<D: Disk>(
         block.length = verified_length;
     }
     let (settled, intact) = (evidence.settled, evidence.data == Data::All);
+    let overstated = matches!(evidence.header, Header::Valid(StoredState::Finalized)) && !intact;
     let home = Place::Slot(extent, slot);
     Ok(Judged::Candidate(Candidate {
         block,
@@ -491,6 +499,7 @@ async fn judge_slot<D: Disk>(
         sequence,
         settled,
         intact,
+        overstated,
         durable,
         home,
     }))
@@ -577,6 +586,7 @@ fn judge_file<D: Disk>(found: FileFound) -> Candidate<D> {
         // A file header is one sector and cannot be torn: a damaged one is rot, whatever else there is.
         settled: found.evidence.settled || found.evidence.header == Header::Unknown,
         intact: found.evidence.data == Data::All,
+        overstated: false,
         durable: found.durable,
         home: Place::File(Box::new(found)),
     }

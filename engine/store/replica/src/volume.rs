@@ -69,6 +69,8 @@ impl<D: Disk> Volume<D> {
         let storage = match identity::read(disk, &spec.dir).await? {
             Some(found) => {
                 found.check(&expected, &spec.dir)?;
+                // Its name may be newer than the last sync of the directory (killed in between).
+                disk.sync_dir(&spec.dir).await?;
                 found.storage
             }
             None => {
@@ -178,6 +180,12 @@ impl<D: Disk> Volume<D> {
         let mut unsynced = self.unsynced.borrow_mut();
         unsynced.insert(sequence);
         (sequence, unsynced.first().map_or(0, |first| first - 1))
+    }
+
+    /// A slot that was found torn stays as it is until its replica is written anew. As long as this process lives, no header
+    /// tells the next one that writes up to this sequence were durable: it verifies that slot again.
+    pub(crate) fn never_settled(&self, sequence: u64) {
+        self.unsynced.borrow_mut().insert(sequence);
     }
 
     pub(crate) fn slots_durable(&self, sequences: &[u64]) {
