@@ -49,6 +49,8 @@ pub struct BlockManager {
     stamp: GenerationStamp,
     /// When storages of the image that have not come are given up.
     pub(crate) absent_at: Tick,
+    /// When it last became active.
+    pub(crate) active_since: Tick,
     /// Time of the last thing handled.
     pub(crate) now: Tick,
     /// Next round of checks and replication work.
@@ -94,6 +96,7 @@ impl BlockManager {
             next_block: BlockId(0),
             stamp: GenerationStamp(0),
             absent_at: Tick::NEVER,
+            active_since: Tick(0),
             now: Tick(0),
             round: Tick(0),
             scan: None,
@@ -138,6 +141,7 @@ impl BlockManager {
     /// start a new count, a scan in the background fills the replication queues. Waits for nothing.
     pub fn become_active(&mut self, now: Tick, epoch: Epoch) {
         self.change_role(now, HaState::Active, epoch);
+        self.active_since = now;
         for at in 0..self.partitions.len() {
             let keys: Vec<u64> = self.partitions[at].queued.keys().copied().collect();
             for key in keys {

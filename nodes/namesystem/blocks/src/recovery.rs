@@ -4,7 +4,9 @@ use crate::under_construction::Recovery;
 use crate::{BlockManager, RecoveryError};
 use alloc::vec::Vec;
 use hadal_proto::datanode::{Action, RecoveryWork};
-use hadal_types::{Block, BlockId, BlockState, GenerationStamp, Tick, TxId, mix, partition_of};
+use hadal_types::{
+    Block, BlockId, BlockState, GenerationStamp, ReplicaState, Tick, TxId, mix, partition_of,
+};
 use smallvec::SmallVec;
 
 /// What a recovery begins with.
@@ -59,6 +61,18 @@ impl BlockManager {
                 true => RecoveryError::Away(block),
                 false => RecoveryError::NoReplica(block),
             });
+        }
+        let is_rwr = |storage: &u32| {
+            let reported = open.and_then(|open| open.find(*storage));
+            reported.is_some_and(|replica| replica.state == ReplicaState::Rwr)
+        };
+        // After a failover nobody knows the pipeline, and a node that still has all that was flushed may be cut off (P4;
+        // seed 758 of `cluster`, ten minutes). HDFS takes what there is at once.
+        if candidates.len() < usize::from(entry.replication)
+            && self.now.ms_since(self.active_since) < self.config.dead_interval_ms
+            && candidates.iter().all(is_rwr)
+        {
+            return Err(RecoveryError::OnlyRestarted(block));
         }
         Ok(Plan {
             known,

@@ -58,6 +58,11 @@ impl Open {
         self.away.push(lost);
     }
 
+    /// What a storage reported, if it is not away.
+    pub(crate) fn find(&self, storage: u32) -> Option<&OpenReported> {
+        self.reported.iter().find(|it| it.storage == storage)
+    }
+
     /// Storages that may have a replica of at least this stamp: the pipeline first, then others that reported one, then
     /// those of them that are away.
     pub(crate) fn candidates(&self, stamp: u64) -> SmallVec<[u32; 4]> {

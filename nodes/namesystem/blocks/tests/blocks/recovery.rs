@@ -2,8 +2,10 @@
 
 use crate::world::{EPOCH, World, block, config};
 use hadal_blocks::RecoveryError;
-use hadal_proto::datanode::{Action, ChangeKind, RecoveryWork};
-use hadal_types::{Block, BlockId, BlockState, Epoch, GenerationStamp, HaState, TxId};
+use hadal_proto::datanode::{Action, ChangeKind, OpenReplica, RecoveryWork};
+use hadal_types::{
+    Block, BlockId, BlockState, Epoch, GenerationStamp, HaState, ReplicaState, TxId,
+};
 
 const RACK: &str = "/default-rack";
 
@@ -139,6 +141,42 @@ fn q38_dead_datanodes_are_not_asked() {
     let found = orders(&mut w);
     assert_eq!(found[0].0, 1);
     assert_eq!(found[0].1.locations.len(), 1);
+}
+
+/// P4: the new active does not know the pipeline. Replicas that waited since their DataNodes were started again are not
+/// recovered by themselves while one that kept all that was flushed may still come (seed 758 of the simulated cluster).
+#[test]
+fn p4_after_a_failover_restarted_replicas_wait_for_better_ones() {
+    let replica = |open: Block, state, length| OpenReplica {
+        block: block(open.id.0, open.generation_stamp.0, length),
+        state,
+    };
+    let restarted = || {
+        let mut w = World::active(config(), &[RACK; 3]);
+        let open = w.allocate(3);
+        w.report_with(0, &[], vec![replica(open, ReplicaState::Rwr, 5)]);
+        (w, open)
+    };
+    let (mut w, open) = restarted();
+    let refused = Err(RecoveryError::OnlyRestarted(open.id));
+    assert_eq!(start(&mut w, open.id), refused);
+    w.report_with(1, &[], vec![replica(open, ReplicaState::Rbw, 9)]);
+    start(&mut w, open.id).unwrap();
+    assert_eq!(orders(&mut w)[0].1.locations.len(), 2);
+
+    let (mut w, open) = restarted();
+    w.report_with(1, &[], vec![replica(open, ReplicaState::Rwr, 9)]);
+    assert_eq!(start(&mut w, open.id), refused);
+    w.report_with(2, &[], vec![replica(open, ReplicaState::Rwr, 9)]);
+    start(&mut w, open.id).expect("these are all there are");
+
+    let (mut w, open) = restarted();
+    w.advance(620_000);
+    w.heartbeat(0);
+    assert_eq!(start(&mut w, open.id), refused);
+    w.advance(20_000);
+    w.heartbeat(0);
+    start(&mut w, open.id).expect("whoever did not come counts as dead");
 }
 
 #[test]
