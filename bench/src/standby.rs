@@ -7,10 +7,11 @@ use crate::settings::Settings;
 use crate::stats::{Latencies, median};
 use anyhow::{Context, Result, bail, ensure};
 use hadal_client::Dfs;
+use std::io::{Seek, SeekFrom, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 const ROOT: &str = "/bench/standby";
 /// Files in the image of a checkpoint.
@@ -24,6 +25,9 @@ const CALLERS: usize = 16;
 const LOAD: f64 = 0.5;
 /// Longest that an image may take, from its beginning until the active has it.
 const IMAGE_WAIT: Duration = Duration::from_secs(300);
+/// Between two writes to the device beside the calls, and their bytes.
+const PROBE: Duration = Duration::from_millis(5);
+const PROBE_BYTES: usize = 4 << 10;
 /// Between two looks at the lag.
 const PAUSE: Duration = Duration::from_millis(10);
 /// A standby that is further behind than this has stopped.
@@ -70,6 +74,8 @@ pub fn run(settings: &Settings) -> Result<Question> {
     let Beside {
         alone,
         making,
+        device_alone,
+        device_making,
         images,
         peak,
         rate,
@@ -81,6 +87,11 @@ pub fn run(settings: &Settings) -> Result<Question> {
             None => "half of their peak rate".into(),
         };
         let load = format!("{CALLERS} callers of mkdirs, {pace}, {files} files there");
+        Row::new(figure, load, ("ms", Better::Lower), "", runs)
+    };
+    let limit = |when: &str, runs: &[Run]| {
+        let figure = format!("limit: p99 of a synced write, {when}");
+        let load = format!("4 KiB every {} ms beside the calls", PROBE.as_millis());
         Row::new(figure, load, ("ms", Better::Lower), "", runs)
     };
     let middle = |runs: &[Run]| {
@@ -96,7 +107,8 @@ pub fn run(settings: &Settings) -> Result<Question> {
             format!(
                 "p99 of mkdirs at the active: {:.2} times as long while the standby makes images and sends them ({images} of them in \
                  all runs), runs without and with in turn; {rate:.0} calls/s were offered, {peak:.0}/s is what the callers can make. A call \
-                 that is late because the one before took long is measured from when it was due",
+                 that is late because the one before took long is measured from when it was due. The limit rows are writes to the same \
+                 device in the same seconds",
                 middle(making)? / middle(alone)?
             ),
             phases.in_words(),
@@ -107,6 +119,8 @@ pub fn run(settings: &Settings) -> Result<Question> {
             lag(&format!("{WRITERS} callers of mkdirs"), &under_load)?,
             cost("p99 of mkdirs, no checkpoint", alone)?,
             cost("p99 of mkdirs, the standby makes images", making)?,
+            limit("no checkpoint", device_alone)?,
+            limit("the standby makes images", device_making)?,
         ],
     })
 }
@@ -173,6 +187,9 @@ struct Beside {
     alone: Vec<Run>,
     /// The same while the standby makes images.
     making: Vec<Run>,
+    /// The p99 of a write to the device that holds the journals, during the same runs.
+    device_alone: Vec<Run>,
+    device_making: Vec<Run>,
     /// Images of all runs that arrived at the active.
     images: u64,
     /// Calls per second that the callers can make, and that were offered.
@@ -216,6 +233,8 @@ async fn beside(
     let mut beside = Beside {
         alone: Vec::new(),
         making: Vec::new(),
+        device_alone: Vec::new(),
+        device_making: Vec::new(),
         images: 0,
         peak,
         rate,
@@ -225,33 +244,44 @@ async fn beside(
             reconfigure(&standby, &CALM)?;
         }
         let alone = format!("{ROOT}/alone-{run}");
-        let (figure, _) = one(cluster, admin, settings.time, &alone, rate, false).await?;
-        beside.alone.push(figure);
+        let one_run = one(cluster, admin, settings, &alone, rate, false).await?;
+        beside.alone.push(one_run.calls);
+        beside.device_alone.push(one_run.device);
         phases.ended("alone");
         reconfigure(&standby, &EAGER)?;
         let making = format!("{ROOT}/beside-{run}");
-        let (figure, images) = one(cluster, admin, settings.time, &making, rate, true).await?;
-        beside.making.push(figure);
-        beside.images += images;
+        let one_run = one(cluster, admin, settings, &making, rate, true).await?;
+        beside.making.push(one_run.calls);
+        beside.device_making.push(one_run.device);
+        beside.images += one_run.images;
         phases.ended("images");
     }
     Ok(beside)
+}
+
+/// One run of [`Beside`].
+struct One {
+    calls: Run,
+    device: Run,
+    images: u64,
 }
 
 /// The p99 of mkdirs at the active, for so long; with images, until one arrived there.
 async fn one(
     cluster: &Cluster,
     admin: &Dfs,
-    time: Duration,
+    settings: &Settings,
     base: &str,
     rate: f64,
     images: bool,
-) -> Result<(Run, u64)> {
+) -> Result<One> {
+    let time = settings.time;
     let (active, standby) = cluster.settled(admin).await?;
     admin.mkdirs(base, 0o755, true).await?;
     let load = Writers::start(cluster, CALLERS, base, Some(rate))?;
     tokio::time::sleep(UNTIL_IMAGE).await;
     load.forget();
+    let probe = Probe::start(settings)?;
     let begun = Instant::now();
     let newest = async || {
         let stats = cluster.namenode_stats(admin, &active).await?;
@@ -270,7 +300,53 @@ async fn one(
         last = now;
     }
     ensure!(images || arrived == 0, "{standby} made an image");
-    Ok((p99(load.end().await?), arrived))
+    Ok(One {
+        calls: p99(load.end().await?),
+        device: p99(probe.end().await?),
+        images: arrived,
+    })
+}
+
+/// Writes to the device that holds the journals, one every [`PROBE`], each late one counted from when it was due: what
+/// the calls would feel of the device if nothing else kept them waiting.
+struct Probe {
+    stop: Arc<AtomicBool>,
+    writes: JoinHandle<Result<Latencies>>,
+}
+
+impl Probe {
+    fn start(settings: &Settings) -> Result<Self> {
+        let mut file = tempfile::tempfile_in(&settings.dir)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&stop);
+        let writes = tokio::task::spawn_blocking(move || {
+            let block = [0x5A; PROBE_BYTES];
+            // What is written over needs no new room, as in a journal's segment.
+            file.write_all(&block)?;
+            file.sync_all()?;
+            let mut latencies = Latencies::default();
+            let mut due = Instant::now();
+            while !ended.load(Ordering::Relaxed) {
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                let start = match due.elapsed() {
+                    late if late > PROBE => due,
+                    _ => Instant::now(),
+                };
+                file.seek(SeekFrom::Start(0))?;
+                file.write_all(&block)?;
+                file.sync_data()?;
+                latencies.record(start.elapsed());
+                due += PROBE;
+            }
+            Ok(latencies)
+        });
+        Ok(Self { stop, writes })
+    }
+
+    async fn end(self) -> Result<Latencies> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.writes.await.context("the probe panicked")?
+    }
 }
 
 /// How long the parts of the question take, for who waits for it.
