@@ -92,6 +92,13 @@ fn seed_620_no_block_is_dropped_while_datanodes_still_come() {
     keeps_its_promises(620, 10);
 }
 
+/// A failover, and of a pipeline of two the new active knew only the node that had lost power: what the other one still had,
+/// flushed, was lost with the recovery of that replica alone.
+#[test]
+fn seed_758_restarted_replicas_wait_for_better_ones() {
+    keeps_its_promises(758, 10);
+}
+
 /// The role ended during an upload: an active NameNode ordered the next one at once, and again, without end.
 #[test]
 fn seed_344_an_active_orders_no_uploads() {
