@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use bytes::Bytes;
 use hadal_blocks::BlockConfig;
 use hadal_env::Compute;
-use hadal_namenode::{ImageLoading, namesystem_of};
+use hadal_namenode::{ImageLoading, ImageSaving, namesystem_of};
 use hadal_namesystem::{ImageSource, Namesystem, NamesystemConfig, Section};
 use hadal_proto::edit::{Edit, EditOp};
 use hadal_shard::Cores;
@@ -42,7 +42,7 @@ pub fn run(settings: &Settings) -> Result<Question> {
     Ok(Question {
         name: "image".into(),
         notes: vec![
-            format!("in process, to and from memory: disk and checksums are the container's; save on one core; load on {} as a NameNode starts, the block map included", Cores.lanes()),
+            format!("in process, to and from memory: disk and checksums are the container's; on {} as a NameNode does, loading the block map included", Cores.lanes()),
             "an inode is a file or a directory; tree memory is inodes, names, entries and block lists, without the block map".into(),
         ],
         rows,
@@ -56,7 +56,7 @@ fn rows_of(files: usize, runs: usize) -> Result<Vec<Row>> {
     let (mut saves, mut loads, mut bytes) = (Vec::new(), Vec::new(), 0);
     for round in 0..=runs {
         let (cpu, start) = (own_seconds()?, Instant::now());
-        let image = save(&namesystem);
+        let image = save(&namesystem)?;
         let save = run_of(inodes, start, cpu)?;
         bytes = image.iter().map(|(_, chunk)| chunk.len()).sum::<usize>();
         let (cpu, start) = (own_seconds()?, Instant::now());
@@ -192,8 +192,17 @@ pub(crate) fn build(files: usize) -> Namesystem {
     namesystem
 }
 
-pub(crate) fn save(namesystem: &Namesystem) -> Vec<(Section, Bytes)> {
-    ImageSource::new(namesystem.view()).collect()
+/// As a NameNode does: on all cores.
+pub(crate) fn save(namesystem: &Namesystem) -> Result<Vec<(Section, Bytes)>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    Ok(runtime.block_on(async {
+        let mut saving = ImageSaving::new(Cores, ImageSource::new(namesystem.view()));
+        let mut image = Vec::new();
+        while let Some(chunk) = saving.next().await {
+            image.push(chunk);
+        }
+        image
+    }))
 }
 
 /// As a NameNode starts: on all cores.

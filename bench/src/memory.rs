@@ -151,7 +151,7 @@ pub fn grown(files: usize) -> Result<Namesystem> {
 /// # Errors
 /// When the core refuses something.
 pub fn reloaded(namesystem: Namesystem, files: usize) -> Result<Namesystem> {
-    let mut image = save(&namesystem);
+    let mut image = save(&namesystem)?;
     let mut source = LocationSource::new(namesystem.view(), &namesystem);
     while let Some(chunk) = source.next_chunk(&namesystem) {
         image.push(chunk);

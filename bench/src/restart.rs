@@ -177,7 +177,7 @@ fn prepare(files: usize, count: usize) -> Result<(Image, usize, Vec<FakeDatanode
             call(&mut namesystem, &datanode.name(), decode(part)?)?;
         }
     }
-    let mut image = save(&namesystem);
+    let mut image = save(&namesystem)?;
     let mut source = LocationSource::new(namesystem.view(), &namesystem);
     let mut sides = 0;
     while let Some((section, chunk)) = source.next_chunk(&namesystem) {

@@ -8,6 +8,7 @@ use crate::error::RunError;
 use crate::images::images_dir;
 use crate::loading::{ImageLoading, namesystem_of};
 use crate::node::Node;
+use crate::saving::ImageSaving;
 use crate::transfer::{Pace, stopped};
 use bytes::{Buf, BytesMut};
 use hadal_env::{Compute, Disk, Env};
@@ -297,14 +298,14 @@ async fn write_image<E: Env>(
         .write(bytes::Bytes::copy_from_slice(&digest.0))
         .await?;
     let mut chunks = Chunks {
-        source: ImageSource::new(view.clone()),
+        saving: ImageSaving::new(env.clone(), ImageSource::new(view.clone())),
         locations: None,
         view,
     };
     let mut stopped = pin!(stopped(env, stop));
     let mut pace = Pace::new(env.now(), bytes_per_second);
     let mut current = None;
-    while let Some((section, chunk)) = chunks.next(node) {
+    while let Some((section, chunk)) = chunks.next(node).await {
         let counts = pace.piece_bytes().max(chunk.len() as u64);
         let paced = pace.after(env, counts, &mut stopped).await;
         if paced.is_none() || stop() {
@@ -334,15 +335,15 @@ async fn write_image<E: Env>(
 }
 
 /// Everything that goes into an image: the namespace from a view, then where its blocks are, looked up as it is now.
-struct Chunks {
-    source: ImageSource,
+struct Chunks<E: Env> {
+    saving: ImageSaving<E>,
     locations: Option<LocationSource>,
     view: View,
 }
 
-impl Chunks {
-    fn next<E: Env>(&mut self, node: &Node<E>) -> Option<(Section, bytes::Bytes)> {
-        if let Some(chunk) = self.source.next() {
+impl<E: Env> Chunks<E> {
+    async fn next(&mut self, node: &Node<E>) -> Option<(Section, bytes::Bytes)> {
+        if let Some(chunk) = self.saving.next().await {
             return Some(chunk);
         }
         // Without a namespace (it is loaded again) the image is good, and remembers less.

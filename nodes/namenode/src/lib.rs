@@ -27,6 +27,7 @@ mod node;
 mod parked;
 mod peers;
 mod recover;
+mod saving;
 mod segments;
 mod serve;
 mod shared;
@@ -46,6 +47,7 @@ pub use initialize::{Initialized, initialize_shared_edits};
 pub use life::run;
 pub use loading::{ImageLoading, namesystem_of};
 pub use recover::{Damage, Recovered, recover};
+pub use saving::ImageSaving;
 pub use store_fsimage::image_name;
 
 /// Exit code when a majority of JournalNodes holds another namespace than the directory of this NameNode, or none of them

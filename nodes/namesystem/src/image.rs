@@ -15,7 +15,8 @@ pub use locations::LocationSource;
 pub use work::{ChunkDone, ChunkWork};
 
 use crate::children::Children;
-use crate::inode_page::InodeRef;
+use crate::inode_page::{InodePage, InodeRef};
+use crate::radix::PAGE_IDS;
 use crate::state::View;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -144,17 +145,22 @@ pub enum ImageError {
     },
 }
 
+/// Inode ids, or numbers of entries, of one [`ImagePiece`]: whole pages of inodes.
+const PIECE: u64 = 256 * PAGE_IDS;
+
 /// Yields an image chunk by chunk from a view, in section order; it can run on another thread while the
-/// namespace goes on. A chunk of directories can be empty, and need not be written then. The side sections are
-/// [`LocationSource`]'s.
+/// namespace goes on. The side sections are [`LocationSource`]'s.
+///
+/// Where chunks end follows from the view alone, so that NameNodes write the same image whether one core did it
+/// ([`Iterator`]) or several ([`Self::next_piece`]).
 pub struct ImageSource {
     view: View,
     section: Option<Section>,
     last: Section,
-    /// Next inode id (Inodes, OpenFiles, Directories) or entry number (Owners, RetryCache).
-    next: u64,
-    /// Entries of the directory `next` that are written already.
-    within: usize,
+    /// Where the next piece begins.
+    from: u64,
+    /// What is being yielded.
+    piece: Option<ImagePiece>,
 }
 
 impl ImageSource {
@@ -165,12 +171,12 @@ impl ImageSource {
             view,
             section: Some(Section::Header),
             last: Section::RetryCache,
-            next: 0,
-            within: 0,
+            from: 0,
+            piece: None,
         }
     }
 
-    /// One section only, so that several can be written at a time.
+    /// One section only.
     #[must_use]
     pub fn section(view: View, section: Section) -> Self {
         Self {
@@ -180,18 +186,89 @@ impl ImageSource {
         }
     }
 
-    /// Fills one chunk; empty when the section has ended, unless it says that it goes on.
-    fn fill(&mut self, section: Section, out: &mut Vec<u8>) -> bool {
-        match section {
+    /// The next stretch of the image, to be written on whatever core; the chunks of one after the other are the image.
+    pub fn next_piece(&mut self) -> Option<ImagePiece> {
+        loop {
+            let section = self.section?;
+            if let Some(used) = self.used(section) {
+                let next = (used / PIECE * PIECE).max(self.from);
+                self.from = (next / PIECE + 1) * PIECE;
+                return Some(ImagePiece {
+                    view: self.view.clone(),
+                    section,
+                    next,
+                    end: self.from,
+                    within: 0,
+                });
+            }
+            self.section = Section::ALL
+                .into_iter()
+                .find(|next| *next > section && section < self.last);
+            self.from = 0;
+        }
+    }
+
+    /// The first inode id or entry number from `from` on that there is, or an earlier one on its page.
+    fn used(&self, section: Section) -> Option<u64> {
+        let (view, from) = (&self.view, self.from);
+        let number = usize::try_from(from).expect("counts entries");
+        let is_used = match section {
+            Section::Header => from == 0,
+            Section::Owners => number < view.tree.owners().pairs().len(),
+            Section::Inodes | Section::Directories => {
+                return view.tree.next_page(from).map(|(base, _)| base);
+            }
+            Section::OpenFiles => return view.open.range(from).next().map(|(inode, _)| inode),
+            Section::RetryCache => view.retry.from(number).next().is_some(),
+            Section::Storages | Section::Locations => false,
+        };
+        is_used.then_some(from)
+    }
+}
+
+impl Iterator for ImageSource {
+    type Item = (Section, Bytes);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(chunk) = self.piece.as_mut().and_then(Iterator::next) {
+                return Some(chunk);
+            }
+            self.piece = Some(self.next_piece()?);
+        }
+    }
+}
+
+/// A stretch of one section, chunk by chunk. A chunk of directories can be empty, and need not be written then.
+pub struct ImagePiece {
+    view: View,
+    section: Section,
+    /// Next inode id (Inodes, OpenFiles, Directories) or entry number (Owners, RetryCache).
+    next: u64,
+    /// Where the next piece begins.
+    end: u64,
+    /// Entries of the directory `next` that are written already.
+    within: usize,
+}
+
+impl ImagePiece {
+    /// Entries that are not written yet.
+    fn left(&self) -> usize {
+        usize::try_from(self.end.saturating_sub(self.next)).unwrap_or(usize::MAX)
+    }
+
+    /// Fills one chunk; empty when the piece has ended, unless it says that it goes on.
+    fn fill(&mut self, out: &mut Vec<u8>) -> bool {
+        match self.section {
             Section::Header if self.next == 0 => {
                 self.next = 1;
                 self.header(out);
             }
             Section::Header => {}
             Section::Owners => {
-                let pairs = self.view.tree.owners().pairs();
+                let pairs = self.view.tree.owners().pairs().iter();
                 let from = usize::try_from(self.next).expect("counts owners");
-                for (owner, group) in &pairs[from..] {
+                for (owner, group) in pairs.skip(from).take(self.left()) {
                     records::put_text(out, owner);
                     records::put_text(out, group);
                     self.next += 1;
@@ -202,13 +279,13 @@ impl ImageSource {
             }
             Section::Inodes => {
                 let mut before = 0;
-                while let Some((base, page)) = self.view.tree.next_page(self.next) {
+                while let Some((base, page)) = page_before(&self.view, self.next, self.end) {
                     for (slot, inode, name) in page.iter() {
                         let id = base + u64::from(slot);
                         records::put_inode(out, id - before, inode, name);
                         before = id;
                     }
-                    self.next = base + crate::radix::PAGE_IDS;
+                    self.next = base + PAGE_IDS;
                     if out.len() >= CHUNK_BYTES {
                         break;
                     }
@@ -216,7 +293,9 @@ impl ImageSource {
             }
             Section::Directories => return self.directories(out),
             Section::OpenFiles => {
-                for (inode, holder) in self.view.open.range(self.next) {
+                let end = self.end;
+                let open = self.view.open.range(self.next);
+                for (inode, holder) in open.take_while(|(inode, _)| *inode < end) {
                     records::put(out, inode);
                     out.extend_from_slice(&holder.0.to_le_bytes());
                     self.next = inode + 1;
@@ -228,7 +307,7 @@ impl ImageSource {
             Section::Storages | Section::Locations => {}
             Section::RetryCache => {
                 let from = usize::try_from(self.next).expect("counts entries");
-                for entry in self.view.retry.from(from) {
+                for entry in self.view.retry.from(from).take(self.left()) {
                     records::put_retry(out, entry);
                     self.next += 1;
                     if out.len() >= CHUNK_BYTES {
@@ -275,7 +354,7 @@ impl ImageSource {
     /// Whether it was cut, and goes on.
     fn directories(&mut self, out: &mut Vec<u8>) -> bool {
         let mut looks = LOOKS;
-        while let Some((base, page)) = self.view.tree.next_page(self.next) {
+        while let Some((base, page)) = page_before(&self.view, self.next, self.end) {
             for (slot, inode, _) in page.iter() {
                 let id = base + u64::from(slot);
                 if id < self.next {
@@ -307,30 +386,26 @@ impl ImageSource {
                 self.within = 0;
                 self.next = id + 1;
             }
-            self.next = base + crate::radix::PAGE_IDS;
+            self.next = base + PAGE_IDS;
         }
         false
     }
 }
 
-impl Iterator for ImageSource {
+impl Iterator for ImagePiece {
     type Item = (Section, Bytes);
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let section = self.section?;
-            let mut out = Vec::with_capacity(CHUNK_BYTES + (16 << 10));
-            let goes_on = self.fill(section, &mut out);
-            if goes_on || !out.is_empty() {
-                return Some((section, Bytes::from(out)));
-            }
-            self.section = Section::ALL
-                .into_iter()
-                .find(|next| *next > section && section < self.last);
-            self.next = 0;
-            self.within = 0;
-        }
+        let mut out = Vec::with_capacity(CHUNK_BYTES + (16 << 10));
+        let goes_on = self.fill(&mut out);
+        (goes_on || !out.is_empty()).then(|| (self.section, Bytes::from(out)))
     }
+}
+
+/// The first page of inodes from `next` on that begins before `end`.
+fn page_before(view: &View, next: u64, end: u64) -> Option<(u64, &InodePage)> {
+    let page = view.tree.next_page(next);
+    page.filter(|(base, _)| *base < end)
 }
 
 /// What kind of inode a record holds.

@@ -61,7 +61,8 @@ pub use caller::Caller;
 pub use checkpointer::{CheckpointConfig, CheckpointOrder, Checkpointer, Unwanted, UploadOutcome};
 pub use config::NamesystemConfig;
 pub use image::{
-    ChunkDone, ChunkWork, ImageError, ImageLoader, ImageSource, Loaded, LocationSource, Section,
+    ChunkDone, ChunkWork, ImageError, ImageLoader, ImagePiece, ImageSource, Loaded, LocationSource,
+    Section,
 };
 pub use inode_view::{FileView, InodeView, LastIds};
 pub use lease::{NAMENODE_HOLDER, TRUNCATE_HOLDER};
