@@ -35,11 +35,20 @@ pub(crate) fn create_all(path: &Path) -> Result<(), DiskError> {
         match fs::File::open(above).and_then(|directory| directory.sync_all()) {
             Ok(()) => {}
             // Directories of the system that we may pass but not open, or that cannot be synced, are not our making.
-            Err(_) if !created => {}
+            Err(source) if !created && is_refused(&source) => {}
             Err(source) => return Err(DiskError::new(DiskOp::Sync, above, source)),
         }
     }
     Ok(())
+}
+
+/// Not for us, or not of this file system: not a failed sync.
+fn is_refused(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    matches!(
+        error.kind(),
+        PermissionDenied | ReadOnlyFilesystem | InvalidInput | Unsupported
+    )
 }
 
 /// Lists a directory, sorted by name. What vanishes meanwhile, and links to nowhere, are left out.

@@ -21,8 +21,10 @@ pub enum Answer {
     Absent,
     /// A recovery of this or a higher id runs there (T-L7).
     Preempted,
-    /// It refused, or did not answer; with words.
+    /// It refused; with words.
     Failed(String),
+    /// It did not answer, or not yet; with words.
+    Silent(String),
 }
 
 /// A replica that takes part.
@@ -81,6 +83,15 @@ pub enum RecoveryError {
         /// What the others said.
         reasons: String,
     },
+    /// Those that answered were started again since they were written, and may have lost what was flushed; one that did
+    /// not answer may have it (P4).
+    #[error("{block}: only restarted replicas (RWR) answered, and others did not: {reasons}")]
+    OnlyRestarted {
+        /// The block.
+        block: Block,
+        /// What the others said.
+        reasons: String,
+    },
     /// FINALIZED replicas of one stamp cannot differ (T-L1).
     #[error("inconsistent size of finalized replicas of {block}: {one} and {other} bytes")]
     Inconsistent {
@@ -126,7 +137,8 @@ fn join<'a>(work: &RecoveryWork, reasons: impl Iterator<Item = (usize, &'a str)>
 ///
 /// * A candidate has a stamp not below the block's, at least one byte, and was FINALIZED, RBW or RWR.
 /// * The best state present decides: FINALIZED: their (one) length, with RBW replicas of that length; RBW: the least of
-///   the RBW, RWR stay out; RWR: the least of them.
+///   the RBW, RWR stay out; RWR: the least of them, unless a location did not answer (HDFS takes them all the same): it is
+///   waited for until the NameNode counts it as dead and leaves it out.
 /// * A truncation has its length given; replicas of the best state that are long enough take part. (Those that an
 ///   earlier attempt cut already are shorter than the others: no contradiction here.)
 /// * Without a candidate the block is empty and goes, if an RBW or FINALIZED replica says that it is empty or every
@@ -151,7 +163,7 @@ pub fn plan(work: &RecoveryWork, answers: &[Answer]) -> Result<Plan, RecoveryErr
             .iter()
             .enumerate()
             .filter_map(|(index, answer)| match answer {
-                Answer::Failed(reason) => Some((index, reason.as_str())),
+                Answer::Failed(reason) | Answer::Silent(reason) => Some((index, reason.as_str())),
                 _ => None,
             })
     };
@@ -192,6 +204,11 @@ pub fn plan(work: &RecoveryWork, answers: &[Answer]) -> Result<Plan, RecoveryErr
             participants: Vec::new(),
         });
     };
+    let is_silent = |answer: &Answer| matches!(answer, Answer::Silent(_));
+    if best == ReplicaState::Rwr && answers.iter().any(is_silent) {
+        let reasons = join(work, failures());
+        return Err(RecoveryError::OnlyRestarted { block, reasons });
+    }
     let of_best = || {
         replicas
             .iter()
@@ -381,6 +398,24 @@ mod tests {
         for state in [Rbw, Rwr] {
             let both = [replica(state, N), replica(state, M)];
             assert_eq!(decide(&both), Ok((M, vec![0, 1])));
+        }
+    }
+
+    /// P4: the one that does not answer may go on with all that was flushed; one that refuses is rotten, and is not waited for.
+    #[test]
+    fn restarted_replicas_wait_for_who_does_not_answer() {
+        let silent = || Answer::Silent("cut off".into());
+        for known in [Answer::Absent, replica(Rwr, M), failed()] {
+            let error = decide(&[replica(Rwr, N), known, silent()]).unwrap_err();
+            assert!(
+                matches!(error, RecoveryError::OnlyRestarted { .. }),
+                "{error:?}"
+            );
+        }
+        assert_eq!(decide(&[replica(Rwr, N), failed()]), Ok((N, vec![0])));
+        for better in [Rbw, Finalized] {
+            let answers = [replica(better, N), replica(Rwr, M), silent()];
+            assert_eq!(decide(&answers), Ok((N, vec![0])), "T-L13");
         }
     }
 

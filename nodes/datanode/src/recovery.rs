@@ -180,6 +180,7 @@ async fn ask<E: Env>(
         Ok(Some(info)) => Answer::Replica(info),
         Ok(None) => Answer::Absent,
         Err(fault) if fault.class == FaultClass::RecoveryInProgress => Answer::Preempted,
+        Err(fault) if fault.class == FaultClass::Retry => Answer::Silent(fault.message),
         Err(fault) => Answer::Failed(fault.message),
     }
 }

@@ -23,7 +23,8 @@ pub(crate) enum Round {
     Full,
 }
 
-/// RBW, RWR and RUR replicas of a storage.
+/// RBW, RWR and RUR replicas of a storage. That one under recovery was RWR is told (HDFS tells of the state before the
+/// recovery, whatever it was): it may lack bytes that another one has.
 fn open_replicas<E: Env>(store: &ReplicaStore<E::Disk>, storage: StorageUuid) -> Vec<OpenReplica> {
     store
         .open_replicas(storage)
@@ -31,7 +32,10 @@ fn open_replicas<E: Env>(store: &ReplicaStore<E::Disk>, storage: StorageUuid) ->
         .filter(|replica| replica.state != ReplicaState::Temporary)
         .map(|replica| OpenReplica {
             block: replica.block,
-            state: replica.state,
+            state: match replica.original_state {
+                ReplicaState::Rwr => ReplicaState::Rwr,
+                _ => replica.state,
+            },
         })
         .collect()
 }

@@ -134,6 +134,8 @@ pub(crate) struct SlotLease<D: Disk> {
     pub(crate) extent: Rc<Extent<D>>,
     pub(crate) slot: u32,
     detached: Cell<bool>,
+    /// The sequence of a header found at start that says more than there is.
+    overstated: Option<u64>,
 }
 
 impl<D: Disk> Drop for SlotLease<D> {
@@ -158,7 +160,17 @@ impl<D: Disk> SlotLease<D> {
             extent: extent.clone(),
             slot,
             detached: Cell::new(false),
+            overstated: None,
         }
+    }
+
+    /// A slot that was found torn stays as it is until it is detached; every start until then verifies it again.
+    pub(crate) fn overstated(mut self, sequence: Option<u64>) -> Self {
+        if let Some(sequence) = sequence {
+            self.volume.distrust(sequence);
+        }
+        self.overstated = sequence;
+        self
     }
 
     pub(crate) fn place(&self) -> SlotPlace {
@@ -187,6 +199,7 @@ impl<D: Disk> SlotLease<D> {
         drop(page);
         self.volume.check(result)?;
         self.sync().await?;
+        self.volume.slots_durable(self.overstated.as_slice());
         self.volume.free_bytes(self.extent.class.slot());
         self.detached.set(true);
         Ok(())

@@ -11,6 +11,8 @@ pub struct ReplicaInfo {
     pub block: Block,
     /// Its state.
     pub state: ReplicaState,
+    /// Its state; of one under recovery (RUR) the one before.
+    pub original_state: ReplicaState,
     /// Where it is.
     pub storage: StorageUuid,
     /// Which replica of the block: a block copied here again is another instance.

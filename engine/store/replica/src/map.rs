@@ -195,6 +195,7 @@ impl<D: Disk> Replica<D> {
                 length: meta.received,
             },
             state: self.state(),
+            original_state: meta.state,
             storage: self.volume.storage,
             instance: self.instance,
             bytes_on_disk: meta.on_disk,

@@ -193,14 +193,26 @@ impl<D: Disk> ReplicaReader<D> {
                 id: replica.id,
                 what: "nothing on disk",
             }))),
-            Location::Slot(lease) => {
-                Box::pin(async move { read_slot(&replica, &lease, position, end).await })
-            }
+            Location::Slot(lease) => Box::pin(async move {
+                match read_slot(&replica, &lease, position, end).await {
+                    // Deleted, or written elsewhere: the slot was freed before it was read.
+                    Err(StoreError::Corrupt { .. }) if !is_in(&replica, &lease) => {
+                        Err(cut(&replica, position, end))
+                    }
+                    read => read,
+                }
+            }),
             Location::File(file) => {
                 Box::pin(async move { read_file(&replica, &file, position, end).await })
             }
         }
     }
+}
+
+/// The slot still holds the replica.
+fn is_in<D: Disk>(replica: &Replica<D>, lease: &Rc<SlotLease<D>>) -> bool {
+    let meta = replica.meta.borrow();
+    !meta.gone && matches!(&meta.location, Location::Slot(at) if Rc::ptr_eq(at, lease))
 }
 
 /// The replica ends before what is to be read: it was truncated meanwhile.

@@ -146,12 +146,24 @@ impl<D: Disk> ReplicaStore<D> {
                 .push(candidate);
         }
         let extents = volume.pools.borrow().all();
-        for extent in extents {
-            let slots = free
-                .remove(&(extent.class.0, extent.number))
-                .unwrap_or_default();
-            volume.pools.borrow_mut().add(extent, slots.into_iter());
+        let pool = |extent: Rc<Extent<D>>| {
+            let slots = free.remove(&(extent.class.0, extent.number));
+            async move {
+                let slots = slots.unwrap_or_default();
+                // A slot may be free in the kernel's memory only: written again before the medium knows it, it could show the
+                // header of the replica it had with the bytes of the new one.
+                if !slots.is_empty() {
+                    extent.sync(volume).await?;
+                }
+                volume.pools.borrow_mut().add(extent, slots.into_iter());
+                Ok::<(), StoreError>(())
+            }
+        };
+        let mut pooled = stream::iter(extents.into_iter().map(pool)).buffered(FILES_AT_ONCE);
+        while let Some(pooled) = pooled.next().await {
+            pooled?;
         }
+        drop(pooled);
         for (id, candidates) in blocks {
             self.settle_block(volume, id, candidates, report).await?;
         }
@@ -234,14 +246,13 @@ impl<D: Disk> ReplicaStore<D> {
         };
         let location = match kept.home {
             Place::Slot(extent, slot) => {
-                if kept.overstated {
-                    volume.never_settled(kept.sequence);
-                }
+                let overstated = kept.overstated.then_some(kept.sequence);
                 if !kept.settled {
                     // The next slot write says of all before it that they are durable.
                     extent.sync(volume).await?;
                 }
-                Location::Slot(Rc::new(SlotLease::found(volume, &extent, slot)))
+                let lease = SlotLease::found(volume, &extent, slot);
+                Location::Slot(Rc::new(lease.overstated(overstated)))
             }
             Place::File(found) => {
                 let settled = found.evidence.settled;
@@ -354,6 +365,8 @@ async fn scan_extents<D: Disk>(
                         found,
                     }),
                     None => {
+                        // Nobody knows what it is of: nothing of this life is said to come behind it.
+                        volume.distrust(1);
                         let path = extent_path(volume, class, number);
                         report.unreadable_slots.push((path, extent.offset(slot)));
                     }

@@ -182,9 +182,9 @@ impl<D: Disk> Volume<D> {
         (sequence, unsynced.first().map_or(0, |first| first - 1))
     }
 
-    /// A slot that was found torn stays as it is until its replica is written anew. As long as this process lives, no header
-    /// tells the next one that writes up to this sequence were durable: it verifies that slot again.
-    pub(crate) fn never_settled(&self, sequence: u64) {
+    /// No header tells the next process that writes up to this sequence were durable, until [`Self::slots_durable`] has it: that
+    /// process verifies them.
+    pub(crate) fn distrust(&self, sequence: u64) {
         self.unsynced.borrow_mut().insert(sequence);
     }
 

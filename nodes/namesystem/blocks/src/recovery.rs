@@ -62,15 +62,22 @@ impl BlockManager {
                 false => RecoveryError::NoReplica(block),
             });
         }
-        let is_rwr = |storage: &u32| {
-            let reported = open.and_then(|open| open.find(*storage));
-            reported.is_some_and(|replica| replica.state == ReplicaState::Rwr)
-        };
         // After a failover nobody knows the pipeline, and a node that still has all that was flushed may be cut off (P4;
         // seed 758 of `cluster`, ten minutes). HDFS takes what there is at once.
-        if candidates.len() < usize::from(entry.replication)
+        let wanted = match open.map(|open| open.expected.len()) {
+            None | Some(0) => usize::from(entry.replication),
+            Some(pipeline) => pipeline,
+        };
+        let restarted = |storage: &u32| {
+            let reported = open.and_then(|open| open.find(*storage));
+            reported.is_some_and(|replica| {
+                let is_all = entry.is_final() && replica.block == known;
+                replica.state == ReplicaState::Rwr && !is_all
+            })
+        };
+        if candidates.len() < wanted
             && self.now.ms_since(self.active_since) < self.config.dead_interval_ms
-            && candidates.iter().all(is_rwr)
+            && candidates.iter().all(restarted)
         {
             return Err(RecoveryError::OnlyRestarted(block));
         }

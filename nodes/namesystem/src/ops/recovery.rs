@@ -248,7 +248,9 @@ impl Namesystem {
     ) -> Result<bool, Fault> {
         match self.blocks.check_start(now, last.id) {
             Ok(()) => {}
-            Err(RecoveryError::Running { .. }) => {
+            // Neither is an attempt that failed.
+            Err(RecoveryError::Running { .. } | RecoveryError::OnlyRestarted(_)) => {
+                self.take_over(wall_ms, inode, holder);
                 let attempts = self.recoveries.entry(inode);
                 attempts.or_insert(Attempts::none(now)).next = now.after_ms(RETRY_MS);
                 return Ok(false);

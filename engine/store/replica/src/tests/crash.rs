@@ -459,6 +459,56 @@ fn x6_crash_at_every_operation_and_again_in_the_next_life() {
     }
 }
 
+/// X6: a process is killed while it deletes, the next one writes another replica into the slot, power fails: the slot was free
+/// in the kernel's memory only, and must not show what it held with the bytes of the other one.
+#[test]
+fn x6_a_slot_freed_by_a_killed_process_is_free_before_it_is_written() {
+    let (one, other) = (content(1, 9000), content(2, 9000));
+    for k in 0.. {
+        let disk = TestDisk::default();
+        let deleted = block_on(async {
+            let (store, _) = open(&disk, small()).await;
+            put(&store, 1, 1, &one, chunk(512)).await;
+            // The last header, in an extent of its own, says that the first one is durable.
+            put(&store, 3, 1, &content(3, 900), chunk(512)).await;
+            disk.inject(k, Fault::Crash);
+            match store.delete(id(1), gs(1)).await {
+                Ok(deleted) => store.collect(deleted).await.is_ok(),
+                Err(_) => false,
+            }
+        });
+        if deleted {
+            break;
+        }
+        for j in 0.. {
+            let between = disk.after_crash(Keep::Cached);
+            let through = block_on(async {
+                let (store, _) = open(&between, small()).await;
+                between.inject(j, Fault::Crash);
+                let Ok(mut writer) = store.create_rbw(id(2), gs(1), chunk(512)).await else {
+                    return false;
+                };
+                let sent = send(&mut writer, &other, 0, other.len()).await;
+                sent.is_ok() && writer.finish(true).await.is_ok()
+            });
+            if through {
+                break;
+            }
+            for seed in 0..200 {
+                let found = between.after_crash(Keep::Torn(seed));
+                block_on(async {
+                    let (store, report) = open(&found, small()).await;
+                    if state(&store, 1) == Some(ReplicaState::Finalized) {
+                        let read = read_all(&store, 1).await;
+                        let read = read.map(|read| read == one);
+                        assert_eq!(read, Ok(true), "{k}, {j}, {seed}: {report:?}");
+                    }
+                });
+            }
+        }
+    }
+}
+
 /// X5: every operation fails once, as an error or for want of space, and the machine stops right after: no false
 /// acknowledgement, no wrong state.
 #[test]

@@ -170,6 +170,14 @@ fn p4_after_a_failover_restarted_replicas_wait_for_better_ones() {
     w.report_with(2, &[], vec![replica(open, ReplicaState::Rwr, 9)]);
     start(&mut w, open.id).expect("these are all there are");
 
+    // Its writer committed it: a replica of that length and stamp lacks nothing.
+    let (mut w, open) = restarted();
+    let txid = w.next_txid();
+    w.m.updated(txid, replica(open, ReplicaState::Rwr, 5).block);
+    assert_eq!(start(&mut w, open.id), refused, "not committed");
+    w.m.committed(txid, replica(open, ReplicaState::Rwr, 5).block);
+    start(&mut w, open.id).unwrap();
+
     let (mut w, open) = restarted();
     w.advance(620_000);
     w.heartbeat(0);
