@@ -108,7 +108,8 @@ pub fn run(settings: &Settings) -> Result<Question> {
                 "p99 of mkdirs at the active: {:.2} times as long while the standby makes images and sends them ({images} of them in \
                  all runs), runs without and with in turn; {rate:.0} calls/s were offered, {peak:.0}/s is what the callers can make. A call \
                  that is late because the one before took long is measured from when it was due. The limit rows are writes to the same \
-                 device in the same seconds",
+                 device in the same seconds: all NameNodes and JournalNodes share it here, and where it pauses by itself a RAM disk \
+                 (--dir /dev/shm) tells what is left",
                 middle(making)? / middle(alone)?
             ),
             phases.in_words(),
