@@ -99,6 +99,13 @@ fn seed_758_restarted_replicas_wait_for_better_ones() {
     keeps_its_promises(758, 10);
 }
 
+/// A NameNode that was leaving the active role refused the DataNodes' reports, got the role back, and dropped a block
+/// nobody had told it of: synced bytes were lost.
+#[test]
+fn seed_434_no_block_is_dropped_before_all_reported_to_the_active() {
+    keeps_its_promises(434, 10);
+}
+
 /// The role ended during an upload: an active NameNode ordered the next one at once, and again, without end.
 #[test]
 fn seed_344_an_active_orders_no_uploads() {

@@ -162,12 +162,15 @@ impl BlockManager {
     /// Whether every DataNode that ever registered here, but for those that were decommissioned, is alive and has fully
     /// reported, and there is one: a block nobody reported is then nowhere that this NameNode knows of. Not while they
     /// still come: what kept one of them from registering until now may have kept others (seed 620 of `cluster`, ten
-    /// minutes: a NameNode that was cut off heard of the first of four and dropped a block that two others had).
+    /// minutes: a NameNode that was cut off heard of the first of four and dropped a block that two others had). And not
+    /// before each has reported to the active: what they had told a standby may lack the replicas of the last moment, whose
+    /// reports it did not take (seed 434: it was just leaving the role, and got it back).
     #[must_use]
     pub fn has_heard_all(&self) -> bool {
         let mut dead = self.nodes.nodes.iter().filter(|node| !node.alive);
         !self.nodes.alive.is_empty()
             && self.unreported() == 0
+            && self.stats().content_stale_storages == 0
             && self.now.ms_since(self.nodes.entered_at) >= self.config.dead_interval_ms
             && dead.all(|node| node.service == Service::Decommissioned)
     }

@@ -122,11 +122,16 @@ impl Node {
     }
 
     pub(crate) fn report_empty(&self, world: &mut World) {
+        self.report_empty_as(1, world);
+    }
+
+    /// A report of that id, which no earlier one of this storage has.
+    pub(crate) fn report_empty_as(&self, report_id: u64, world: &mut World) {
         self.beat(world);
         let report = hadal_proto::datanode::BlockReport {
             uuid: DatanodeUuid(self.id),
             storage: StorageUuid(self.id),
-            report_id: 1,
+            report_id,
             part: 0,
             parts: 1,
             includes: 0,
