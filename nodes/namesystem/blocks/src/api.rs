@@ -69,10 +69,10 @@ pub enum RecoveryError {
     )]
     Away(BlockId),
     /// All replicas that are known waited for recovery since their DataNodes restarted (RWR), so they may have lost what
-    /// was flushed, and there are fewer than the pipeline had (where that is not known: than the file is to have): a DataNode that goes on with a better one may not have
-    /// come to this NameNode yet, which is active for less than a dead interval.
+    /// was flushed, and there are fewer than the pipeline had (where that is not known: than the file is to have): a DataNode
+    /// that goes on with a better one may not have come to this NameNode yet, which is active for less than a dead interval.
     #[error(
-        "only DataNodes that were restarted are known to hold replicas of {0}, and fewer than its file is to have; try again later: others may come until this NameNode is active for the dead interval"
+        "only DataNodes that were restarted are known to hold replicas of {0}, and fewer than there should be; try again later: others may come until this NameNode is active for the dead interval"
     )]
     OnlyRestarted(BlockId),
     /// Another recovery of it runs and has not timed out (T-L12).

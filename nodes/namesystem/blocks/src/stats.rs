@@ -143,14 +143,18 @@ impl BlockManager {
             stale_datanodes: live.clone().filter(|node| node.stale).count() as u64,
             dead_datanodes: self.dead_nodes().len() as u64,
             unreported_storages: self.unreported(),
-            content_stale_storages: live
-                .flat_map(|node| &node.storages)
-                .filter(|storage| {
-                    let storage = self.nodes.storage(**storage);
-                    storage.content_stale && !storage.gone
-                })
-                .count() as u64,
+            content_stale_storages: self.content_stale(),
         }
+    }
+
+    /// Storages of live DataNodes that have not reported since this NameNode became active.
+    fn content_stale(&self) -> u64 {
+        let live = self.nodes.alive.iter().map(|node| self.nodes.node(*node));
+        let storages = live.flat_map(|node| &node.storages);
+        storages
+            .map(|storage| self.nodes.storage(*storage))
+            .filter(|storage| storage.content_stale && !storage.gone)
+            .count() as u64
     }
 
     /// DataNodes alive.
@@ -170,7 +174,7 @@ impl BlockManager {
         let mut dead = self.nodes.nodes.iter().filter(|node| !node.alive);
         !self.nodes.alive.is_empty()
             && self.unreported() == 0
-            && self.stats().content_stale_storages == 0
+            && self.content_stale() == 0
             && self.now.ms_since(self.nodes.entered_at) >= self.config.dead_interval_ms
             && dead.all(|node| node.service == Service::Decommissioned)
     }

@@ -451,6 +451,20 @@ fn a_reader_overtaken_by_a_truncation_ends() {
     }
 }
 
+/// A reader whose slot was freed before it was read ends with an error that blames no disk: the replica is gone.
+#[test]
+fn a_reader_overtaken_by_a_deletion_is_not_told_of_corruption() {
+    block_on(async {
+        let (store, _) = open(&TestDisk::default(), small()).await;
+        put(&store, 1, 1, &content(1, 900), chunk(512)).await;
+        let mut reader = store.open_reader(id(1), gs(1), 0, 900).await.unwrap();
+        let deleted = store.delete(id(1), gs(1)).await.unwrap();
+        store.collect(deleted).await.unwrap();
+        let error = reader.next().await.map(|_| ()).unwrap_err();
+        assert!(matches!(error, StoreError::OutOfRange { .. }), "{error}");
+    });
+}
+
 /// A writer that could not be finished or parked gives its buffers back.
 #[test]
 fn a_writer_that_ends_in_an_error_keeps_no_buffer() {
