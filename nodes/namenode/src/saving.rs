@@ -100,9 +100,15 @@ mod tests {
         let mut namesystem =
             Namesystem::format(NamesystemConfig::default(), BlockConfig::default(), 1);
         for number in 0..150_000 {
+            let inode = InodeId(InodeId::ROOT.0 + 1 + number);
+            // Later pieces have entries, too.
+            let parent = match number % 1000 {
+                999 => InodeId(inode.0 - 1),
+                _ => InodeId::ROOT,
+            };
             let op = EditOp::Mkdir {
-                parent: InodeId::ROOT,
-                inode: InodeId(InodeId::ROOT.0 + 1 + number),
+                parent,
+                inode,
                 name: format!("d{number}"),
                 permission: 0o755,
                 owner: "hdfs".into(),
