@@ -1,6 +1,6 @@
 //! `namespace`: operations of the NameNode, named as NNThroughputBenchmark names them, over QUIC from one client process.
 
-use crate::cluster::{Cluster, runtime};
+use crate::cluster::{Cluster, one_worker};
 use crate::load::{Measured, closed, deal};
 use crate::report::{Better, Question, Row, Run};
 use crate::settings::{Settings, given_or};
@@ -202,7 +202,7 @@ fn rows_of(
     let connections = settings.connections.unwrap_or(CONNECTIONS).min(threads);
     ensure!(connections > 0, "--connections 0: at least one is needed");
     let mut measured: Vec<Vec<Run>> = vec![Vec::new(); operations.len()];
-    runtime()?.block_on(async {
+    one_worker()?.block_on(async {
         let admin = cluster.clients(1, true)?.remove(0);
         let clients = cluster.clients(connections, !settings.non_super_user)?;
         admin.mkdirs(ROOT, 0o777, true).await?;

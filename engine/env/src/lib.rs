@@ -19,9 +19,10 @@ pub use disk::{
 pub use net::{Conn, Expect, Net, NetError, NetErrorKind, RecvStream, SendStream};
 
 use bytes::Bytes;
-use core::future::{Future, ready};
+use core::future::{Future, poll_fn, ready};
 use core::net::IpAddr;
 use core::pin::Pin;
+use core::task::Poll;
 use hadal_types::Tick;
 use std::sync::Arc;
 
@@ -94,6 +95,19 @@ pub trait Env: Seam + Compute {
     /// Runs `task` on this shard. A panic in it stops the whole process with an exit code: it
     /// never leaves half a node serving. `name` is for logs and the simulator's trace.
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static);
+
+    /// Lets all other tasks of this shard that are ready run, and what has arrived be noticed: for a task that could go
+    /// on for long without waiting for anything.
+    fn give_way(&self) -> impl Future<Output = ()> {
+        let mut gave = false;
+        poll_fn(move |cx| {
+            if core::mem::replace(&mut gave, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+    }
 
     /// Stops the process at once with this exit code, after logging the reason. In the simulator
     /// it crashes the node. Never returns control to the caller's task: callers `return` after it.

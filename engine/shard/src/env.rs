@@ -77,6 +77,12 @@ impl<N: Net> Env for ShardEnv<N> {
         drop(tokio::task::spawn_local(guard_task(name, task)));
     }
 
+    /// To wake oneself would not do: tasks of the `LocalSet` go on among themselves, up to 61 polls, before the shard's
+    /// main future and quinn's tasks have their turn.
+    async fn give_way(&self) {
+        tokio::task::yield_now().await;
+    }
+
     fn stop(&self, exit_code: i32, reason: &str) {
         stop_process(exit_code, reason);
     }

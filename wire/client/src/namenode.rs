@@ -7,7 +7,7 @@ use crate::peers::open;
 use crate::timeout::until;
 use futures_channel::mpsc;
 use futures_util::StreamExt;
-use futures_util::future::{Either, pending, select};
+use futures_util::future::{Either, select};
 use futures_util::lock::Mutex as AsyncMutex;
 use futures_util::stream::FuturesUnordered;
 use hadal_datastream::{Failover, LastWord, Observers, ReadFrom, Verdict};
@@ -113,16 +113,17 @@ impl<S: Seam> Namenodes<S> {
     pub(crate) async fn call_active(&self, request: Request) -> Result<Response, ClientError> {
         let mutation = request.is_mutation();
         let call = self.numbered(request);
+        let mut began = self.seam.now();
         let mut failover = Failover::new(
             self.options.failover.clone(),
             self.links.len(),
             self.current.load(Ordering::Relaxed),
             mutation,
-            self.seam.now(),
+            began,
         );
         loop {
             let asked = failover.current();
-            let outcome = self.one_try(&call, &mut failover).await;
+            let outcome = self.one_try(&call, &mut failover, began).await;
             // A system call each: for the calls that went wrong only.
             let now_and_jitter = || (self.seam.now(), self.seam.random_u64());
             let verdict = match outcome {
@@ -146,6 +147,7 @@ impl<S: Seam> Namenodes<S> {
                 Some(Either::Right(active)) => {
                     self.current.store(active, Ordering::Relaxed);
                     failover.handle_active(active);
+                    began = self.seam.now();
                     continue;
                 }
                 None => Verdict::Surface,
@@ -157,6 +159,7 @@ impl<S: Seam> Namenodes<S> {
                 }
                 Verdict::Retry { .. } => {}
             }
+            began = self.seam.now();
         }
     }
 
@@ -165,14 +168,15 @@ impl<S: Seam> Namenodes<S> {
         &self,
         call: &ClientCall,
         failover: &mut Failover,
+        began: Tick,
     ) -> Option<Either<Result<Reply, Attempt>, usize>> {
-        let (asked, deadline) = (failover.current(), failover.deadline());
+        let asked = failover.current();
         let connected = AtomicU64::new(0);
-        let attempt = pin!(self.attempt(asked, call, &connected));
-        let watch = pin!(self.watch(failover, &connected));
-        match until(&self.seam, deadline, select(attempt, watch)).await? {
+        let attempt = pin!(self.attempt(asked, call, began, &connected));
+        let watch = pin!(self.watch(failover, began, &connected));
+        match select(attempt, watch).await {
             Either::Left((answer, _)) => Some(Either::Left(answer)),
-            Either::Right((active, _)) => Some(Either::Right(active)),
+            Either::Right((active, _)) => active.map(Either::Right),
         }
     }
 
@@ -232,38 +236,54 @@ impl<S: Seam> Namenodes<S> {
         self.seen.fetch_max(txid.0, Ordering::Relaxed);
     }
 
-    /// `connected` is set to the time at which the NameNode could be asked.
+    /// `connected` is set to the time at which the NameNode could be asked; `began` is now.
     pub(crate) async fn attempt(
         &self,
         index: usize,
         call: &ClientCall,
+        began: Tick,
         connected: &AtomicU64,
     ) -> Result<Reply, Attempt> {
-        let client = self.link(index).await?;
-        connected.store(self.seam.now().0.max(1), Ordering::Relaxed);
+        let (client, since) = match self.open_link(index) {
+            Some(client) => (client, began),
+            None => (self.link(index).await?, self.seam.now()),
+        };
+        connected.store(since.0.max(1), Ordering::Relaxed);
         Ok(client.call(call).await?)
     }
 
     /// While an attempt takes longer than it should: the other NameNode that is active. A NameNode that died or
-    /// stopped closes no connection, and its death must not be waited for until the transport notices.
-    async fn watch(&self, failover: &mut Failover, connected: &AtomicU64) -> usize {
-        let (asked, began) = (failover.current(), self.seam.now());
+    /// stopped closes no connection, and its death must not be waited for until the transport notices. `None` when the
+    /// call's time is up: one timer serves both, as every call sets it.
+    async fn watch(
+        &self,
+        failover: &mut Failover,
+        began: Tick,
+        connected: &AtomicU64,
+    ) -> Option<usize> {
+        let (asked, deadline) = (failover.current(), failover.deadline());
+        let mut now = began;
         loop {
             let connected = match connected.load(Ordering::Relaxed) {
                 0 => None,
                 since => Some(Tick(since)),
             };
-            let Some(at) = failover.look_at(began, connected) else {
-                return pending().await;
-            };
-            if at > self.seam.now() {
+            let at = failover
+                .look_at(began, connected)
+                .map_or(deadline, |at| at.min(deadline));
+            if at > now {
                 self.seam.sleep_until(at).await;
+                now = self.seam.now();
                 continue;
             }
-            if let Some(active) = self.look(asked).await {
-                return active;
+            if now >= deadline {
+                return None;
             }
-            failover.handle_looked(self.seam.now(), self.seam.random_u64());
+            if let Some(active) = until(&self.seam, deadline, self.look(asked)).await? {
+                return Some(active);
+            }
+            now = self.seam.now();
+            failover.handle_looked(now, self.seam.random_u64());
         }
     }
 
@@ -294,7 +314,8 @@ impl<S: Seam> Namenodes<S> {
 
     async fn is_active(&self, index: usize) -> bool {
         let call = self.numbered(Request::GetServiceState);
-        let answer = self.attempt(index, &call, &AtomicU64::new(0)).await;
+        let began = self.seam.now();
+        let answer = self.attempt(index, &call, began, &AtomicU64::new(0)).await;
         let response = answer.map(|reply| reply.response);
         matches!(
             response,
@@ -303,6 +324,13 @@ impl<S: Seam> Namenodes<S> {
                 ..
             })
         )
+    }
+
+    /// The connection that stands, if no other call is at making one.
+    fn open_link(&self, index: usize) -> Option<CallClient<ClientProtocol>> {
+        let link = self.links[index].try_lock()?;
+        let (_, client) = link.open.as_ref().filter(|(_, open)| !open.is_closed())?;
+        Some(client.clone())
     }
 
     async fn link(&self, index: usize) -> Result<CallClient<ClientProtocol>, Attempt> {

@@ -37,13 +37,10 @@ impl<S: Seam> Namenodes<S> {
         for namenode in self.with_observers(|observers| observers.candidates(now)) {
             let mut call = self.numbered(request.clone());
             call.from_standby = true;
-            let connected = AtomicU64::new(0);
-            let attempt = self.attempt(namenode, &call, &connected);
+            let (began, connected) = (self.seam.now(), AtomicU64::new(0));
+            let attempt = self.attempt(namenode, &call, began, &connected);
             // It waits for edits itself for about as long as a connection may be silent.
-            let deadline = self
-                .seam
-                .now()
-                .after_ms(2 * self.options.failover.silence_ms);
+            let deadline = began.after_ms(2 * self.options.failover.silence_ms);
             match until(&self.seam, deadline, attempt).await {
                 Some(Ok(reply)) => {
                     self.saw(reply.txid);
@@ -74,7 +71,7 @@ impl<S: Seam> Namenodes<S> {
             .into_iter()
             .map(|namenode| async move {
                 let call = self.numbered(Request::GetServiceState);
-                let reply = self.attempt(namenode, &call, &AtomicU64::new(0)).await;
+                let reply = self.attempt(namenode, &call, now, &AtomicU64::new(0)).await;
                 (namenode, reply.map(|reply| reply.response))
             })
             .collect();
