@@ -78,6 +78,8 @@ impl Default for Shape {
 pub struct Cluster {
     binary: PathBuf,
     shape: Shape,
+    /// `cluster.mtu` of a cluster of its own.
+    mtu: Option<u16>,
     port_base: String,
     dir: PathBuf,
     config: Config,
@@ -125,6 +127,7 @@ impl Cluster {
         let mut cluster = Self {
             binary,
             shape,
+            mtu: settings.mtu,
             port_base: String::new(),
             dir,
             config: Config::default(),
@@ -145,6 +148,7 @@ impl Cluster {
                     )
                 })?
                 .config;
+        cluster.config.cluster.mtu = settings.mtu.unwrap_or(cluster.config.cluster.mtu);
         cluster.processes = cluster.status()?;
         Ok(cluster)
     }
@@ -154,6 +158,7 @@ impl Cluster {
         let output = Command::new(&self.binary)
             .args(arguments)
             .envs(self.shape.set.iter().copied())
+            .envs(self.mtu.map(|mtu| ("HADAL_CLUSTER__MTU", mtu.to_string())))
             .arg("--dir")
             .arg(&self.dir)
             .output()
@@ -432,6 +437,8 @@ impl Cluster {
         options.close_timeout_ms = client.close_timeout.0;
         options.sync_on_close = client.sync_on_close;
         options.local_reads = local_reads;
+        let mtu = self.config.cluster.mtu;
+        options.mtu = (mtu > 0).then_some(mtu);
         Ok(connect_on(options, identity, hadal_shard::udp::runtime())?)
     }
 
@@ -533,9 +540,6 @@ pub fn runtime() -> Result<Runtime> {
 /// # Errors
 /// When it cannot be made.
 pub fn one_worker() -> Result<Runtime> {
-    if std::env::var_os("HADAL_MT").is_some() {
-        return runtime();
-    }
     Ok(tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?)

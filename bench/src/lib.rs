@@ -21,6 +21,7 @@ pub mod failover;
 pub mod fake_datanode;
 pub mod fill;
 pub mod flush;
+pub mod goals;
 pub mod growth;
 pub mod image;
 pub mod journal_driver;

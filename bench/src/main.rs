@@ -6,7 +6,7 @@ use hadal_bench::environment::Environment;
 use hadal_bench::report::{DOCUMENT_VERSION, Document, Question};
 use hadal_bench::settings::{Settings, normalise, parse_bytes};
 use hadal_bench::{
-    balancer, block_report, compare, curves, disk, edits, failover, flush, image, memory,
+    balancer, block_report, compare, curves, disk, edits, failover, flush, goals, image, memory,
     namespace, pipeline, plot, quic, recovery, restart, small_files, standby,
 };
 use std::path::PathBuf;
@@ -73,6 +73,8 @@ enum Ask {
     All,
     /// How costs grow: tables, pictures and the figures of the cost model, into `--out`.
     Curves,
+    /// Every goal beside what HDFS does and what was measured here, into `--out`.
+    Goals,
     /// What `memory` starts this program as.
     #[command(hide = true)]
     Footprint,
@@ -99,7 +101,7 @@ struct Options {
     /// Seconds of one run of a row that is measured by time.
     #[arg(long, global = true, default_value_t = 2.0)]
     seconds: f64,
-    /// Where curves are written; the model is `SCALE.md` beside it.
+    /// Where curves and goals are written; the model is `SCALE.md` beside it.
     #[arg(
         long,
         global = true,
@@ -146,6 +148,9 @@ struct Options {
     /// Repeated reports of each DataNode (block-report).
     #[arg(long, global = true)]
     reports: Option<usize>,
+    /// Bytes of UDP payload per datagram, in clusters of its own (`cluster.mtu`): as the path allows by default.
+    #[arg(long, global = true)]
+    mtu: Option<u16>,
     /// Leave what namespace made.
     #[arg(long, global = true)]
     keep_results: bool,
@@ -179,6 +184,7 @@ impl Options {
             blocks: self.blocks.clone(),
             datanodes: self.datanodes,
             reports: self.reports,
+            mtu: self.mtu,
             keep_results: self.keep_results,
             use_existing: self.use_existing,
             non_super_user: self.non_super_user,
@@ -298,10 +304,29 @@ fn grow(options: &Options, command: String) -> Result<ExitCode> {
     Ok(code)
 }
 
+fn reach(options: &Options, command: String) -> Result<ExitCode> {
+    let settings = options.settings()?;
+    let environment = Environment::read(&settings.dir);
+    println!("{}\n", environment.line());
+    let document = Document {
+        version: DOCUMENT_VERSION,
+        environment,
+        command,
+        questions: goals::measure(&settings),
+    };
+    println!("{}", goals::table(&document));
+    goals::save(&document, &options.out)?;
+    Ok(match goals::is_complete(&document) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(FAILED),
+    })
+}
+
 fn run(arguments: &Arguments, command: String) -> Result<ExitCode> {
     match &arguments.question {
         Ask::One(question) => ask(&[*question], &arguments.options, command),
         Ask::All => ask(&ALL, &arguments.options, command),
+        Ask::Goals => reach(&arguments.options, command),
         Ask::Curves => grow(&arguments.options, command),
         Ask::Footprint => {
             let files = arguments.options.files.context("--files is missing")?;

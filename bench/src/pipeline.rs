@@ -28,7 +28,10 @@ pub fn run(settings: &Settings) -> Result<Question> {
     let runs = runtime()?.block_on(runs_of(&cluster, settings.runs, bytes))?;
     let values = cluster.values()?;
     drop(cluster);
-    let size = format!("one file of {} MiB", bytes >> 20);
+    let mut size = format!("one file of {} MiB", bytes >> 20);
+    if let Some(mtu) = settings.mtu {
+        size.push_str(&format!(", MTU {mtu}"));
+    }
     let rate = ("MB/s", Better::Higher);
     let written = Row::new(
         "write",

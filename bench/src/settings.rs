@@ -35,6 +35,8 @@ pub struct Settings {
     pub datanodes: Option<usize>,
     /// Repeated reports of each DataNode in `block-report`; `None` is its own default.
     pub reports: Option<usize>,
+    /// Bytes of UDP payload per datagram in a cluster of its own; `None`: as the path allows.
+    pub mtu: Option<u16>,
     /// Leave what `namespace` made.
     pub keep_results: bool,
     /// `open` and `fileStatus` use what an earlier run left.
@@ -62,6 +64,7 @@ impl Settings {
             blocks: Vec::new(),
             datanodes: None,
             reports: None,
+            mtu: None,
             keep_results: false,
             use_existing: false,
             non_super_user: false,

@@ -64,6 +64,9 @@ pub struct Cluster {
     pub groups: PathBuf,
     /// A connection on which nothing arrives for this long is lost; idle ones are kept up at a third of it.
     pub connection_timeout: Duration,
+    /// Bytes of UDP payload per datagram on every path, 1200 to 65507; 0: 1452, discovered upward to 8900, and 65000
+    /// between processes of one machine. For networks where discovery fails.
+    pub mtu: u16,
 }
 
 impl Default for Cluster {
@@ -76,6 +79,7 @@ impl Default for Cluster {
             supergroup: "supergroup".into(),
             groups: PathBuf::new(),
             connection_timeout: Duration(10_000),
+            mtu: 0,
         }
     }
 }

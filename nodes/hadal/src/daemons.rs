@@ -5,8 +5,7 @@ use crate::{groups, hosts};
 use anyhow::{Context, Result, bail};
 use hadal_blockpool::{ActorConfig, ScannerConfig};
 use hadal_blocks::BlockConfig;
-use hadal_daemon::Duration;
-use hadal_daemon::config::{Config, Member};
+use hadal_daemon::config::{Cluster, Config, Member};
 use hadal_datanode::{DatanodeConfig, NamenodeList, NamenodePeer};
 use hadal_env::Net;
 use hadal_journalnode::JournalnodeConfig;
@@ -93,10 +92,12 @@ fn member<'a>(members: &'a [Member], id: Option<&str>, role: &str) -> Result<&'a
     }
 }
 
-/// The transport's settings for this connection time-out.
-pub(crate) fn transport(timeout: Duration) -> TransportOptions {
-    let idle_timeout_ms = u32::try_from(timeout.0).unwrap_or(u32::MAX).max(300);
+/// The transport's settings in this cluster.
+pub(crate) fn transport(cluster: &Cluster) -> TransportOptions {
+    let timeout_ms = cluster.connection_timeout.0;
+    let idle_timeout_ms = u32::try_from(timeout_ms).unwrap_or(u32::MAX).max(300);
     TransportOptions {
+        mtu: (cluster.mtu > 0).then_some(cluster.mtu),
         idle_timeout_ms,
         keep_alive_ms: idle_timeout_ms / 3,
         ..TransportOptions::default()
@@ -107,7 +108,7 @@ pub(crate) fn transport(timeout: Duration) -> TransportOptions {
 pub(crate) fn endpoint(
     address: SocketAddr,
     identity: &Identity,
-    timeout: Duration,
+    transport: &TransportOptions,
     listen: bool,
 ) -> Result<QuicNet> {
     let bound = udp::bind(address, udp::BUFFER_BYTES).with_context(|| {
@@ -125,7 +126,7 @@ pub(crate) fn endpoint(
         bound.socket,
         udp::runtime(),
         identity,
-        &transport(timeout),
+        transport,
         listen,
     )?)
 }
@@ -135,7 +136,7 @@ fn run_daemon<F>(
     shard: ShardOptions,
     address: SocketAddr,
     identity: Identity,
-    timeout: Duration,
+    transport: TransportOptions,
     daemon: impl FnOnce(ShardEnv<QuicNet>) -> F,
 ) -> Result<i32>
 where
@@ -143,7 +144,7 @@ where
 {
     let outcome = run_on_this_thread(shard, |shard| async move {
         let name = shard.name().to_owned();
-        let net = endpoint(address, &identity, timeout, true)?;
+        let net = endpoint(address, &identity, &transport, true)?;
         tracing::info!("{name} listens on {}", net.local_addr());
         let env = shard.env(net.clone());
         let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
@@ -307,7 +308,7 @@ pub(crate) fn namenode(args: &DaemonArgs) -> Result<i32> {
         ShardOptions::new(&member.id),
         member.address,
         identity,
-        config.cluster.connection_timeout,
+        transport(&config.cluster),
         |env| async { Ok(hadal_namenode::run(env, settings).await?) },
     )
 }
@@ -324,9 +325,9 @@ pub(crate) fn format(args: &DaemonArgs, format: &FormatArgs) -> Result<i32> {
         force,
     };
     let any: SocketAddr = (member.address.ip(), 0).into();
-    let timeout = config.cluster.connection_timeout;
+    let transport = transport(&config.cluster);
     let info = run_on_this_thread(ShardOptions::new("format"), |shard| async move {
-        let net = endpoint(any, &identity, timeout, false)?;
+        let net = endpoint(any, &identity, &transport, false)?;
         let env = shard.env(net);
         anyhow::Ok(hadal_namenode::format(env, &settings, &options).await?)
     })??;
@@ -355,9 +356,9 @@ pub(crate) fn bootstrap_standby(
     let identity = identity(&config, Role::Namenode, &member.id)?;
     let force = force || (!non_interactive && asked_to_reformat(&settings.dir)?);
     let any: SocketAddr = (member.address.ip(), 0).into();
-    let timeout = config.cluster.connection_timeout;
+    let transport = transport(&config.cluster);
     let outcome = run_on_this_thread(ShardOptions::new("bootstrap"), |shard| async move {
-        let net = endpoint(any, &identity, timeout, false)?;
+        let net = endpoint(any, &identity, &transport, false)?;
         let env = shard.env(net);
         anyhow::Ok(hadal_namenode::bootstrap_standby(env, &settings, force).await)
     })??;
@@ -388,9 +389,9 @@ pub(crate) fn initialize_shared_edits(args: &DaemonArgs, force: bool) -> Result<
     let settings = namenode_config(&config, &member.id)?;
     let identity = identity(&config, Role::Namenode, &member.id)?;
     let any: SocketAddr = (member.address.ip(), 0).into();
-    let timeout = config.cluster.connection_timeout;
+    let transport = transport(&config.cluster);
     let done = run_on_this_thread(ShardOptions::new("initialize"), |shard| async move {
-        let net = endpoint(any, &identity, timeout, false)?;
+        let net = endpoint(any, &identity, &transport, false)?;
         let env = shard.env(net);
         anyhow::Ok(hadal_namenode::initialize_shared_edits(env, settings, force).await?)
     })??;
@@ -409,7 +410,7 @@ pub(crate) fn recover(args: &DaemonArgs, force: bool, non_interactive: bool) -> 
     let settings = namenode_config(&config, &member.id)?;
     let identity = identity(&config, Role::Namenode, &member.id)?;
     let any: SocketAddr = (member.address.ip(), 0).into();
-    let timeout = config.cluster.connection_timeout;
+    let transport = transport(&config.cluster);
     let can_ask = !non_interactive && std::io::stdin().is_terminal();
     let confirm = move |damage: &Damage| {
         let (first, last) = damage.dropped;
@@ -421,7 +422,7 @@ pub(crate) fn recover(args: &DaemonArgs, force: bool, non_interactive: bool) -> 
         force || (can_ask && asked("Drop them?").unwrap_or(false))
     };
     let done = run_on_this_thread(ShardOptions::new("recover"), |shard| async move {
-        let net = endpoint(any, &identity, timeout, false)?;
+        let net = endpoint(any, &identity, &transport, false)?;
         let env = shard.env(net);
         anyhow::Ok(hadal_namenode::recover(env, settings, confirm).await?)
     })??;
@@ -489,7 +490,7 @@ pub(crate) fn journalnode(args: &DaemonArgs) -> Result<i32> {
         ShardOptions::new(&member.id),
         member.address,
         identity,
-        config.cluster.connection_timeout,
+        transport(&config.cluster),
         |env| async { Ok(hadal_journalnode::run(env, settings).await?) },
     )
 }
@@ -570,7 +571,7 @@ pub(crate) fn datanode(args: &DaemonArgs) -> Result<i32> {
         ShardOptions::new(&id).buffer_pool_bytes(buffers),
         section.address,
         identity,
-        config.cluster.connection_timeout,
+        transport(&config.cluster),
         |env| async {
             let local = if local_reads {
                 local_door::open(&env)

@@ -162,6 +162,7 @@ fn options(config: &Config) -> Result<ClientOptions> {
     options.connection_timeout_ms = u32::try_from(config.cluster.connection_timeout.0)
         .unwrap_or(u32::MAX)
         .max(300);
+    options.mtu = (config.cluster.mtu > 0).then_some(config.cluster.mtu);
     options.host = own_address(first.address).map_or_else(String::new, |ip| ip.to_string());
     Ok(options)
 }

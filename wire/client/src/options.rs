@@ -43,6 +43,8 @@ pub struct ClientOptions {
     pub sync_on_close: bool,
     /// A connection on which nothing arrives for this long is lost.
     pub connection_timeout_ms: u32,
+    /// Bytes of UDP payload per datagram on every path; `None`: as the path allows (`hadal_quic::TransportOptions`).
+    pub mtu: Option<u16>,
     /// Blocks on this host are read from the DataNodes' files, where those allow it.
     pub local_reads: bool,
     /// Bugs planted by the simulator.
@@ -72,6 +74,7 @@ impl ClientOptions {
             replacement: ReplaceOptions::default(),
             sync_on_close: true,
             connection_timeout_ms: 10_000,
+            mtu: None,
             local_reads: true,
             planted: crate::Planted::default(),
         }

@@ -142,6 +142,7 @@ pub fn connect_on(
     drop(sizes.set_recv_buffer_size(SOCKET_BUFFER));
     drop(sizes.set_send_buffer_size(SOCKET_BUFFER));
     let transport = TransportOptions {
+        mtu: options.mtu,
         idle_timeout_ms: options.connection_timeout_ms,
         keep_alive_ms: options.connection_timeout_ms / 3,
         ..TransportOptions::default()

@@ -17,7 +17,7 @@ pub(super) async fn run(operator: &Operator, dir: &Path) -> Result<i32> {
         address: active.address,
     };
     let identity = session::identity(&operator.config)?;
-    let timeout = operator.config.cluster.connection_timeout;
+    let transport = daemons::transport(&operator.config.cluster);
     std::fs::create_dir_all(dir)
         .with_context(|| format!("cannot make the directory {}", dir.display()))?;
     let into = dir.to_owned();
@@ -28,7 +28,7 @@ pub(super) async fn run(operator: &Operator, dir: &Path) -> Result<i32> {
                 true => Ipv6Addr::UNSPECIFIED.into(),
                 false => Ipv4Addr::UNSPECIFIED.into(),
             };
-            let net = daemons::endpoint(SocketAddr::new(any, 0), &identity, timeout, false)?;
+            let net = daemons::endpoint(SocketAddr::new(any, 0), &identity, &transport, false)?;
             let env = shard.env(net);
             anyhow::Ok(fetch_image(&env, &into, &from, 0).await?)
         })
