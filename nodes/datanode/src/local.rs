@@ -6,6 +6,7 @@
 
 use crate::error::fault_of;
 use crate::node::Node;
+use hadal_blockpool::OpenedBlocks;
 use hadal_env::Env;
 use hadal_proto::transfer::LocalReplica;
 use hadal_proto::{Fault, FaultClass};
@@ -30,15 +31,18 @@ struct Ticket {
 pub struct LocalDoor {
     socket: Rc<str>,
     tickets: Rc<RefCell<BTreeMap<u128, Ticket>>>,
+    opened: Rc<RefCell<OpenedBlocks>>,
 }
 
 impl LocalDoor {
-    /// No ticket yet; `socket` is a name in Linux's abstract namespace.
+    /// No ticket yet; `socket` is a name in Linux's abstract namespace. `cache_bytes` is what the page cache can be
+    /// expected to hold: only replicas that come round within so many opened bytes are read through it.
     #[must_use]
-    pub fn new(socket: &str) -> Self {
+    pub fn new(socket: &str, cache_bytes: u64) -> Self {
         Self {
             socket: socket.into(),
             tickets: Rc::default(),
+            opened: Rc::new(RefCell::new(OpenedBlocks::new(cache_bytes))),
         }
     }
 
@@ -90,7 +94,7 @@ pub(crate) fn open_local<E: Env>(node: &Rc<Node<E>>, block: Block) -> Result<Loc
     let geometry = &file.geometry;
     let ticket = u128::from(node.env.random_u64()) << 64 | u128::from(node.env.random_u64());
     let bounded = |value: usize| u32::try_from(value).expect("a group is far below 4 GiB");
-    let local = LocalReplica {
+    let mut local = LocalReplica {
         socket: door.socket.to_string(),
         ticket,
         block: file.block,
@@ -100,8 +104,12 @@ pub(crate) fn open_local<E: Env>(node: &Rc<Node<E>>, block: Block) -> Result<Loc
         head: bounded(geometry.head),
         group: bounded(geometry.group),
         tail: file.tail,
+        cached: false,
     };
     door.issue(node.env.now(), ticket, file.path)?;
+    // Behind the ticket: who is sent to the network opens nothing.
+    let mut opened = door.opened.borrow_mut();
+    local.cached = opened.handle_opened(file.block.id, file.block.length);
     Ok(local)
 }
 
@@ -111,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_ticket_is_good_once_and_not_for_long() {
-        let door = LocalDoor::new("here");
+        let door = LocalDoor::new("here", 0);
         let at = |ms| Tick(0).after_ms(ms);
         door.issue(at(0), 7, "a".into()).unwrap();
         door.issue(at(0), 8, "b".into()).unwrap();
@@ -123,7 +131,7 @@ mod tests {
 
     #[test]
     fn tickets_are_bounded_and_old_ones_make_room() {
-        let door = LocalDoor::new("here");
+        let door = LocalDoor::new("here", 0);
         for ticket in 0..TICKETS_MAX as u128 {
             door.issue(Tick(0), ticket, "a".into()).unwrap();
         }
