@@ -53,7 +53,8 @@ impl LocalDoor {
         (now < ticket.expires).then_some(ticket.path)
     }
 
-    fn issue(&self, now: Tick, ticket: u128, path: PathBuf) -> Result<(), Fault> {
+    /// Issues a ticket. Whether the replica is to be read through the page cache; who is sent to the network opens nothing.
+    fn issue(&self, now: Tick, ticket: u128, path: PathBuf, block: Block) -> Result<bool, Fault> {
         let mut tickets = self.tickets.borrow_mut();
         if tickets.len() >= TICKETS_MAX {
             tickets.retain(|_, ticket| now < ticket.expires);
@@ -66,7 +67,8 @@ impl LocalDoor {
         }
         let expires = now.after_ms(TICKET_MS);
         tickets.insert(ticket, Ticket { path, expires });
-        Ok(())
+        let mut opened = self.opened.borrow_mut();
+        Ok(opened.handle_opened(block.id, block.length))
     }
 }
 
@@ -94,7 +96,8 @@ pub(crate) fn open_local<E: Env>(node: &Rc<Node<E>>, block: Block) -> Result<Loc
     let geometry = &file.geometry;
     let ticket = u128::from(node.env.random_u64()) << 64 | u128::from(node.env.random_u64());
     let bounded = |value: usize| u32::try_from(value).expect("a group is far below 4 GiB");
-    let mut local = LocalReplica {
+    let cached = door.issue(node.env.now(), ticket, file.path, file.block)?;
+    Ok(LocalReplica {
         socket: door.socket.to_string(),
         ticket,
         block: file.block,
@@ -104,25 +107,29 @@ pub(crate) fn open_local<E: Env>(node: &Rc<Node<E>>, block: Block) -> Result<Loc
         head: bounded(geometry.head),
         group: bounded(geometry.group),
         tail: file.tail,
-        cached: false,
-    };
-    door.issue(node.env.now(), ticket, file.path)?;
-    // Behind the ticket: who is sent to the network opens nothing.
-    let mut opened = door.opened.borrow_mut();
-    local.cached = opened.handle_opened(file.block.id, file.block.length);
-    Ok(local)
+        cached,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hadal_types::{BlockId, GenerationStamp};
+
+    fn block(id: u64) -> Block {
+        Block {
+            id: BlockId(id),
+            generation_stamp: GenerationStamp(1),
+            length: 10,
+        }
+    }
 
     #[test]
     fn a_ticket_is_good_once_and_not_for_long() {
         let door = LocalDoor::new("here", 0);
         let at = |ms| Tick(0).after_ms(ms);
-        door.issue(at(0), 7, "a".into()).unwrap();
-        door.issue(at(0), 8, "b".into()).unwrap();
+        door.issue(at(0), 7, "a".into(), block(1)).unwrap();
+        door.issue(at(0), 8, "b".into(), block(2)).unwrap();
         assert_eq!(door.redeem(at(1), 9), None);
         assert_eq!(door.redeem(at(1), 7), Some("a".into()));
         assert_eq!(door.redeem(at(1), 7), None);
@@ -133,12 +140,36 @@ mod tests {
     fn tickets_are_bounded_and_old_ones_make_room() {
         let door = LocalDoor::new("here", 0);
         for ticket in 0..TICKETS_MAX as u128 {
-            door.issue(Tick(0), ticket, "a".into()).unwrap();
+            door.issue(Tick(0), ticket, "a".into(), block(1)).unwrap();
         }
-        let fault = door.issue(Tick(0), 1 << 64, "a".into()).unwrap_err();
+        let fault = door
+            .issue(Tick(0), 1 << 64, "a".into(), block(1))
+            .unwrap_err();
         assert_eq!(fault.class, FaultClass::Retry);
         let later = Tick(0).after_ms(TICKET_MS);
-        door.issue(later, 1 << 64, "b".into()).unwrap();
+        door.issue(later, 1 << 64, "b".into(), block(2)).unwrap();
         assert_eq!(door.redeem(later, 1 << 64), Some("b".into()));
+    }
+
+    #[test]
+    fn a_replica_that_is_opened_again_is_read_through_the_cache() {
+        let door = LocalDoor::new("here", 20);
+        let open = |ticket: u64, id| {
+            let path = PathBuf::from("a");
+            door.issue(Tick(0), ticket.into(), path, block(id))
+        };
+        assert!(!open(1, 1).unwrap());
+        assert!(open(2, 1).unwrap());
+        assert!(!open(3, 2).unwrap());
+        // More than the cache holds came in between.
+        assert!(!open(4, 3).unwrap());
+        assert!(!open(5, 1).unwrap());
+        // Who gets no ticket opens nothing.
+        for ticket in 6..=TICKETS_MAX as u64 {
+            open(ticket, 1).unwrap();
+        }
+        assert!(open(0, 9).is_err());
+        let later = Tick(0).after_ms(TICKET_MS);
+        assert!(!door.issue(later, 0, "a".into(), block(9)).unwrap());
     }
 }
