@@ -27,6 +27,7 @@ pub(crate) fn open<E: Env>(env: &E) -> Option<LocalDoor> {
     let name = format!("hadal-{:016x}{:016x}", env.random_u64(), env.random_u64());
     match bind(&name) {
         Ok(listener) => {
+            // Half of the memory is left to the page cache, the other half to processes.
             let door = LocalDoor::new(&name, (machine_memory_bytes() / 2) as u64);
             env.spawn("local door", serve(env.clone(), door.clone(), listener));
             Some(door)
