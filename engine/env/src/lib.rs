@@ -80,8 +80,12 @@ pub type Reading = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send + S
 
 /// Somebody else's file on this machine, open for reading.
 pub trait LocalFile: Send + Sync {
-    /// Begins at once to read `length` bytes at `offset`, through the page cache; fewer come at the end of the file.
+    /// Begins at once to read `length` bytes at `offset`; fewer come at the end of the file.
     fn read(&self, offset: u64, length: usize) -> Reading;
+
+    /// Whether reads that begin from now on go past the page cache, which they do not at first. Advice: a file system
+    /// that cannot goes on through the cache.
+    fn pass_cache(&self, past: bool);
 }
 
 /// What a daemon's shard needs: a [`Seam`], tasks, other cores for pure work, and a disk.

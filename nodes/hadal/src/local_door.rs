@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use hadal_datanode::LocalDoor;
 use hadal_env::Env;
+use hadal_shard::machine_memory_bytes;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::cell::Cell;
 use std::fs::File;
@@ -26,7 +27,8 @@ pub(crate) fn open<E: Env>(env: &E) -> Option<LocalDoor> {
     let name = format!("hadal-{:016x}{:016x}", env.random_u64(), env.random_u64());
     match bind(&name) {
         Ok(listener) => {
-            let door = LocalDoor::new(&name);
+            // Half of the memory is left to the page cache, the other half to processes.
+            let door = LocalDoor::new(&name, (machine_memory_bytes() / 2) as u64);
             env.spawn("local door", serve(env.clone(), door.clone(), listener));
             Some(door)
         }

@@ -37,6 +37,13 @@ fn readers_on_the_datanodes_host_read_the_files() {
         }
         assert!(file.short_circuit_bytes() > content.len() as u64);
 
+        // Opened again it is read through the page cache: past it the first time, into it, and from it.
+        for _ in 0..2 {
+            let mut file = near.open("/large").await.unwrap();
+            assert!(file.read_to_end().await.unwrap() == content);
+            assert_eq!(file.short_circuit_bytes(), content.len() as u64);
+        }
+
         let mut file = near.open("/small").await.unwrap();
         assert!(file.read_to_end().await.unwrap() == content[..50_000]);
         assert_eq!(file.short_circuit_bytes(), 0, "it is in a shared extent");

@@ -30,6 +30,7 @@ mod local_file;
 mod namenode;
 mod options;
 mod output;
+mod pages;
 mod peers;
 mod pipeline;
 mod planted;

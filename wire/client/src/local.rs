@@ -3,11 +3,15 @@
 //! Whatever goes wrong on this way, checksums that do not match included, is no verdict on a replica: the same bytes
 //! are then asked for over the network, of the same DataNode first, and what comes from there counts (protocols.md
 //! section 5).
+//!
+//! What no reader on this host opened lately is read past the page cache, at the device's speed; the rest through it
+//! ([`LocalPace`], [`LocalReplica::cached`]).
 
 use crate::dfs::Shared;
 use crate::error::Attempt;
 use crate::timeout::until;
 use bytes::Bytes;
+use hadal_datastream::LocalPace;
 use hadal_env::{Expect, LocalFile, Reading, Seam};
 use hadal_proto::FaultClass;
 use hadal_proto::client::{LocatedBlock, ReplicaTarget};
@@ -23,8 +27,6 @@ const WORTH_BYTES: u64 = 1 << 20;
 const REFUSED_MS: u64 = 600_000;
 /// DataNodes remembered; the oldest knowledge goes when there are more.
 const REFUSED_MAX: usize = 1_024;
-/// Parts that are read at once.
-const PARTS_AHEAD: usize = 2;
 /// Bytes of a tail record before its data, and before its checksums.
 const TAIL_PAGE: usize = 4096;
 const TAIL_CHECKSUMS: usize = 64;
@@ -168,13 +170,12 @@ async fn ask<S: Seam>(
     };
     check(&layout, block)?;
     match shared.seam.open_local(&layout.socket, layout.ticket).await {
-        Ok(file) => Ok(Replica {
+        Ok(file) => Ok(Replica::new(
             file,
-            datanode: node.datanode,
+            node.datanode,
             layout,
-            end: block.block.length,
-            ahead: VecDeque::new(),
-        }),
+            block.block.length,
+        )),
         Err(error) => {
             // The address is ours and the socket is not: another network namespace, or no rights.
             shared.refusals.add(shared.seam.now(), address);
@@ -218,6 +219,7 @@ struct Replica {
     layout: LocalReplica,
     /// Bytes of the block to be seen.
     end: u64,
+    pace: LocalPace,
     /// Parts in order, each behind the one before.
     ahead: VecDeque<Part>,
 }
@@ -236,26 +238,55 @@ struct Part {
 }
 
 impl Replica {
+    fn new(
+        file: Arc<dyn LocalFile>,
+        datanode: DatanodeUuid,
+        layout: LocalReplica,
+        end: u64,
+    ) -> Self {
+        file.pass_cache(!layout.cached);
+        Self {
+            file,
+            datanode,
+            pace: LocalPace::new(
+                layout.cached,
+                u64::from(layout.head) + u64::from(layout.group),
+            ),
+            layout,
+            end,
+            ahead: VecDeque::new(),
+        }
+    }
+
     fn is_of(&self, block: &LocatedBlock) -> bool {
         self.layout.block.id == block.block.id && self.end == block.block.length
     }
 
     /// The bytes at `at` of the block up to the end of their part, verified.
     async fn read(&mut self, at: u64) -> Result<Bytes, String> {
-        let goes_on = |part: &Part| part.from <= at && at < part.to;
-        if !self.ahead.front().is_some_and(goes_on) {
-            self.ahead.clear();
+        let holds = |part: &Part| part.from <= at && at < part.to;
+        while self.ahead.front().is_some_and(|part| !holds(part)) {
+            self.ahead.pop_front();
+        }
+        if self.ahead.is_empty() {
+            let cached = self.pace.cached();
+            self.pace.handle_jump(at);
+            if self.pace.cached() != cached {
+                self.file.pass_cache(false);
+            }
         }
         let mut next = self.ahead.back().map_or(at, |part| part.to);
-        while self.ahead.len() < PARTS_AHEAD && next < self.end {
+        while self.ahead.len() < self.pace.parts() && next < self.end {
             let part = self.part(next);
             next = part.to;
+            self.pace.handle_begun(next);
             self.ahead.push_back(part);
         }
         let part = self
             .ahead
             .pop_front()
             .ok_or("behind the end of the block")?;
+        self.pace.handle_taken();
         let (data, head) = match part.head {
             None => {
                 let data = part.data.await?;
@@ -329,4 +360,168 @@ fn part_of(bytes: &Bytes, at: usize, length: usize) -> Result<Bytes, String> {
         return Err("the file ends early".into());
     }
     Ok(bytes.slice(at..at + length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hadal_types::{Block, GenerationStamp};
+    use std::future::ready;
+
+    const CHUNK: usize = 512;
+    const HEAD: usize = 4096;
+    const GROUP: usize = 8192;
+    const FIRST_GROUP: usize = 32_768;
+    const TAIL: usize = 8192;
+    /// Three groups, half a one, and a tail of one chunk and a bit.
+    const WHOLE: usize = 3 * GROUP + 4096;
+    const LENGTH: usize = WHOLE + 700;
+    const ID: BlockId = BlockId(77);
+
+    /// A replica's file in memory, and what was wanted of it.
+    struct Fake {
+        content: Vec<u8>,
+        past: Mutex<Vec<bool>>,
+        reads: Mutex<Vec<u64>>,
+    }
+
+    impl LocalFile for Fake {
+        fn read(&self, offset: u64, length: usize) -> Reading {
+            self.reads.lock().unwrap().push(offset);
+            let from = self.content.get(offset as usize..).unwrap_or_default();
+            let bytes = Bytes::copy_from_slice(&from[..length.min(from.len())]);
+            Box::pin(ready(Ok(bytes)))
+        }
+
+        fn pass_cache(&self, past: bool) {
+            self.past.lock().unwrap().push(past);
+        }
+    }
+
+    fn block() -> Vec<u8> {
+        let byte = |at: usize| (at.wrapping_mul(0x9e37_79b9) >> 16) as u8;
+        (0..LENGTH).map(byte).collect()
+    }
+
+    fn file() -> Vec<u8> {
+        let block = block();
+        let mut file = vec![0; FIRST_GROUP + 3 * (HEAD + GROUP) + HEAD + 4096];
+        for (number, chunk) in block.chunks(CHUNK).enumerate() {
+            let at = number * CHUNK;
+            let (sums, data) = if at < WHOLE {
+                let place = FIRST_GROUP + at / GROUP * (HEAD + GROUP);
+                (place + at % GROUP / CHUNK * 4, place + HEAD + at % GROUP)
+            } else {
+                let place = TAIL + TAIL_CHECKSUMS + (at - WHOLE) / CHUNK * 4;
+                (place, TAIL + TAIL_PAGE + at - WHOLE)
+            };
+            let sum = crc32c::crc32c(chunk) ^ chunk_salt(ID, number as u64);
+            file[sums..sums + 4].copy_from_slice(&sum.to_le_bytes());
+            file[data..data + chunk.len()].copy_from_slice(chunk);
+        }
+        file
+    }
+
+    fn replica(content: Vec<u8>, cached: bool) -> (Replica, Arc<Fake>) {
+        let file = Arc::new(Fake {
+            content,
+            past: Mutex::default(),
+            reads: Mutex::default(),
+        });
+        let layout = LocalReplica {
+            socket: String::new(),
+            ticket: 0,
+            block: Block {
+                id: ID,
+                generation_stamp: GenerationStamp(1),
+                length: LENGTH as u64,
+            },
+            bytes_per_checksum: CHUNK as u32,
+            whole: WHOLE as u64,
+            first_group: FIRST_GROUP as u64,
+            head: HEAD as u32,
+            group: GROUP as u32,
+            tail: TAIL as u64,
+            cached,
+        };
+        let shown = Arc::clone(&file) as Arc<dyn LocalFile>;
+        let replica = Replica::new(shown, DatanodeUuid(1), layout, LENGTH as u64);
+        (replica, file)
+    }
+
+    async fn rest(replica: &mut Replica, from: usize) -> Result<Vec<u8>, String> {
+        let mut found = Vec::new();
+        while from + found.len() < LENGTH {
+            found.extend_from_slice(&replica.read((from + found.len()) as u64).await?);
+        }
+        Ok(found)
+    }
+
+    #[tokio::test]
+    async fn from_every_byte_on_the_blocks_bytes_are_read() {
+        let (block, file) = (block(), file());
+        let (mut kept, _) = replica(file.clone(), true);
+        let starts = (0..LENGTH).step_by(97);
+        let edges = [
+            GROUP - 1,
+            GROUP,
+            WHOLE - 1,
+            WHOLE,
+            WHOLE + CHUNK,
+            LENGTH - 1,
+        ];
+        for from in starts.chain(edges) {
+            for replica in [&mut replica(file.clone(), false).0, &mut kept] {
+                let found = rest(replica, from).await.unwrap();
+                assert!(found == block[from..], "wrong bytes from {from} on");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_byte_that_is_wrong_is_an_error() {
+        let mut content = file();
+        // The third chunk of the second group.
+        content[FIRST_GROUP + HEAD + GROUP + HEAD + 2 * CHUNK] ^= 1;
+        let (mut replica, _) = replica(content, false);
+        assert!(replica.read(0).await.is_ok());
+        let error = replica.read(GROUP as u64).await.unwrap_err();
+        assert_eq!(error, "chunk 18 does not match its checksum");
+    }
+
+    #[tokio::test]
+    async fn a_block_is_read_past_the_page_cache_once() {
+        let (mut replica, file) = replica(file(), false);
+        rest(&mut replica, 0).await.unwrap();
+        assert_eq!(*file.past.lock().unwrap(), [true]);
+        rest(&mut replica, 5).await.unwrap();
+        rest(&mut replica, 0).await.unwrap();
+        assert_eq!(*file.past.lock().unwrap(), [true, false]);
+    }
+
+    #[tokio::test]
+    async fn a_block_that_was_read_before_goes_through_the_page_cache() {
+        let (mut replica, file) = replica(file(), true);
+        rest(&mut replica, 0).await.unwrap();
+        rest(&mut replica, 0).await.unwrap();
+        assert_eq!(*file.past.lock().unwrap(), [false]);
+    }
+
+    #[tokio::test]
+    async fn a_part_under_way_is_not_read_again_when_the_reader_jumps_to_it() {
+        let (mut replica, file) = replica(file(), false);
+        let two = 2 * GROUP;
+        // Two parts at first, then twice as many.
+        replica.read(0).await.unwrap();
+        replica.read(GROUP as u64).await.unwrap();
+        let begun = file.reads.lock().unwrap().len();
+        assert_eq!(begun, 5, "all groups and the tail are under way");
+        assert_eq!(
+            replica.read((two + GROUP + 9) as u64).await.unwrap(),
+            block()[two + GROUP + 9..WHOLE]
+        );
+        assert_eq!(replica.read(WHOLE as u64).await.unwrap(), block()[WHOLE..]);
+        assert_eq!(file.reads.lock().unwrap().len(), begun);
+        assert_eq!(*file.past.lock().unwrap(), [true]);
+    }
 }

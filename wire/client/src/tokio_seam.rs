@@ -4,6 +4,7 @@ use crate::dfs::DistributedFileSystem;
 use crate::error::ClientError;
 use crate::local_file;
 use crate::options::ClientOptions;
+use crate::pages::Buffers;
 use hadal_env::{Clock, Opening, Random, Seam};
 use hadal_quic::{Identity, QuicNet, TransportOptions};
 use hadal_types::Tick;
@@ -28,6 +29,8 @@ pub struct TokioSeam {
     start: Instant,
     /// Which addresses are this machine's.
     here: Arc<Mutex<BTreeMap<IpAddr, bool>>>,
+    /// What local files are read into.
+    buffers: Buffers,
 }
 
 impl TokioSeam {
@@ -38,6 +41,7 @@ impl TokioSeam {
             net,
             start: Instant::now(),
             here: Arc::default(),
+            buffers: Buffers::default(),
         }
     }
 }
@@ -86,7 +90,7 @@ impl Seam for TokioSeam {
     }
 
     fn open_local(&self, socket: &str, ticket: u128) -> Opening {
-        local_file::open(socket, ticket)
+        local_file::open(socket, ticket, self.buffers.clone())
     }
 }
 

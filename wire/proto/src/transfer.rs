@@ -203,6 +203,10 @@ wire_struct! {
         pub group: u32,
         /// File offset of the tail record; unused when `whole` is all.
         pub tail: u64,
+        /// Whether to read through the page cache: readers opened this replica lately, so its bytes are worth keeping in
+        /// memory. Otherwise they are read past it (`O_DIRECT`), where the file system can. Advice: the bytes are the
+        /// same either way. All offsets above are multiples of 4096 for that.
+        pub cached: bool,
     }
 }
 
