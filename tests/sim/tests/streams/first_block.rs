@@ -35,7 +35,7 @@ fn a_file_closed_without_a_byte_has_no_block() {
 fn f06_the_first_block_is_written_while_no_namenode_is_there() {
     let cluster = Cluster::start(81, 3);
     cluster.run(|scene| async move {
-        let all = content(2 * BLOCK - 5, 81);
+        let all = content(BLOCK - 5, 81);
         let mut file = create(&scene, "/f").await;
         let namenode = scene.env.world().node(&namenode_name(0)).expect("it is");
         scene.kill(namenode).await;
@@ -46,7 +46,7 @@ fn f06_the_first_block_is_written_while_no_namenode_is_there() {
         file.close().await.expect("closed");
         assert!(scene.read("/f").await == all);
         let located = scene.dfs.locations("/f", 0, u64::MAX).await.expect("found");
-        assert_eq!(located.blocks.len(), 2);
+        assert_eq!(located.blocks.len(), 1);
     });
 }
 
