@@ -86,7 +86,11 @@ async fn runs_of(
             inputs,
             context,
             |(dfs, content): (Dfs, Bytes), path| async move {
-                let mut file = dfs.create(&path, &CreateOptions::default()).await?;
+                let options = CreateOptions {
+                    first_block: true,
+                    ..CreateOptions::default()
+                };
+                let mut file = dfs.create(&path, &options).await?;
                 file.write_bytes(content).await?;
                 Ok(file.close().await?)
             },

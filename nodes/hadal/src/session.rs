@@ -201,6 +201,7 @@ pub(crate) fn create_options(config: &Config, permission: u16) -> CreateOptions 
         create_parent: false,
         replication: (client.replication > 0).then_some(client.replication),
         block_size: (client.block_size.0 > 0).then_some(client.block_size.0),
+        first_block: false,
     }
 }
 

@@ -135,6 +135,7 @@ fn main() {
         create_parent: true,
         replication: 3,
         block_size: 128 << 20,
+        first_block: None,
     });
     bench.run("complete", count, |at| Request::Complete {
         path: file(at),
@@ -151,6 +152,7 @@ fn main() {
         create_parent: true,
         replication: 3,
         block_size: 128 << 20,
+        first_block: None,
     });
     let memory = bench.ns.memory_estimate();
     println!(

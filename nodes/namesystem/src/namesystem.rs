@@ -464,7 +464,12 @@ impl Namesystem {
             {
                 let (txid, outcome) = (entry.txid, entry.outcome.clone());
                 let time_ms = entry.time_ms;
-                let response = self.repeat(time_ms, outcome, &request)?;
+                let response = self.repeat(context, time_ms, outcome, &request)?;
+                let txid = match response {
+                    // The block's edit is right behind the file's.
+                    Response::Created { block: Some(_), .. } => txid.next(),
+                    _ => txid,
+                };
                 return Ok(Reply { txid, response });
             }
             if self.blocks.in_safe_mode() {

@@ -19,6 +19,7 @@ use crate::caller::Caller;
 use crate::namesystem::{Context, Namesystem};
 use crate::permission::Checker;
 use crate::retry::{CreatedFile, Outcome};
+use alloc::boxed::Box;
 use alloc::format;
 use hadal_proto::client::{BlockToken, FileStatus, Request, Response};
 use hadal_proto::{Fault, FaultClass};
@@ -50,6 +51,7 @@ impl Namesystem {
                 create_parent,
                 replication,
                 block_size,
+                first_block,
             } => self.create(
                 context,
                 &path,
@@ -60,6 +62,7 @@ impl Namesystem {
                     replication,
                     block_size,
                 },
+                first_block.as_deref(),
             ),
             Request::AddBlock {
                 path,
@@ -165,6 +168,7 @@ impl Namesystem {
     /// Answers a call that ran before as it was answered then (F-06).
     pub(crate) fn repeat(
         &mut self,
+        context: Context<'_>,
         time_ms: u64,
         outcome: Outcome,
         request: &Request,
@@ -175,8 +179,9 @@ impl Namesystem {
             }
             Outcome::Done => Ok(Response::Done),
             Outcome::Yes => Ok(Response::Flag { value: true }),
-            Outcome::Created(file) => Ok(Response::FileInfo {
-                status: Some(created_status(time_ms, *file)),
+            Outcome::Created(file) => Ok(Response::Created {
+                block: self.repeat_first_block(context, file.inode, request),
+                status: Box::new(created_status(time_ms, *file)),
             }),
             Outcome::Block { inode, block, .. } => match request {
                 Request::Append { writer_host, .. } => {

@@ -6,7 +6,7 @@
 //! | Edit | Call | Outcome |
 //! |---|---|---|
 //! | `Mkdir` | Mkdirs | `Flag(true)`; directories above it carry no call, so the cache knows only a whole path |
-//! | `Create` | Create | the new file's status as it was created |
+//! | `Create` | Create | the new file's status as it was created, with its first block if that was asked for; the block's edit carries no call |
 //! | `AddBlock` | AddBlock | the allocated block; targets are the pipeline's, or chosen anew after a failover |
 //! | `AbandonBlock`, `UpdateLength`, `UpdatePipeline`, `Rename`, `SetPermission`, `SetOwner`, `SetTimes` | of the same name | `Done` |
 //! | `Close` | Complete | `Flag(true)` |

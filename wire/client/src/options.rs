@@ -94,6 +94,10 @@ pub struct CreateOptions {
     pub replication: Option<u16>,
     /// Bytes per block.
     pub block_size: Option<u64>,
+    /// The first block comes with the answer to the create, which saves a call. For writers whose data follow at once: until
+    /// then a reader cannot tell the file's length ([`crate::ClientError::LengthUnknown`]), and a writer that dies leaves
+    /// a block to be looked for. Closing the file with nothing written gives it back, one more call.
+    pub first_block: bool,
 }
 
 impl Default for CreateOptions {
@@ -104,6 +108,7 @@ impl Default for CreateOptions {
             create_parent: true,
             replication: None,
             block_size: None,
+            first_block: false,
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::dfs::{DistributedFileSystem, unexpected};
 use crate::error::ClientError;
 use crate::input::DfsInputStream;
 use crate::options::{AppendOptions, CreateOptions, SyncOptions};
-use crate::pipeline::{FileHandle, Goal, Pipeline};
+use crate::pipeline::{FileHandle, Goal, Pipeline, abandon};
 use bytes::Bytes;
 use hadal_datastream::{AvoidedNodes, Packetizer};
 use hadal_env::Seam;
@@ -25,6 +25,8 @@ pub struct DfsOutputStream<S: Seam> {
     cutter: Packetizer,
     packet_bytes: u32,
     pipeline: Option<Pipeline<S>>,
+    /// The first block, allocated with the file, as long as nothing was written to it.
+    granted: Option<LocatedBlock>,
     last: Option<Block>,
     /// Bytes of finished blocks.
     finished: u64,
@@ -49,15 +51,16 @@ impl<S: Seam> DfsOutputStream<S> {
             create_parent: options.create_parent,
             replication: options.replication.unwrap_or(defaults.replication),
             block_size,
+            first_block: options.first_block.then(|| dfs.shared.options.host.clone()),
         };
-        let status = match dfs.call(request).await? {
-            Response::FileInfo {
-                status: Some(status),
-            } => status,
+        let (status, block) = match dfs.call(request).await? {
+            Response::Created { status, block } => (status, block),
             other => return Err(unexpected(&other)),
         };
         let file = FileHandle::new(path, &status, defaults);
-        Ok(Self::opened(dfs, file, None, 0))
+        let mut stream = Self::opened(dfs, file, None, 0);
+        stream.granted = block;
+        Ok(stream)
     }
 
     /// The file is open at the NameNode; `finished` bytes of it precede what is written from now on.
@@ -75,6 +78,7 @@ impl<S: Seam> DfsOutputStream<S> {
             file,
             packet_bytes,
             pipeline: None,
+            granted: None,
             last,
             finished,
             avoided: AvoidedNodes::default(),
@@ -209,6 +213,7 @@ impl<S: Seam> DfsOutputStream<S> {
         self.check_open()?;
         let outcome = async {
             self.end_block().await?;
+            self.give_back().await?;
             self.complete().await
         }
         .await;
@@ -295,13 +300,19 @@ impl<S: Seam> DfsOutputStream<S> {
 
     async fn pipeline(&mut self) -> Result<&mut Pipeline<S>, ClientError> {
         if self.pipeline.is_none() {
-            let avoid = self.avoided.list(self.dfs.shared.seam.now());
-            let avoided = avoid.len();
             let (dfs, file) = (self.dfs.clone(), self.file.clone());
-            let mut fresh = Pipeline::create(dfs, file, self.last, avoid).await?;
-            if fresh.avoid.len() < avoided {
-                self.avoided.keep_newest();
-            }
+            let mut fresh = match self.granted.take() {
+                Some(first) => Pipeline::of_first(dfs, file, first),
+                None => {
+                    let avoid = self.avoided.list(self.dfs.shared.seam.now());
+                    let avoided = avoid.len();
+                    let fresh = Pipeline::create(dfs, file, self.last, avoid).await?;
+                    if fresh.avoid.len() < avoided {
+                        self.avoided.keep_newest();
+                    }
+                    fresh
+                }
+            };
             fresh.durable = self.syncing;
             self.pipeline = Some(fresh);
         }
@@ -370,6 +381,15 @@ impl<S: Seam> DfsOutputStream<S> {
         self.pipeline = None;
         self.finished += length;
         self.cutter = Packetizer::new(self.file.bytes_per_checksum, self.packet_bytes);
+        Ok(())
+    }
+
+    /// A file without a byte has no block: one that came with it goes back.
+    async fn give_back(&mut self) -> Result<(), ClientError> {
+        if let Some(first) = &self.granted {
+            abandon(&self.dfs, &self.file, first.block).await?;
+            self.granted = None;
+        }
         Ok(())
     }
 

@@ -140,21 +140,39 @@ impl<S: Seam> Pipeline<S> {
             avoid.drain(..avoid.len() - 1);
             allocated = allocate(&dfs, &file, previous, &avoid, &[]).await?;
         }
-        let (block, nodes, token) = allocated;
+        let mut pipeline = Self::of(dfs, file, allocated);
+        pipeline.previous = previous;
+        pipeline.avoid = avoid;
+        Ok(pipeline)
+    }
+
+    /// The pipeline of a file's first block, which came with the file.
+    pub(crate) fn of_first(
+        dfs: DistributedFileSystem<S>,
+        file: FileHandle,
+        first: LocatedBlock,
+    ) -> Self {
+        Self::of(dfs, file, (first.block, first.locations, first.token))
+    }
+
+    fn of(
+        dfs: DistributedFileSystem<S>,
+        file: FileHandle,
+        (block, nodes, token): (Block, Vec<ReplicaTarget>, BlockToken),
+    ) -> Self {
         let options = dfs.shared.options.replacement.clone();
-        let state = BlockStream::new(block, nodes).with_options(options);
-        Ok(Self {
+        Self {
             dfs,
             file,
-            previous,
+            previous: None,
             token,
-            avoid,
-            state,
+            avoid: Vec::new(),
+            state: BlockStream::new(block, nodes).with_options(options),
             busy: false,
             durable: false,
             wire: None,
             restart_deadline: None,
-        })
+        }
     }
 
     /// Opens the last block of a file again for append (F-10): a new stamp, the nodes set up under it, the NameNode told.
@@ -649,7 +667,7 @@ fn take_ack(
 }
 
 /// Gives a block back that holds nothing.
-async fn abandon<S: Seam>(
+pub(crate) async fn abandon<S: Seam>(
     dfs: &DistributedFileSystem<S>,
     file: &FileHandle,
     block: Block,

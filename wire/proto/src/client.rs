@@ -73,7 +73,7 @@ wire_enum! {
         2 => GetContentSummary { path: String },
         /// Creates a directory. `true` also when it is there already.
         3 => Mkdirs { path: String, permission: u16, create_parent: bool },
-        /// Creates a file and takes its lease.
+        /// Creates a file and takes its lease; answered by [`Response::Created`].
         4 => Create {
             path: String,
             permission: u16,
@@ -83,6 +83,10 @@ wire_enum! {
             replication: u16,
             /// Bytes per block.
             block_size: u64,
+            /// Asks for the first block in the answer, as AddBlock would give it: host name or address of the writer, empty
+            /// when unknown. `None`: the file has no block. For writers whose data follow at once: an open block
+            /// that was not written has no readable length, and block recovery must look for it.
+            first_block: Option<String>,
         },
         /// Allocates the next block of an open file (E-14: commits `previous`).
         5 => AddBlock {
@@ -226,7 +230,7 @@ wire_enum! {
         0 => Done,
         /// Yes or no, as the request's doc says.
         1 => Flag { value: bool },
-        /// To GetFileInfo and Create.
+        /// To GetFileInfo.
         2 => FileInfo { status: Option<FileStatus> },
         /// To GetListing.
         3 => Listing {
@@ -268,6 +272,14 @@ wire_enum! {
             last: Option<Block>,
             /// The file as it is now, open.
             status: Box<FileStatus>,
+        },
+        /// To Create; again the same when the call comes again.
+        14 => Created {
+            /// The new file, open and empty.
+            status: Box<FileStatus>,
+            /// The first block, if it was asked for and there are DataNodes for it. `None`: the writer begins with AddBlock,
+            /// which says why there is none. A writer that has nothing to write gives it back (AbandonBlock).
+            block: Option<LocatedBlock>,
         },
     }
 }

@@ -8,6 +8,7 @@ use crate::namesystem::{Context, Namesystem};
 use crate::path::Resolved;
 use crate::permission::{Access, WRITE};
 use crate::retry::{Outcome, outcome_of};
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::ToString;
 use hadal_proto::client::Response;
@@ -31,6 +32,7 @@ impl Namesystem {
         context: Context<'_>,
         path: &str,
         new: NewFile,
+        first_block: Option<&str>,
     ) -> Result<Response, Fault> {
         self.check_block_size(new.block_size)?;
         self.check_replication(path, new.replication)?;
@@ -86,8 +88,11 @@ impl Namesystem {
             unreachable!("a create by a client has this outcome");
         };
         self.edit(context, edit.op);
-        Ok(Response::FileInfo {
-            status: Some(created_status(edit.time_ms, *file)),
+        let block =
+            first_block.and_then(|host| self.add_first_block(context, path, file.inode, host));
+        Ok(Response::Created {
+            status: Box::new(created_status(edit.time_ms, *file)),
+            block,
         })
     }
 

@@ -10,7 +10,7 @@ use hadal_blocks::PlacementRequest;
 use hadal_proto::client::{BlockToken, LocatedBlock, ReplicaTarget, Request, Response};
 use hadal_proto::edit::EditOp;
 use hadal_proto::{Fault, FaultClass};
-use hadal_types::{Block, BlockId, BlockState, DatanodeUuid, InodeId};
+use hadal_types::{Block, BlockId, BlockState, CallId, ClientId, DatanodeUuid, InodeId};
 
 /// An open file as a writer's call needs it.
 #[derive(Clone, Copy)]
@@ -122,7 +122,8 @@ impl Namesystem {
                 && last.length == 0
                 && same(previous, open.penultimate)
             {
-                return self.locate_last(open, last, exclude, writer_host);
+                let block = self.locate_last(open, last, exclude, writer_host)?;
+                return Ok(Response::LocatedBlock { block: Some(block) });
             }
             return Err(invalid(format!(
                 "Cannot allocate block in {path}: passed 'previous' block {} does not match actual last block in file {}",
@@ -139,13 +140,27 @@ impl Namesystem {
                 format!("Not replicated yet: {path}"),
             ));
         }
+        let block = self.allocate(context, path, &open, previous, exclude, writer_host)?;
+        Ok(Response::LocatedBlock { block: Some(block) })
+    }
+
+    /// Adds a block behind those an open file has, and chooses its pipeline.
+    fn allocate(
+        &mut self,
+        context: Context<'_>,
+        path: &str,
+        open: &Open,
+        previous: Option<Block>,
+        exclude: &[DatanodeUuid],
+        writer_host: &str,
+    ) -> Result<LocatedBlock, Fault> {
         if open.blocks >= self.config.max_blocks_per_file {
             return Err(invalid(format!(
                 "File has reached the limit on maximum number of blocks (dfs.namenode.fs-limits.max-blocks-per-file): {} >= {}",
                 open.blocks, self.config.max_blocks_per_file
             )));
         }
-        let targets = self.choose_pipeline(path, &open, exclude, writer_host)?;
+        let targets = self.choose_pipeline(path, open, exclude, writer_host)?;
         let block = Block {
             id: self.next_block(),
             generation_stamp: self.state.counters.generation_stamp.next(),
@@ -164,6 +179,65 @@ impl Namesystem {
         let before = open.last.map_or(0, |last| last.length);
         let added = previous.map_or(0, |previous| previous.length);
         Ok(located(block, open.length - before + added, targets))
+    }
+
+    /// The first block of a file that this call just created. Its edit is the NameNode's own: the call's outcome is the
+    /// new file, and a retry finds the block in it. Where there is none, the file is created all the same: the writer
+    /// asks with AddBlock and is told why.
+    pub(super) fn add_first_block(
+        &mut self,
+        context: Context<'_>,
+        path: &str,
+        inode: InodeId,
+        writer_host: &str,
+    ) -> Option<LocatedBlock> {
+        let open = self.open_file(inode)?;
+        let own = Context {
+            client: ClientId::default(),
+            call: CallId(0),
+            ..context
+        };
+        self.allocate(own, path, &open, None, &[], writer_host).ok()
+    }
+
+    /// The first block in the answer to a create that ran before. Who has no answer yet has written nothing and asked
+    /// for no other block, so it is the only one and empty; unless somebody else took the file over.
+    pub(super) fn repeat_first_block(
+        &mut self,
+        context: Context<'_>,
+        inode: InodeId,
+        request: &Request,
+    ) -> Option<LocatedBlock> {
+        let Request::Create {
+            first_block: Some(writer_host),
+            ..
+        } = request
+        else {
+            return None;
+        };
+        if self.state.leases.holder(inode) != Some(context.client) {
+            return None;
+        }
+        let open = self.open_file(inode)?;
+        let only = open
+            .last
+            .filter(|last| open.blocks == 1 && last.length == 0)?;
+        self.locate_last(open, only, &[], writer_host).ok()
+    }
+
+    /// A file, whoever holds its lease.
+    fn open_file(&self, inode: InodeId) -> Option<Open> {
+        let entry = self.state.tree.get(inode)?;
+        let file = entry.inode.file()?;
+        Some(Open {
+            inode,
+            replication: file.replication,
+            block_size: file.block_size,
+            blocks: file.blocks.len(),
+            length: file.blocks.length(),
+            last: file.blocks.last(),
+            penultimate: file.blocks.penultimate(),
+        })
     }
 
     fn choose_pipeline(
@@ -192,7 +266,7 @@ impl Namesystem {
         last: Block,
         exclude: &[DatanodeUuid],
         writer_host: &str,
-    ) -> Result<Response, Fault> {
+    ) -> Result<LocatedBlock, Fault> {
         let known = self.blocks.locate(last.id, writer_host);
         let targets = match known {
             Some(known) if !known.locations.is_empty() => known.locations,
@@ -228,22 +302,11 @@ impl Namesystem {
                 ),
             ));
         };
-        let open = self.state.tree.get(inode).and_then(|entry| {
-            let file = entry.inode.file()?;
-            Some(Open {
-                inode,
-                replication: file.replication,
-                block_size: file.block_size,
-                blocks: file.blocks.len(),
-                length: file.blocks.length(),
-                last: file.blocks.last(),
-                penultimate: file.blocks.penultimate(),
-            })
-        });
-        match open {
+        match self.open_file(inode) {
             Some(open) if open.last.is_some_and(|last| last.id == block) => {
                 let last = open.last.expect("looked at just now");
-                self.locate_last(open, last, exclude, writer_host)
+                let block = self.locate_last(open, last, exclude, writer_host)?;
+                Ok(Response::LocatedBlock { block: Some(block) })
             }
             _ => Err(Fault::new(
                 FaultClass::NotFound,
@@ -463,18 +526,17 @@ impl Namesystem {
             .map_err(|error| Fault::new(FaultClass::NoDatanodes, format!("File {path} {error}")))?;
         let mut locations = existing.to_vec();
         locations.extend(added);
-        Ok(located(last, open.length - last.length, locations))
+        let block = located(last, open.length - last.length, locations);
+        Ok(Response::LocatedBlock { block: Some(block) })
     }
 }
 
-fn located(block: Block, offset: u64, locations: Vec<ReplicaTarget>) -> Response {
-    Response::LocatedBlock {
-        block: Some(LocatedBlock {
-            offset,
-            locations,
-            under_construction: true,
-            ..unlocated(block)
-        }),
+fn located(block: Block, offset: u64, locations: Vec<ReplicaTarget>) -> LocatedBlock {
+    LocatedBlock {
+        offset,
+        locations,
+        under_construction: true,
+        ..unlocated(block)
     }
 }
 

@@ -66,6 +66,7 @@ fn concat_refuses() {
         create_parent: false,
         replication: 3,
         block_size: 2 * BLOCK,
+        first_block: None,
     });
     let inode = world.stat("/d/large").unwrap().inode;
     let block = crate::datanode::added(world.ok(crate::datanode::add("/d/large", inode, None)));

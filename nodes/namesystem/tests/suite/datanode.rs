@@ -264,11 +264,10 @@ pub(crate) fn open_wide(world: &mut World, path: &str) -> InodeId {
         create_parent: true,
         replication: 3,
         block_size: BLOCK,
+        first_block: None,
     };
     match world.ok(request) {
-        Response::FileInfo {
-            status: Some(status),
-        } => status.inode,
+        Response::Created { status, .. } => status.inode,
         other => panic!("not a new file: {other:?}"),
     }
 }

@@ -45,10 +45,7 @@ fn e16_stamps_rise_for_ever() {
     let (mut world, _nodes) = cluster();
     let hand_out = |world: &mut World, client, path: &str, last: GenerationStamp| {
         let mut ask = |request| world.call_as(&root(), client, request).expect("answered");
-        let Response::FileInfo {
-            status: Some(status),
-        } = ask(create(path))
-        else {
+        let Response::Created { status, .. } = ask(create(path)) else {
             panic!("create answers a status");
         };
         let block = added(ask(add(path, status.inode, None))).block;

@@ -3,7 +3,9 @@
 use crate::datanode::{
     Node, add, added, append, cluster, complete, of_length, received, truncate, written,
 };
-use crate::support::{Rng, World, create, delete, mkdirs, rename, root, some_call};
+use crate::support::{
+    Rng, World, create, create_with_block, delete, mkdirs, rename, root, some_call,
+};
 use hadal_namesystem::{Answer, ImageLoader, ImageSource, Namesystem};
 use hadal_proto::admin;
 use hadal_proto::client::{Request, Response};
@@ -144,6 +146,10 @@ fn t_h13_no_write_between_roles() {
 fn essence(response: &Response) -> String {
     match response {
         Response::LocatedBlock { block: Some(block) } => format!("{:?}", block.block),
+        Response::Created {
+            status,
+            block: Some(block),
+        } => format!("{status:?} {:?}", block.block),
         Response::Appended { reopened, last, .. } => {
             let reopened = reopened.as_ref().map(|found| found.block);
             format!("appended {reopened:?} {last:?}")
@@ -229,12 +235,10 @@ fn t_h27_every_mutating_call_runs_once() {
         made: Vec::new(),
     };
     client.once("mkdirs", mkdirs("/d/e"));
-    let Response::FileInfo {
-        status: Some(status),
-    } = client.once("create", create("/d/f"))
-    else {
+    let Response::Created { status, .. } = client.once("create", create("/d/f")) else {
         panic!("a new file")
     };
+    client.once("create with block", create_with_block("/d/g0"));
     let (path, inode) = ("/d/f", status.inode);
     let given_up = added(client.once("add block", add(path, inode, None))).block;
     client.once(
@@ -332,7 +336,7 @@ fn t_h27_every_mutating_call_runs_once() {
     client.made.sort_unstable();
     client.made.dedup();
     // RecoverLease is asked until it answers true, under new call ids: `t_l15_*` and `t_l17_*`.
-    assert_eq!(client.made.len(), 18, "{:?}", client.made);
+    assert_eq!(client.made.len(), 19, "{:?}", client.made);
 }
 
 fn restamped(block: Block, generation_stamp: GenerationStamp, length: u64) -> Block {

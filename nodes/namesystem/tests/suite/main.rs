@@ -5,6 +5,7 @@ mod barrier;
 mod concat;
 mod datanode;
 mod files;
+mod first_block;
 mod ha;
 mod leases;
 mod loading;

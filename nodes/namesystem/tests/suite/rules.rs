@@ -65,16 +65,13 @@ fn mkdirs_gives_parents_write_and_search_for_their_owner() {
 #[test]
 fn create_answers_the_new_files_status() {
     let mut world = tree();
-    let Response::FileInfo {
-        status: Some(status),
-    } = world.ok(create("/new/dir/file"))
-    else {
+    let Response::Created { status, .. } = world.ok(create("/new/dir/file")) else {
         panic!("a status");
     };
     assert!(status.under_construction && !status.is_dir);
     assert_eq!((status.length, status.replication), (0, 1));
     assert_eq!(status.block_size, 1 << 20);
-    assert_eq!(world.stat("/new/dir/file"), Some(status.clone()));
+    assert_eq!(world.stat("/new/dir/file").as_ref(), Some(&*status));
     assert_eq!(
         world.ok(Request::IsFileClosed {
             path: "/new/dir/file".into()
@@ -108,6 +105,7 @@ fn create_checks_block_size_and_replication() {
         create_parent: false,
         replication,
         block_size,
+        first_block: None,
     };
     for (replication, block_size, why) in [
         (1, 1023, "less than configured minimum"),

@@ -139,6 +139,13 @@ impl World {
         }
     }
 
+    /// As [`Self::pump`], with a journal that commits when told.
+    pub(crate) fn pump_without_commit(&mut self) {
+        let usual = std::mem::replace(&mut self.auto_commit, false);
+        self.pump();
+        self.auto_commit = usual;
+    }
+
     /// Sends a call and returns its ticket.
     pub(crate) fn send(
         &mut self,
@@ -215,10 +222,7 @@ impl World {
 
     /// Creates a file and leaves it open for client 1.
     pub(crate) fn open(&mut self, path: &str) -> InodeId {
-        let Response::FileInfo {
-            status: Some(status),
-        } = self.ok(create(path))
-        else {
+        let Response::Created { status, .. } = self.ok(create(path)) else {
             panic!("create answers a status");
         };
         status.inode
@@ -309,6 +313,31 @@ pub(crate) fn create(path: &str) -> Request {
         create_parent: true,
         replication: 1,
         block_size: 1 << 20,
+        first_block: None,
+    }
+}
+
+/// A create that asks for the first block with the answer.
+pub(crate) fn create_with_block(path: &str) -> Request {
+    match create(path) {
+        Request::Create {
+            path,
+            permission,
+            overwrite,
+            create_parent,
+            replication,
+            block_size,
+            ..
+        } => Request::Create {
+            path,
+            permission,
+            overwrite,
+            create_parent,
+            replication,
+            block_size,
+            first_block: Some(String::new()),
+        },
+        other => panic!("not a create: {other:?}"),
     }
 }
 
@@ -320,6 +349,7 @@ pub(crate) fn overwrite(path: &str) -> Request {
         create_parent: false,
         replication: 2,
         block_size: 1 << 21,
+        first_block: None,
     }
 }
 

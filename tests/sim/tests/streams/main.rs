@@ -1,6 +1,7 @@
 //! Files being written, flushed, appended to, cut and read while nodes fail: the real client against the real daemons
 //! over virtual time. Scenarios of behaviour.md 6.11 and 6.12 by id.
 
+mod first_block;
 mod pipelines;
 mod reads;
 mod restarts;

@@ -185,8 +185,9 @@ impl Copy {
         let permission = kept
             .as_ref()
             .map_or(0o666 & !shell.umask, |kept| kept.permission);
-        let options = session::create_options(&shell.config, permission);
+        let mut options = session::create_options(&shell.config, permission);
         let mut reader = shell.dfs.open(&source.path).await.at(&source.shown)?;
+        options.first_block = reader.length() > 0;
         let mut file = TargetFile::create(shell, target, self.manner, options).await?;
         let outcome = async {
             while let Some(bytes) = reader.read_chunk().await.at(&source.shown)? {

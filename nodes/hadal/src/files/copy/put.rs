@@ -201,6 +201,8 @@ impl Put {
         if let Some(kept) = &kept {
             options.permission = kept.permission;
         }
+        // What standard input brings, and when, is not known.
+        options.first_block = reader.metadata.as_ref().is_some_and(|it| it.len() > 0);
         let mut file = TargetFile::create(&self.shell, target, self.manner, options).await?;
         let outcome = async {
             while let Some(bytes) = reader

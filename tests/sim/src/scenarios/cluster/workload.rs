@@ -275,6 +275,7 @@ impl Client {
             create_parent: false,
             block_size: Some(BLOCK_BYTES),
             replication: Some(self.rng.range(1, 3).max(2) as u16),
+            first_block: self.next.is_multiple_of(2),
             ..CreateOptions::default()
         };
         let work = self.dfs.create(&path, &options);
