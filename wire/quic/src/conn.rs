@@ -242,21 +242,37 @@ pub struct QuicRecv {
     stopped: Option<u64>,
 }
 
-impl RecvStream for QuicRecv {
-    async fn read_chunk(&mut self, max: usize) -> Result<Option<Bytes>, NetError> {
-        match self.quinn.read_chunk(max, true).await {
-            Ok(chunk) => Ok(chunk.map(|chunk| chunk.bytes)),
-            Err(ReadError::Reset(code)) => Err(self.peer.error(
+impl QuicRecv {
+    fn failed(&self, error: ReadError) -> NetError {
+        match error {
+            ReadError::Reset(code) => self.peer.error(
                 NetErrorKind::Reset(code.into_inner()),
                 "reset by the sender",
-            )),
-            Err(ReadError::ConnectionLost(error)) => Err(self.peer.lost(&error)),
-            Err(error) => Err(match self.stopped {
+            ),
+            ReadError::ConnectionLost(error) => self.peer.lost(&error),
+            error => match self.stopped {
                 Some(code) => self
                     .peer
                     .error(NetErrorKind::Reset(code), "stopped by this side"),
                 None => self.peer.error(NetErrorKind::Closed, error),
-            }),
+            },
+        }
+    }
+}
+
+impl RecvStream for QuicRecv {
+    async fn read_chunk(&mut self, max: usize) -> Result<Option<Bytes>, NetError> {
+        match self.quinn.read_chunk(max, true).await {
+            Ok(chunk) => Ok(chunk.map(|chunk| chunk.bytes)),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    async fn read_pieces(&mut self, pieces: &mut [Bytes]) -> Result<Option<usize>, NetError> {
+        assert!(!pieces.is_empty(), "there is room for a piece");
+        match self.quinn.read_chunks(pieces).await {
+            Ok(read) => Ok(read),
+            Err(error) => Err(self.failed(error)),
         }
     }
 

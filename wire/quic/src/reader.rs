@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use hadal_env::{NetError, RecvStream};
 use std::collections::VecDeque;
 
-/// Most bytes asked of the transport at once; also the most that is read past what was asked for.
+/// Most bytes asked of the transport at once; also about the most that is read past what was asked for.
 const READ_MAX: usize = 64 << 10;
 
 /// Pieces held before small ones are joined. A frame of 4 MiB over the smallest MTU comes in about
@@ -14,6 +14,9 @@ const PIECES_MAX: usize = 8192;
 /// Pieces below this are crumbs; runs of them are joined up to twice this size.
 const CRUMB: usize = 4096;
 
+/// Small pieces read at once: below [`READ_MAX`] together.
+const PIECES_AT_ONCE: usize = READ_MAX / CRUMB;
+
 /// A receiving half and what was read of it but not taken yet.
 pub(crate) struct Reader<R> {
     recv: R,
@@ -21,6 +24,8 @@ pub(crate) struct Reader<R> {
     buffered: usize,
     ended: bool,
     joined: u64,
+    /// The last piece was a crumb: the path's datagrams are small.
+    small: bool,
 }
 
 impl<R: RecvStream> Reader<R> {
@@ -31,6 +36,7 @@ impl<R: RecvStream> Reader<R> {
             buffered: 0,
             ended: false,
             joined: 0,
+            small: false,
         }
     }
 
@@ -39,6 +45,14 @@ impl<R: RecvStream> Reader<R> {
         while self.buffered < length {
             if self.ended {
                 return Ok(false);
+            }
+            if self.small && length - self.buffered > CRUMB {
+                let mut pieces = [const { Bytes::new() }; PIECES_AT_ONCE];
+                match self.recv.read_pieces(&mut pieces).await? {
+                    Some(read) => pieces.into_iter().take(read).for_each(|it| self.push(it)),
+                    None => self.ended = true,
+                }
+                continue;
             }
             match self.recv.read_chunk(READ_MAX).await? {
                 Some(piece) => self.push(piece),
@@ -130,6 +144,7 @@ impl<R: RecvStream> Reader<R> {
         if piece.is_empty() {
             return;
         }
+        self.small = piece.len() < CRUMB;
         self.buffered += piece.len();
         self.pieces.push_back(piece);
         if self.pieces.len() > PIECES_MAX {

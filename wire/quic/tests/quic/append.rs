@@ -157,6 +157,49 @@ async fn payload_pieces_are_forwarded_without_a_copy() {
     }
 }
 
+/// What came in datagrams of 1 452 bytes goes on in few pieces: the transport goes along all of them for every datagram.
+#[tokio::test]
+async fn pieces_of_small_datagrams_are_joined_before_they_go_on() {
+    let options = TransportOptions {
+        mtu: Some(1452),
+        ..patient()
+    };
+    let pair = pair_with(Role::Datanode, &options).await;
+    let (relay_out, last) = MemoryConn::pair();
+    let length = 1_000_001;
+    let payload = pattern(7, length);
+    let sending = async {
+        let (mut sender, acks) = open_append(&pair.dialler, PROTOCOL, 1, &1u64)
+            .await
+            .unwrap();
+        let mut whole = [payload.clone()];
+        sender
+            .send(FrameKind::Data, 0, 0, Bytes::new(), &mut whole)
+            .await
+            .unwrap();
+        assert_eq!(sender.payload_bytes_copied(), 0);
+        (sender, acks)
+    };
+    let relaying = async {
+        let (mut incoming, _) = append_stream(&pair.listener).await.into_parts();
+        let mut frame = incoming.next().await.unwrap().unwrap();
+        assert!(frame.payload.len() > length / 1452);
+        let (mut onward, _acks) = open_append(&relay_out, PROTOCOL, 1, &1u64).await.unwrap();
+        onward
+            .send(FrameKind::Data, 0, 0, frame.aux, &mut frame.payload)
+            .await
+            .unwrap();
+        assert!(frame.payload.iter().all(Bytes::is_empty));
+        assert_eq!(onward.payload_bytes_copied(), length as u64);
+        onward
+    };
+    let (_kept, _onward) = futures_util::join!(sending, relaying);
+    let (mut arriving, _) = append_stream(&last).await.into_parts();
+    let frame = arriving.next().await.unwrap().unwrap();
+    assert_eq!(frame.payload.len(), length.div_ceil(64 << 10));
+    assert_eq!(frame.payload.concat(), payload);
+}
+
 /// The sender is never further ahead of the reader than the windows allow.
 #[tokio::test]
 async fn a_slow_reader_stalls_the_sender() {
