@@ -11,7 +11,7 @@ use hadal_blocks::{BlockConfig, BlockManager};
 use hadal_proto::datanode::{Request, Response};
 use hadal_proto::decode;
 use hadal_types::{Block, BlockId, GenerationStamp, HaState, InodeId, Tick, TxId};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Blocks of one storage.
 const BLOCKS: [usize; 2] = [100_000, 1_000_000];
@@ -21,6 +21,8 @@ const DATANODES: usize = 3;
 const REPORTS: usize = 2;
 /// Replicas lost without a word before the digest report that finds them.
 const CHANGES: u64 = 10;
+/// How long digests are asked for unmeasured after full reports.
+const SETTLED: Duration = Duration::from_millis(100);
 const FIRST_BLOCK: u64 = 1 << 30;
 const STAMP: u64 = 1001;
 const BLOCK_BYTES: u64 = 128 << 20;
@@ -55,6 +57,7 @@ pub fn run(settings: &Settings) -> Result<Question> {
             let fresh = world.reports(&mut fakes, 1)?;
             let unchanged = world.reports(&mut fakes, reports)?;
             world.check(&stored)?;
+            world.settle(&mut fakes)?;
             let same = world.digest(&mut fakes)?;
             let step = (*blocks as u64 / CHANGES).max(1);
             for fake in &mut fakes {
@@ -232,6 +235,17 @@ impl World {
     }
 
     /// Every DataNode reports by digest.
+    /// Digest reports that are not measured, until the allocator has given back what the full reports before them took: it
+    /// does so with a delay, in whatever is allocated next, and that took ten times as long as a digest.
+    fn settle(&mut self, datanodes: &mut [FakeDatanode]) -> Result<()> {
+        let begun = Instant::now();
+        while begun.elapsed() < SETTLED {
+            std::thread::sleep(SETTLED / 10);
+            self.digest(datanodes)?;
+        }
+        Ok(())
+    }
+
     fn digest(&mut self, datanodes: &mut [FakeDatanode]) -> Result<Digested> {
         let (mut latencies, mut traffic) = (Latencies::default(), Traffic::default());
         let cpu = own_seconds()?;
