@@ -98,7 +98,7 @@ pub fn run(settings: &Settings) -> Result<Question> {
         notes: vec![
             "in process, on one core, decoding included, network not; the latency is that of one whole report of one storage".into(),
             format!("bytes sent per full report: {}", sent.join(", ")),
-            "digest reports: median of the storages; bytes of all calls and answers. The first one of a storage ends in a full report".into(),
+            "digest reports: median of the storages; bytes of all calls and answers. The first one of a storage ends in a full report. Unchanged ones are measured once the allocator has given back what the full reports before them took, which else falls into them".into(),
         ],
         rows,
     })
@@ -234,7 +234,6 @@ impl World {
         })
     }
 
-    /// Every DataNode reports by digest.
     /// Digest reports that are not measured, until the allocator has given back what the full reports before them took: it
     /// does so with a delay, in whatever is allocated next, and that took ten times as long as a digest.
     fn settle(&mut self, datanodes: &mut [FakeDatanode]) -> Result<()> {
@@ -246,6 +245,7 @@ impl World {
         Ok(())
     }
 
+    /// Every DataNode reports by digest.
     fn digest(&mut self, datanodes: &mut [FakeDatanode]) -> Result<Digested> {
         let (mut latencies, mut traffic) = (Latencies::default(), Traffic::default());
         let cpu = own_seconds()?;

@@ -114,6 +114,10 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::open`].
     pub fn open_shape(settings: &Settings, shape: Shape) -> Result<Self> {
+        ensure!(
+            settings.cluster.is_none() || settings.mtu.is_none(),
+            "--mtu goes with a cluster of its own: the daemons of --cluster have theirs (cluster.mtu)"
+        );
         let binary = binary()?;
         let (dir, own) = match &settings.cluster {
             Some(dir) => (dir.clone(), None),

@@ -1,4 +1,6 @@
-//! `goals`: what HDFS does on a machine like this one, what Hadal is to do there, and what it does.
+//! `goals`: what HDFS does on a machine like this one, what Hadal is to do there, and what it does. Failover with a million
+//! files beside a thousand, and what an image costs the active's callers, take longer and are questions of their own
+//! (`failover --files`, `standby`).
 //!
 //! HDFS here is Apache Hadoop 2.7.3 on Java 17 with native CRC32C, warm, 3 JournalNodes, 3 DataNodes, not encrypted, data in the
 //! page cache (it does not sync on close); 2 cores, 24 GiB, ext4 on NVMe, all on loopback with the client.
@@ -124,14 +126,13 @@ const WIDE: &[&str] = &[];
 const NARROW: &[&str] = &["MTU 1452"];
 
 #[rustfmt::skip]
-const GOALS: [Goal; 36] = [
+const GOALS: [Goal; 34] = [
     goal("mkdirs, 64 callers", ("namespace", &["mkdirs"], MANY), Median, "9.3-11.2 k", (Higher, 110e3, "ops/s")),
     goal("- p99", ("namespace", &["mkdirs"], MANY), P99, "11-16 k", (Lower, 3e3, "us")),
     goal("create + complete, 64 callers", ("namespace", &["create"], MANY), Median, "4.9-5.7 k", (Higher, 57e3, "ops/s")),
     goal("rename, 64 callers", ("namespace", &["rename"], MANY), Median, "9.1 k", (Higher, 91e3, "ops/s")),
     goal("delete, 64 callers", ("namespace", &["delete"], MANY), Median, "11.3 k", (Higher, 113e3, "ops/s")),
     goal("getFileInfo, 64 callers", ("namespace", &["fileStatus"], MANY), Median, "30 k", (Higher, 300e3, "ops/s")),
-    goal("- p99", ("namespace", &["fileStatus"], MANY), P99, "6000", (Lower, 6e3, "us")),
     goal("mkdirs, one caller: p50", ("namespace", &["mkdirs"], ONE), P50, "1260", (Lower, 450.0, "us")),
     goal("edits to the quorum, best row", ("edits", &["edits to the quorum"], WIDE), Best, "11.4 k", (Higher, 600e3, "txn/s")),
     goal("full block report, first, 1 M", ("block-report", &["full report, first"], MILLION), Median, "1.2-3.1 M", (Higher, 30e6, "replicas/s")),
@@ -160,7 +161,6 @@ const GOALS: [Goal; 36] = [
     goal("start to serving, 1 M, digests", ("restart", &["start to serving, digests"], MILLION), Median, "3.3 + reports", (Lower, 1.0, "s")),
     goal("start to serving, 5 M, digests", ("restart", &["start to serving, digests"], FIVE), Median, "10.4 + reports", (Lower, 2.0, "s")),
     goal("- bytes of reports, digests", ("restart", &["bytes of reports, digests"], FIVE), Median, "", (Lower, 30_720.0, "B")),
-    goal("start to serving, 5 M, full reports", ("restart", &["start to serving, full reports"], FIVE), Median, "10.4 + reports", (Lower, 10.4, "s")),
 ];
 
 impl Goal {

@@ -1,6 +1,6 @@
 //! `hadal-bench QUESTION [--json FILE] [--plot FILE.svg]`, `hadal-bench compare A.json B.json`.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use hadal_bench::environment::Environment;
 use hadal_bench::report::{DOCUMENT_VERSION, Document, Question};
@@ -232,15 +232,31 @@ const ALL: [Measured; 15] = [
     Measured::Balancer,
 ];
 
-fn ask(questions: &[Measured], options: &Options, command: String) -> Result<ExitCode> {
-    let settings = options.settings()?;
-    let environment = Environment::read(&settings.dir);
+/// Says where it is measured.
+fn begin(environment: &Environment) {
     println!("{}\n", environment.line());
     if !environment.optimised {
         eprintln!(
             "hadal-bench: this is a debug build, its figures mean nothing: use cargo run --release"
         );
     }
+}
+
+/// Writes what the options ask for.
+fn keep(document: &Document, options: &Options) -> Result<()> {
+    if let Some(path) = &options.json {
+        document.save(path)?;
+    }
+    if let Some(path) = &options.plot {
+        plot::save(document, path)?;
+    }
+    Ok(())
+}
+
+fn ask(questions: &[Measured], options: &Options, command: String) -> Result<ExitCode> {
+    let settings = options.settings()?;
+    let environment = Environment::read(&settings.dir);
+    begin(&environment);
     let mut document = Document {
         version: DOCUMENT_VERSION,
         environment,
@@ -261,12 +277,7 @@ fn ask(questions: &[Measured], options: &Options, command: String) -> Result<Exi
         }
     }
     if !document.questions.is_empty() {
-        if let Some(path) = &options.json {
-            document.save(path)?;
-        }
-        if let Some(path) = &options.plot {
-            plot::save(&document, path)?;
-        }
+        keep(&document, options)?;
     }
     Ok(if failed {
         ExitCode::from(FAILED)
@@ -306,8 +317,12 @@ fn grow(options: &Options, command: String) -> Result<ExitCode> {
 
 fn reach(options: &Options, command: String) -> Result<ExitCode> {
     let settings = options.settings()?;
+    ensure!(
+        settings.mtu.is_none() && settings.cluster.is_none(),
+        "goals measures clusters of its own, with datagrams of its own: leave out --mtu and --cluster"
+    );
     let environment = Environment::read(&settings.dir);
-    println!("{}\n", environment.line());
+    begin(&environment);
     let document = Document {
         version: DOCUMENT_VERSION,
         environment,
@@ -316,6 +331,7 @@ fn reach(options: &Options, command: String) -> Result<ExitCode> {
     };
     println!("{}", goals::table(&document));
     goals::save(&document, &options.out)?;
+    keep(&document, options)?;
     Ok(match goals::is_complete(&document) {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(FAILED),

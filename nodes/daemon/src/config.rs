@@ -64,8 +64,8 @@ pub struct Cluster {
     pub groups: PathBuf,
     /// A connection on which nothing arrives for this long is lost; idle ones are kept up at a third of it.
     pub connection_timeout: Duration,
-    /// Bytes of UDP payload per datagram on every path, 1200 to 65507; 0: 1452, discovered upward to 8900, and 65000
-    /// between processes of one machine. For networks where discovery fails.
+    /// Most bytes of UDP payload per datagram on any path, and what is begun with, 1200 to 65507; 0: 1452, discovered
+    /// upward to 8900, and 65000 between processes of one machine. A path that turns out to take less gets less.
     pub mtu: u16,
 }
 

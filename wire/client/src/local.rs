@@ -233,8 +233,26 @@ struct Part {
     data_at: usize,
     /// Where their checksums begin, in what `head` gives, or `data` without it.
     checksums_at: usize,
-    head: Option<Reading>,
-    data: Reading,
+    head: Option<Bits>,
+    data: Bits,
+}
+
+/// Bytes of a file that are being read, or were. A read that is dropped midway loses nothing that was read ahead.
+enum Bits {
+    Reading(Reading),
+    Read(Bytes),
+}
+
+impl Bits {
+    async fn get(&mut self) -> Result<Bytes, String> {
+        if let Self::Reading(reading) = self {
+            *self = Self::Read(reading.await?);
+        }
+        match self {
+            Self::Read(bytes) => Ok(bytes.clone()),
+            Self::Reading(_) => unreachable!("it was read above"),
+        }
+    }
 }
 
 impl Replica {
@@ -279,21 +297,18 @@ impl Replica {
         while self.ahead.len() < self.pace.parts() && next < self.end {
             let part = self.part(next);
             next = part.to;
-            self.pace.handle_begun(next);
+            self.pace.handle_begun(part.from, part.to);
             self.ahead.push_back(part);
         }
-        let part = self
-            .ahead
-            .pop_front()
-            .ok_or("behind the end of the block")?;
-        self.pace.handle_taken();
-        let (data, head) = match part.head {
-            None => {
-                let data = part.data.await?;
-                (data.clone(), data)
-            }
-            Some(head) => (part.data.await?, head.await?),
+        let first = self.ahead.front_mut();
+        let part = first.ok_or("behind the end of the block")?;
+        let data = part.data.get().await?;
+        let head = match &mut part.head {
+            None => data.clone(),
+            Some(head) => head.get().await?,
         };
+        let part = self.ahead.pop_front().expect("looked at just now");
+        self.pace.handle_taken();
         let length = (part.to - part.from) as usize;
         let data = part_of(&data, part.data_at, length)?;
         let chunk = self.layout.bytes_per_checksum as usize;
@@ -323,7 +338,7 @@ impl Replica {
                 data_at: TAIL_PAGE,
                 checksums_at: TAIL_CHECKSUMS,
                 head: None,
-                data: self.file.read(layout.tail, TAIL_PAGE + length),
+                data: Bits::Reading(self.file.read(layout.tail, TAIL_PAGE + length)),
             };
         }
         let group = u64::from(layout.group);
@@ -339,7 +354,7 @@ impl Replica {
                 data_at: head,
                 checksums_at,
                 head: None,
-                data: self.file.read(place, head + (to - from) as usize),
+                data: Bits::Reading(self.file.read(place, head + (to - from) as usize)),
             };
         }
         Part {
@@ -347,10 +362,11 @@ impl Replica {
             to,
             data_at: 0,
             checksums_at,
-            head: Some(self.file.read(place, head)),
-            data: self
-                .file
-                .read(place + head as u64 + (from - start), (to - from) as usize),
+            head: Some(Bits::Reading(self.file.read(place, head))),
+            data: Bits::Reading(
+                self.file
+                    .read(place + head as u64 + (from - start), (to - from) as usize),
+            ),
         }
     }
 }
@@ -365,8 +381,8 @@ fn part_of(bytes: &Bytes, at: usize, length: usize) -> Result<Bytes, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use hadal_types::{Block, GenerationStamp};
-    use std::future::ready;
 
     const CHUNK: usize = 512;
     const HEAD: usize = 4096;
@@ -390,7 +406,10 @@ mod tests {
             self.reads.lock().unwrap().push(offset);
             let from = self.content.get(offset as usize..).unwrap_or_default();
             let bytes = Bytes::copy_from_slice(&from[..length.min(from.len())]);
-            Box::pin(ready(Ok(bytes)))
+            Box::pin(async move {
+                tokio::task::yield_now().await;
+                Ok(bytes)
+            })
         }
 
         fn pass_cache(&self, past: bool) {
@@ -487,6 +506,24 @@ mod tests {
         assert!(replica.read(0).await.is_ok());
         let error = replica.read(GROUP as u64).await.unwrap_err();
         assert_eq!(error, "chunk 18 does not match its checksum");
+    }
+
+    /// A caller with a time limit of its own: nothing is read a second time, which would count as coming back.
+    #[tokio::test]
+    async fn a_read_that_is_dropped_midway_keeps_what_is_under_way() {
+        let (mut replica, file) = replica(file(), false);
+        for from in [0, GROUP] {
+            assert_eq!(replica.read(from as u64).now_or_never(), None);
+            replica.read(from as u64).await.unwrap();
+        }
+        let found = rest(&mut replica, 2 * GROUP).await.unwrap();
+        assert!(found == block()[2 * GROUP..]);
+        let mut reads = file.reads.lock().unwrap().clone();
+        let all = reads.len();
+        reads.sort_unstable();
+        reads.dedup();
+        assert_eq!(reads.len(), all, "each place was read once");
+        assert_eq!(*file.past.lock().unwrap(), [true]);
     }
 
     #[tokio::test]

@@ -121,8 +121,10 @@ mod tests {
     /// Opened like a DataNode's file, past the page cache.
     fn past_the_cache(path: &std::path::Path) -> OwnedFd {
         let file = OwnedFd::from(File::open(path).unwrap());
+        let is_direct = || fcntl_getfl(&file).unwrap().contains(OFlags::DIRECT);
         // Where the file system cannot, the bytes must be right all the same.
-        let _ = set_direct(&file, true);
+        let taken = set_direct(&file, true).is_ok();
+        assert_eq!(is_direct(), taken);
         file
     }
 

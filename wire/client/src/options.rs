@@ -43,7 +43,8 @@ pub struct ClientOptions {
     pub sync_on_close: bool,
     /// A connection on which nothing arrives for this long is lost.
     pub connection_timeout_ms: u32,
-    /// Bytes of UDP payload per datagram on every path; `None`: as the path allows (`hadal_quic::TransportOptions`).
+    /// Most bytes of UDP payload per datagram, and what is begun with; `None`: as the path allows
+    /// (`hadal_quic::TransportOptions`).
     pub mtu: Option<u16>,
     /// Blocks on this host are read from the DataNodes' files, where those allow it.
     pub local_reads: bool,

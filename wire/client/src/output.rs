@@ -16,6 +16,15 @@ const CLOSE_WAIT_MIN_MS: u64 = 2;
 /// Longest wait between two tries.
 const CLOSE_WAIT_MAX_MS: u64 = 400;
 
+/// The first block, allocated with the file, as long as nothing was written to it.
+enum Granted {
+    /// To be written to.
+    Fresh(LocatedBlock),
+    /// To be given back, or nobody is known to have it: perhaps it is in the file no more. The NameNode is asked for a
+    /// block before anything is written.
+    Returning(Block),
+}
+
 /// An append-only output stream. Bytes are on their way once a write returns, at the DataNodes' kernels after
 /// [`hflush`](Self::hflush), on their disks after [`hsync`](Self::hsync) or [`close`](Self::close). Dropping it
 /// without closing leaves the file open until its lease expires.
@@ -25,8 +34,7 @@ pub struct DfsOutputStream<S: Seam> {
     cutter: Packetizer,
     packet_bytes: u32,
     pipeline: Option<Pipeline<S>>,
-    /// The first block, allocated with the file, as long as nothing was written to it.
-    granted: Option<LocatedBlock>,
+    granted: Option<Granted>,
     last: Option<Block>,
     /// Bytes of finished blocks.
     finished: u64,
@@ -59,7 +67,10 @@ impl<S: Seam> DfsOutputStream<S> {
         };
         let file = FileHandle::new(path, &status, defaults);
         let mut stream = Self::opened(dfs, file, None, 0);
-        stream.granted = block;
+        stream.granted = block.map(|first| match first.locations.is_empty() {
+            true => Granted::Returning(first.block),
+            false => Granted::Fresh(first),
+        });
         Ok(stream)
     }
 
@@ -302,8 +313,8 @@ impl<S: Seam> DfsOutputStream<S> {
         if self.pipeline.is_none() {
             let (dfs, file) = (self.dfs.clone(), self.file.clone());
             let mut fresh = match self.granted.take() {
-                Some(first) => Pipeline::of_first(dfs, file, first),
-                None => {
+                Some(Granted::Fresh(first)) => Pipeline::of_first(dfs, file, first),
+                Some(Granted::Returning(_)) | None => {
                     let avoid = self.avoided.list(self.dfs.shared.seam.now());
                     let avoided = avoid.len();
                     let fresh = Pipeline::create(dfs, file, self.last, avoid).await?;
@@ -330,7 +341,8 @@ impl<S: Seam> DfsOutputStream<S> {
         self.push_rest().await?;
         match &mut self.pipeline {
             Some(pipeline) => pipeline.drive(Goal::Flushed { sync }).await,
-            None => Ok(()),
+            // Nobody could tell the length of a block that no DataNode has.
+            None => self.give_back().await,
         }
     }
 
@@ -384,12 +396,17 @@ impl<S: Seam> DfsOutputStream<S> {
         Ok(())
     }
 
-    /// A file without a byte has no block: one that came with it goes back.
+    /// A file without a byte has no block: one that came with it goes back. From here on it is not written to, as a caller
+    /// may drop this before it is known whether the block is gone (T-P20).
     async fn give_back(&mut self) -> Result<(), ClientError> {
-        if let Some(first) = &self.granted {
-            abandon(&self.dfs, &self.file, first.block).await?;
-            self.granted = None;
-        }
+        let block = match &self.granted {
+            None => return Ok(()),
+            Some(Granted::Fresh(first)) => first.block,
+            Some(Granted::Returning(block)) => *block,
+        };
+        self.granted = Some(Granted::Returning(block));
+        abandon(&self.dfs, &self.file, block).await?;
+        self.granted = None;
         Ok(())
     }
 

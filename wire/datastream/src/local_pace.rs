@@ -1,7 +1,11 @@
 //! How a reader of a local file reads ahead, and when its reads go through the page cache.
 
+use alloc::vec::Vec;
+
 /// Parts under way behind a jump, and through the page cache, where the kernel reads ahead as well.
 const PARTS_FIRST: usize = 2;
+/// Ranges remembered of what was read; of more the oldest is forgotten.
+const RANGES_MAX: usize = 16;
 /// Bytes under way past the page cache, where nobody else reads ahead: what a fast device needs to be busy all the time.
 const AHEAD_BYTES: u64 = 8 << 20;
 
@@ -15,8 +19,8 @@ pub struct LocalPace {
     /// Parts that may be under way now; it doubles with each part that is taken in order.
     parts: usize,
     parts_max: usize,
-    /// Bytes of the block before this one may have been read.
-    reached: u64,
+    /// What of the block may have been read, from and up to a byte.
+    read: Vec<(u64, u64)>,
 }
 
 impl LocalPace {
@@ -30,7 +34,7 @@ impl LocalPace {
             parts_max: usize::try_from(most)
                 .unwrap_or(PARTS_FIRST)
                 .clamp(PARTS_FIRST, 64),
-            reached: 0,
+            read: Vec::new(),
         }
     }
 
@@ -49,13 +53,25 @@ impl LocalPace {
     /// The reader wants the byte `at` of the block, and no part that is under way holds it. It may jump again: little is
     /// read ahead at first.
     pub fn handle_jump(&mut self, at: u64) {
-        self.cached |= at < self.reached;
+        self.cached |= self
+            .read
+            .iter()
+            .any(|(from, to)| (*from..*to).contains(&at));
         self.parts = PARTS_FIRST;
     }
 
-    /// A part that ends before the byte `to` of the block is being read.
-    pub fn handle_begun(&mut self, to: u64) {
-        self.reached = self.reached.max(to);
+    /// The part of the block from byte `from` to before `to` is being read.
+    pub fn handle_begun(&mut self, from: u64, to: u64) {
+        if let Some(last) = self.read.last_mut()
+            && (last.0..=last.1).contains(&from)
+        {
+            last.1 = last.1.max(to);
+            return;
+        }
+        if self.read.len() == RANGES_MAX {
+            self.read.remove(0);
+        }
+        self.read.push((from, to));
     }
 
     /// The reader took a part.
@@ -94,15 +110,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut pace = LocalPace::new(false, 1 << 20);
+        for number in 0..1_000 {
+            pace.handle_jump(number * 1_000);
+            pace.handle_begun(number * 1_000, number * 1_000 + 10);
+        }
+        assert!(!pace.cached());
+        assert_eq!(pace.read.len(), RANGES_MAX);
+        pace.handle_jump(999_005);
+        assert!(pace.cached());
+    }
+
+    #[test]
     fn bytes_that_are_read_again_go_through_the_page_cache_from_then_on() {
         let mut pace = LocalPace::new(false, 1 << 20);
         pace.handle_jump(5_000_000);
-        pace.handle_begun(6_000_000);
-        pace.handle_begun(7_000_000);
+        pace.handle_begun(5_000_000, 6_000_000);
+        pace.handle_begun(6_000_000, 7_000_000);
         pace.handle_taken();
         // On, over bytes nobody read.
         pace.handle_jump(7_000_000);
         pace.handle_jump(9_000_000);
+        // Back, to what nobody read either: a footer is often read first.
+        pace.handle_jump(0);
+        pace.handle_begun(0, 1_000_000);
+        pace.handle_jump(4_999_999);
         assert!(!pace.cached());
         pace.handle_jump(6_999_999);
         assert!(pace.cached());

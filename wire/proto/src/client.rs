@@ -278,7 +278,8 @@ wire_enum! {
             /// The new file, open and empty.
             status: Box<FileStatus>,
             /// The first block, if it was asked for and there are DataNodes for it. `None`: the writer begins with AddBlock,
-            /// which says why there is none. A writer that has nothing to write gives it back (AbandonBlock).
+            /// which says why there is none. So does a writer whose block has no location: that is a repeated answer where no
+            /// DataNode is known yet. A writer that has nothing to write gives the block back (AbandonBlock).
             block: Option<LocatedBlock>,
         },
     }

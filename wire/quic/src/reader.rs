@@ -4,7 +4,8 @@ use bytes::{Bytes, BytesMut};
 use hadal_env::{NetError, RecvStream};
 use std::collections::VecDeque;
 
-/// Most bytes asked of the transport at once; also about the most that is read past what was asked for.
+/// Most bytes asked of the transport at once. So many are read past what was asked for at most; on paths of small
+/// datagrams up to the stream's window, as the transport may have joined what it holds.
 const READ_MAX: usize = 64 << 10;
 
 /// Pieces held before small ones are joined. A frame of 4 MiB over the smallest MTU comes in about
@@ -14,7 +15,7 @@ const PIECES_MAX: usize = 8192;
 /// Pieces below this are crumbs; runs of them are joined up to twice this size.
 const CRUMB: usize = 4096;
 
-/// Small pieces read at once: below [`READ_MAX`] together.
+/// Pieces read at once where they are small: about [`READ_MAX`] together.
 const PIECES_AT_ONCE: usize = READ_MAX / CRUMB;
 
 /// A receiving half and what was read of it but not taken yet.
@@ -190,6 +191,14 @@ mod tests {
             Ok(self.0.pop())
         }
 
+        async fn read_pieces(&mut self, pieces: &mut [Bytes]) -> Result<Option<usize>, NetError> {
+            let read = self.0.len().min(pieces.len());
+            for piece in &mut pieces[..read] {
+                *piece = self.0.pop().expect("counted");
+            }
+            Ok((read > 0).then_some(read))
+        }
+
         fn stop(&mut self, _code: u64) {}
     }
 
@@ -226,6 +235,30 @@ mod tests {
         assert_eq!(reader.buffered(), 1);
         reader.skip(1);
         assert_eq!(reader.buffered(), 0);
+    }
+
+    #[test]
+    fn small_pieces_that_are_read_at_once_keep_their_order_and_their_end() {
+        let lengths = [1400, 1400, 3, 60_000, 1400, 1, 1400, 700, 5000, 1400];
+        let bytes: Vec<u8> = (0..300_000u32).map(|at| (at % 251) as u8).collect();
+        let mut all = Bytes::from(bytes.clone());
+        let mut pieces = Vec::new();
+        for length in lengths.iter().cycle() {
+            if all.is_empty() {
+                break;
+            }
+            pieces.push(all.split_to(all.len().min(*length)));
+        }
+        pieces.reverse();
+        let mut reader = Reader::new(Crumbs(pieces));
+        for asked in [4, 20_000, 1, 100_000, 150_000] {
+            assert_eq!(run(reader.fill(asked)), Ok(true));
+            let at =
+                300_000 - reader.buffered() - reader.recv.0.iter().map(Bytes::len).sum::<usize>();
+            assert_eq!(reader.take(asked), &bytes[at..at + asked]);
+        }
+        assert_eq!(run(reader.fill(300_000 - 270_005)), Ok(true));
+        assert_eq!(run(reader.fill(300_000 - 270_004)), Ok(false));
     }
 
     #[test]

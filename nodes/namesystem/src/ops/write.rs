@@ -201,7 +201,8 @@ impl Namesystem {
     }
 
     /// The first block in the answer to a create that ran before. Who has no answer yet has written nothing and asked
-    /// for no other block, so it is the only one and empty; unless somebody else took the file over.
+    /// for no other block, so it is the only one and empty; unless somebody else took the file over. Where no DataNode can
+    /// be named for it, it is answered without: the writer must know of it to give it back.
     pub(super) fn repeat_first_block(
         &mut self,
         context: Context<'_>,
@@ -222,7 +223,8 @@ impl Namesystem {
         let only = open
             .last
             .filter(|last| open.blocks == 1 && last.length == 0)?;
-        self.locate_last(open, only, &[], writer_host).ok()
+        let placed = self.locate_last(open, only, &[], writer_host);
+        Some(placed.unwrap_or_else(|_| located(only, open.length - only.length, Vec::new())))
     }
 
     /// A file, whoever holds its lease.

@@ -162,6 +162,11 @@ fn f06_a_retried_create_is_answered_with_the_same_block() {
     for ns in [world.replayed(), crate::support::reload(&world.ns)] {
         let mut next = World::standby(ns);
         next.activate(2);
+        // Who has nothing to write must know of the block to give it back, though nobody can write it yet.
+        let early = created(ask(&mut next, 1).response)
+            .1
+            .expect("the file's only block");
+        assert_eq!((early.block, early.locations.len()), (block, 0));
         let mut nodes: Vec<Node> = (1..=3).map(|id| Node::register(id, &mut next)).collect();
         let applied = next.ns.applied();
         let reply = ask(&mut next, 1);

@@ -1,6 +1,8 @@
 //! Files whose first block comes with the answer to the create ([`CreateOptions::first_block`]).
 
 use super::*;
+use futures_util::future::{Either, select};
+use std::pin::pin;
 
 async fn create(scene: &Scene, path: &str) -> DfsOutputStream<SimEnv> {
     let options = CreateOptions {
@@ -26,6 +28,57 @@ fn a_file_closed_without_a_byte_has_no_block() {
         let located = scene.dfs.locations("/f", 0, u64::MAX).await.expect("found");
         assert!(located.blocks.is_empty() && !located.under_construction);
         assert!(scene.read("/f").await.is_empty());
+    });
+}
+
+/// A flush before the first byte gives the block back: nobody could say how long a block is that no DataNode has.
+#[test]
+fn a_file_that_was_flushed_empty_can_be_read() {
+    let cluster = Cluster::start(86, 3);
+    cluster.run(|scene| async move {
+        let all = content(10_000, 86);
+        let mut file = create(&scene, "/f").await;
+        file.hsync().await.expect("nothing to flush");
+        assert!(scene.read("/f").await.is_empty());
+        file.write_all(&all).await.expect("written");
+        file.close().await.expect("closed");
+        assert!(scene.read("/f").await == all);
+    });
+}
+
+/// T-P20: a close that gives the block back is dropped at every moment; what is flushed afterwards is in the file.
+#[test]
+fn t_p20_after_a_dropped_close_what_is_flushed_can_be_read() {
+    let cluster = Cluster::start(87, 3);
+    cluster.run(|scene| async move {
+        let mut flushed = 0;
+        for step in 0..100_u64 {
+            let all = content(10_000, step);
+            let path = format!("/f{step}");
+            let mut file = create(&scene, &path).await;
+            {
+                let over = pin!(scene.env.world().sleep(Duration::from_micros(40 * step)));
+                if let Either::Left((done, _)) = select(pin!(file.close()), over).await {
+                    done.expect("closed");
+                    break;
+                }
+            }
+            let written = async {
+                file.write_all(&all).await?;
+                file.hflush().await
+            };
+            // The close may have got as far as the file itself.
+            if written.await.is_ok() {
+                flushed += 1;
+                assert!(scene.read(&path).await == all, "step {step}");
+                file.close().await.expect("closed");
+                assert!(scene.read(&path).await == all, "step {step}");
+            }
+        }
+        assert!(
+            flushed > 3,
+            "only {flushed} closes were dropped early enough"
+        );
     });
 }
 
