@@ -73,7 +73,7 @@ enum Ask {
     All,
     /// How costs grow: tables, pictures and the figures of the cost model, into `--out`.
     Curves,
-    /// Every goal beside what HDFS does and what was measured here, into `--out`.
+    /// Goals beside what HDFS does and what is measured here, into `--out`.
     Goals,
     /// What `memory` starts this program as.
     #[command(hide = true)]
