@@ -4,8 +4,7 @@ use bytes::{Bytes, BytesMut};
 use hadal_env::{NetError, RecvStream};
 use std::collections::VecDeque;
 
-/// Most bytes asked of the transport at once. So many are read past what was asked for at most; on paths of small
-/// datagrams up to the stream's window, as the transport may have joined what it holds.
+/// Most bytes asked of the transport at once; also the most that is read past what was asked for.
 const READ_MAX: usize = 64 << 10;
 
 /// Pieces held before small ones are joined. A frame of 4 MiB over the smallest MTU comes in about
@@ -15,7 +14,7 @@ const PIECES_MAX: usize = 8192;
 /// Pieces below this are crumbs; runs of them are joined up to twice this size.
 const CRUMB: usize = 4096;
 
-/// Pieces read at once where they are small: about [`READ_MAX`] together.
+/// Most pieces read at once where they are small.
 const PIECES_AT_ONCE: usize = READ_MAX / CRUMB;
 
 /// A receiving half and what was read of it but not taken yet.
@@ -47,9 +46,11 @@ impl<R: RecvStream> Reader<R> {
             if self.ended {
                 return Ok(false);
             }
-            if self.small && length - self.buffered > CRUMB {
+            // As many as are needed for certain: what is taken early gives the sender credit for more (P9).
+            let needed = ((length - self.buffered) / CRUMB).min(PIECES_AT_ONCE);
+            if self.small && needed > 1 {
                 let mut pieces = [const { Bytes::new() }; PIECES_AT_ONCE];
-                match self.recv.read_pieces(&mut pieces).await? {
+                match self.recv.read_pieces(&mut pieces[..needed]).await? {
                     Some(read) => pieces.into_iter().take(read).for_each(|it| self.push(it)),
                     None => self.ended = true,
                 }
