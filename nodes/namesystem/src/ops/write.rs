@@ -2,6 +2,7 @@
 
 use super::invalid;
 use super::read::unlocated;
+use crate::inode::FileRef;
 use crate::namesystem::{Context, Namesystem};
 use crate::path::Resolved;
 use alloc::format;
@@ -22,6 +23,20 @@ struct Open {
     length: u64,
     last: Option<Block>,
     penultimate: Option<Block>,
+}
+
+impl Open {
+    fn of(inode: InodeId, file: FileRef<'_>) -> Self {
+        Self {
+            inode,
+            replication: file.replication,
+            block_size: file.block_size,
+            blocks: file.blocks.len(),
+            length: file.blocks.length(),
+            last: file.blocks.last(),
+            penultimate: file.blocks.penultimate(),
+        }
+    }
 }
 
 impl Namesystem {
@@ -69,15 +84,7 @@ impl Namesystem {
                 context.client
             )));
         }
-        Ok(Open {
-            inode,
-            replication: file.replication,
-            block_size: file.block_size,
-            blocks: file.blocks.len(),
-            length: file.blocks.length(),
-            last: file.blocks.last(),
-            penultimate: file.blocks.penultimate(),
-        })
+        Ok(Open::of(inode, file))
     }
 
     fn is_complete(&self, block: Option<Block>) -> bool {
@@ -231,15 +238,7 @@ impl Namesystem {
     fn open_file(&self, inode: InodeId) -> Option<Open> {
         let entry = self.state.tree.get(inode)?;
         let file = entry.inode.file()?;
-        Some(Open {
-            inode,
-            replication: file.replication,
-            block_size: file.block_size,
-            blocks: file.blocks.len(),
-            length: file.blocks.length(),
-            last: file.blocks.last(),
-            penultimate: file.blocks.penultimate(),
-        })
+        Some(Open::of(inode, file))
     }
 
     fn choose_pipeline(

@@ -319,26 +319,11 @@ pub(crate) fn create(path: &str) -> Request {
 
 /// A create that asks for the first block with the answer.
 pub(crate) fn create_with_block(path: &str) -> Request {
-    match create(path) {
-        Request::Create {
-            path,
-            permission,
-            overwrite,
-            create_parent,
-            replication,
-            block_size,
-            ..
-        } => Request::Create {
-            path,
-            permission,
-            overwrite,
-            create_parent,
-            replication,
-            block_size,
-            first_block: Some(String::new()),
-        },
-        other => panic!("not a create: {other:?}"),
+    let mut request = create(path);
+    if let Request::Create { first_block, .. } = &mut request {
+        *first_block = Some(String::new());
     }
+    request
 }
 
 pub(crate) fn overwrite(path: &str) -> Request {
