@@ -323,7 +323,8 @@ async fn write_image<E: Env>(
                 .await?;
             writer.write(chunk).await?;
         }
-        pause().await;
+        // Not every chunk waits for its turn or for the disk.
+        env.give_way().await;
     }
     let Some(info) = writer.finish_unless(stop).await? else {
         return Ok(Saved::Cancelled);
@@ -354,17 +355,4 @@ impl<E: Env> Chunks<E> {
             .get_or_insert_with(|| LocationSource::new(view.clone(), namesystem))
             .next_chunk(namesystem)
     }
-}
-
-/// Lets other tasks of this shard run: not every chunk waits for its turn or for the disk.
-async fn pause() {
-    let mut paused = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut paused, true) {
-            return std::task::Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        std::task::Poll::Pending
-    })
-    .await;
 }
